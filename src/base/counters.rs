@@ -1,0 +1,119 @@
+//! A name and a counter for every frame that is not forwarded.
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident => $text:literal,)+) => {
+        /// Why a frame was not forwarded. One counter each; no string is built per bad packet.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl DropReason {
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)+];
+
+            /// Stable snake_case name for logs and statistics.
+            pub fn name(self) -> &'static str {
+                match self { $(DropReason::$name => $text,)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Shorter than an Ethernet header, or longer than a frame may be.
+    FrameLength => "frame_length",
+    /// An EtherType or 802.3 length we do not speak (VLAN, LLC, LLDP, ...).
+    EtherType => "ether_type",
+    /// Source MAC is a group address or zero.
+    SourceMac => "source_mac",
+    /// IP header or total length does not fit the frame; version disagrees with the EtherType.
+    IpHeader => "ip_header",
+    /// IPv4 header checksum wrong.
+    IpChecksum => "ip_checksum",
+    /// Source not unicast, or loopback, or v4-mapped on the wire.
+    SourceAddress => "source_address",
+    /// Loopback, unspecified or reserved destination.
+    DestinationAddress => "destination_address",
+    /// IPv6 extension headers too many, too long, or cut short.
+    ExtensionHeader => "extension_header",
+    /// A transport we do not forward.
+    Protocol => "protocol",
+    /// TCP, UDP or ICMP header does not fit, or its length fields lie.
+    TransportHeader => "transport_header",
+    /// TCP, UDP or ICMP checksum wrong.
+    TransportChecksum => "transport_checksum",
+    /// Port zero.
+    PortZero => "port_zero",
+    /// A fragment that overlaps another, or is misaligned, or too large: the whole datagram goes (RFC 5722).
+    FragmentInvalid => "fragment_invalid",
+    /// Fragments that did not complete in time (RFC 791, RFC 8200 §4.5) or made room for others.
+    FragmentTimeout => "fragment_timeout",
+    /// ARP that is malformed or not for us to answer.
+    Arp => "arp",
+    /// Neighbour discovery that fails RFC 4861 validation or is not for us to answer.
+    Ndp => "ndp",
+    /// A DHCP message that is malformed or needs no answer.
+    Dhcp => "dhcp",
+    /// A DHCPv6 message that is malformed or needs no answer.
+    Dhcpv6 => "dhcpv6",
+    /// An ICMP type that is not forwarded.
+    IcmpType => "icmp_type",
+    /// The flow table was full and nothing idle could make room.
+    FlowTableFull => "flow_table_full",
+    /// The host has no more descriptors or memory for a socket.
+    HostResources => "host_resources",
+    /// The host socket refused the datagram (full buffer, no route, forbidden).
+    HostSend => "host_send",
+    /// Protocol or family switched off by the user.
+    Disabled => "disabled",
+    /// No flow and none may be created from this segment.
+    NoFlow => "no_flow",
+    /// A RST outside the window or not exactly at its start (RFC 5961 §3).
+    TcpResetInvalid => "tcp_reset_invalid",
+    /// A segment that RFC 9293 says to ignore or to answer with an ACK only.
+    TcpUnacceptable => "tcp_unacceptable",
+    /// Guest data ahead of a hole: the guest resends it.
+    TcpOutOfOrder => "tcp_out_of_order",
+    /// Guest data beyond the window we offered.
+    TcpBeyondWindow => "tcp_beyond_window",
+    /// The guest link took no more frames.
+    LinkFull => "link_full",
+    /// A datagram too large for the link that may not be fragmented.
+    TooBig => "too_big",
+}
+
+/// Counts by [`DropReason`], and totals. Plain numbers: one owner, no atomics.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    drops: [u64; DropReason::ALL.len()],
+    pub frames_from_guest: u64,
+    pub bytes_from_guest: u64,
+    pub frames_to_guest: u64,
+    pub bytes_to_guest: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters {
+            drops: [0; DropReason::ALL.len()],
+            frames_from_guest: 0,
+            bytes_from_guest: 0,
+            frames_to_guest: 0,
+            bytes_to_guest: 0,
+        }
+    }
+}
+
+impl Counters {
+    pub fn drop(&mut self, reason: DropReason) {
+        self.drops[reason as usize] += 1;
+    }
+
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    /// Reasons that occurred, with their counts.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL.iter().map(|r| (*r, self.drops[*r as usize])).filter(|(_, n)| *n > 0)
+    }
+}

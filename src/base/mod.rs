@@ -1,0 +1,13 @@
+//! Values every layer speaks in: addresses, time, tokens, names for refused frames. Pure; imports nothing of ours.
+
+mod addr;
+mod counters;
+mod family;
+mod time;
+mod token;
+
+pub use addr::{Addr, Endpoint, Family, Mac};
+pub use counters::{Counters, DropReason};
+pub use family::PerFamily;
+pub use time::{Clock, Instant};
+pub use token::{Kind, Token};

@@ -1,0 +1,87 @@
+//! What an event is about: kind, index and generation in one word, so that a stale event is recognised.
+
+/// Who handles the event; the event loop matches on it once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// The guest link.
+    Link = 1,
+    /// A TCP flow's host socket.
+    Tcp = 2,
+    /// A UDP flow's host socket.
+    Udp = 3,
+    /// A ping socket.
+    Icmp = 4,
+    /// A listening TCP socket on the host.
+    ListenTcp = 5,
+    /// A bound UDP socket on the host that waits for first datagrams.
+    ListenUdp = 6,
+    /// signalfd.
+    Signal = 7,
+    /// What tells that the namespace is gone (pidfd or inotify).
+    Quit = 8,
+    /// Gateway timers (periodic router advertisement).
+    Gateway = 9,
+}
+
+impl Kind {
+    const ALL: [Kind; 9] = [
+        Kind::Link,
+        Kind::Tcp,
+        Kind::Udp,
+        Kind::Icmp,
+        Kind::ListenTcp,
+        Kind::ListenUdp,
+        Kind::Signal,
+        Kind::Quit,
+        Kind::Gateway,
+    ];
+}
+
+/// Kind (8 bits), generation (24 bits), index (32 bits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    pub kind: Kind,
+    /// Which use of the slot; wraps at 2^24.
+    pub generation: u32,
+    pub index: u32,
+}
+
+impl Token {
+    pub const GENERATIONS: u32 = 1 << 24;
+
+    pub fn new(kind: Kind, index: u32, generation: u32) -> Token {
+        Token { kind, generation: generation % Self::GENERATIONS, index }
+    }
+
+    /// For the one-of-a-kind sources.
+    pub fn only(kind: Kind) -> Token {
+        Token::new(kind, 0, 0)
+    }
+
+    pub fn to_usize(self) -> usize {
+        ((self.kind as u64) << 56 | u64::from(self.generation) << 32 | u64::from(self.index)) as usize
+    }
+
+    /// `None` if the number was not made by [`Token::to_usize`].
+    pub fn from_usize(word: usize) -> Option<Token> {
+        let word = word as u64;
+        let kind = (word >> 56) as u8;
+        let kind = Kind::ALL.into_iter().find(|k| *k as u8 == kind)?;
+        Some(Token::new(kind, word as u32, (word >> 32) as u32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survives_the_round_trip() {
+        for kind in Kind::ALL {
+            let t = Token::new(kind, 0xdead_beef, 0xff_ffff);
+            assert_eq!(Token::from_usize(t.to_usize()), Some(t));
+        }
+        assert_eq!(Token::from_usize(0), None);
+    }
+}
