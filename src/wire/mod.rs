@@ -1,0 +1,38 @@
+//! Bytes ⇄ typed views. Pure: no I/O, no clock, no state.
+
+pub mod checksum;
+pub mod emit;
+mod packet;
+pub mod pcap;
+pub mod vnet;
+
+pub use packet::{Fragment, IcmpHeader, Packet, Parsed, TcpFlags, TcpHeader, Transport, UdpHeader, parse};
+pub use vnet::{Csum, Gso, Offload};
+
+/// Length of an Ethernet II header.
+pub const ETH_LEN: usize = 14;
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub const IPV4_LEN: usize = 20;
+pub const IPV6_LEN: usize = 40;
+pub const TCP_LEN: usize = 20;
+pub const UDP_LEN: usize = 8;
+
+pub const PROTO_ICMP: u8 = 1;
+pub const PROTO_TCP: u8 = 6;
+pub const PROTO_UDP: u8 = 17;
+pub const PROTO_ICMPV6: u8 = 58;
+
+/// Longest Ethernet frame the program handles: header and the largest IP packet.
+pub const FRAME_MAX: usize = ETH_LEN + 65535;
+
+/// Big-endian 16 bits at `at`; callers have checked the length.
+pub(crate) fn be16(b: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([b[at], b[at + 1]])
+}
+
+/// Big-endian 32 bits at `at`; callers have checked the length.
+pub(crate) fn be32(b: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}

@@ -1,0 +1,523 @@
+//! One pass over a frame's headers, into a small `Copy` value that everything later decides from.
+
+use super::checksum::Sum;
+use super::vnet::{Csum, Offload};
+use super::*;
+use crate::base::{Addr, DropReason, Mac};
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug)]
+pub enum Parsed {
+    /// An ARP packet, `at` bytes into the frame.
+    Arp { at: usize },
+    /// A whole IP packet.
+    Ip(Packet),
+    /// A part of one, to be reassembled first.
+    Fragment(Fragment),
+}
+
+/// A whole IP packet's headers, checked for structure. All offsets are into the frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    pub src_mac: Mac,
+    pub dst_mac: Mac,
+    pub src: Addr,
+    pub dst: Addr,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TOS or traffic class: DSCP and ECN.
+    pub tos: u8,
+    /// IPv4 don't-fragment flag; true for IPv6.
+    pub dont_fragment: bool,
+    /// Where the IP header starts.
+    pub l3: usize,
+    /// Where the transport header starts.
+    pub l4: usize,
+    /// Where the transport payload starts, and its length; padding after the packet is left out.
+    pub payload: usize,
+    pub payload_len: usize,
+    pub transport: Transport,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Transport {
+    Tcp(TcpHeader),
+    Udp(UdpHeader),
+    /// ICMP over IPv4 or ICMPv6 over IPv6; the payload begins after the first four bytes of the header.
+    Icmp(IcmpHeader),
+    /// Another protocol number.
+    Other(u8),
+}
+
+bitflags::bitflags! {
+    /// TCP control bits (RFC 9293 §3.1).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct TcpFlags: u8 {
+        const FIN = 0x01;
+        const SYN = 0x02;
+        const RST = 0x04;
+        const PSH = 0x08;
+        const ACK = 0x10;
+        const URG = 0x20;
+        const ECE = 0x40;
+        const CWR = 0x80;
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct TcpHeader {
+    pub src_port: u16,
+    pub dst_port: u16,
+    pub seq: u32,
+    pub ack: u32,
+    pub flags: TcpFlags,
+    /// As on the wire, unscaled.
+    pub window: u16,
+    /// Maximum segment size option, as on the wire: may be anything, 0 included. Read from SYNs only.
+    pub mss: Option<u16>,
+    /// Window scale option, as on the wire. Read from SYNs only.
+    pub window_scale: Option<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct UdpHeader {
+    pub src_port: u16,
+    pub dst_port: u16,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct IcmpHeader {
+    pub kind: u8,
+    pub code: u8,
+}
+
+/// One fragment of an IPv4 or IPv6 packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Fragment {
+    pub src: Addr,
+    pub dst: Addr,
+    /// IPv4 identification, zero-extended, or the IPv6 fragment header's.
+    pub id: u32,
+    pub protocol: u8,
+    /// Of this fragment's data in the original packet, in bytes.
+    pub offset: usize,
+    pub more: bool,
+    /// Where the IP header starts in the frame, and how long the part before the fragment's data is: the
+    /// unfragmentable part without the IPv6 fragment header.
+    pub l3: usize,
+    pub unfragmentable_len: usize,
+    /// IPv6: where the next-header byte that names the fragment header stands. Unused for IPv4.
+    pub next_header_at: usize,
+    /// Where the fragment's data stands in the frame.
+    pub data: usize,
+    pub data_len: usize,
+}
+
+/// Reads the headers at the start of a frame. `head`: a private copy of the frame's beginning, long enough for all
+/// headers; `frame_len`: the whole frame's length; `offload`: what came with it.
+///
+/// Transport checksums are not verified here because the payload may be elsewhere; see [`Packet::checksum_sum`].
+///
+/// # Errors
+/// The reason to count when the frame is not to be forwarded.
+pub fn parse(head: &[u8], frame_len: usize) -> Result<Parsed, DropReason> {
+    if head.len() < ETH_LEN || !(ETH_LEN..=FRAME_MAX).contains(&frame_len) {
+        return Err(DropReason::FrameLength);
+    }
+    let mac = |at: usize| Mac([head[at], head[at + 1], head[at + 2], head[at + 3], head[at + 4], head[at + 5]]);
+    let (dst_mac, src_mac) = (mac(0), mac(6));
+    if !src_mac.is_unicast() {
+        return Err(DropReason::SourceMac);
+    }
+    match be16(head, 12) {
+        ETHERTYPE_IPV4 => parse_v4(head, frame_len, src_mac, dst_mac),
+        ETHERTYPE_IPV6 => parse_v6(head, frame_len, src_mac, dst_mac),
+        ETHERTYPE_ARP => Ok(Parsed::Arp { at: ETH_LEN }),
+        _ => Err(DropReason::EtherType),
+    }
+}
+
+fn parse_v4(head: &[u8], frame_len: usize, src_mac: Mac, dst_mac: Mac) -> Result<Parsed, DropReason> {
+    let ip = &head[ETH_LEN..];
+    if ip.len() < IPV4_LEN || ip[0] >> 4 != 4 {
+        return Err(DropReason::IpHeader);
+    }
+    let header_len = usize::from(ip[0] & 15) * 4;
+    let total = usize::from(be16(ip, 2));
+    if header_len < IPV4_LEN || ip.len() < header_len || total < header_len || ETH_LEN + total > frame_len {
+        return Err(DropReason::IpHeader);
+    }
+    if !Sum::new().add(&ip[..header_len]).is_valid() {
+        return Err(DropReason::IpChecksum);
+    }
+    let src = Addr::v4([ip[12], ip[13], ip[14], ip[15]]);
+    let dst = Addr::v4([ip[16], ip[17], ip[18], ip[19]]);
+    // RFC 1122 §3.2.1.3: sources that no host may use. 0.0.0.0 passes here for DHCP.
+    check_addresses(&src, &dst)?;
+    let flags = be16(ip, 6);
+    let protocol = ip[9];
+    let more = flags & 0x2000 != 0;
+    let offset = usize::from(flags & 0x1fff) * 8;
+    let l4 = ETH_LEN + header_len;
+    let l4_len = total - header_len;
+    if more || offset != 0 {
+        return Ok(Parsed::Fragment(Fragment {
+            src,
+            dst,
+            id: u32::from(be16(ip, 4)),
+            protocol,
+            offset,
+            more,
+            l3: ETH_LEN,
+            unfragmentable_len: header_len,
+            next_header_at: 0,
+            data: l4,
+            data_len: l4_len,
+        }));
+    }
+    let packet = Packet {
+        src_mac,
+        dst_mac,
+        src,
+        dst,
+        ttl: ip[8],
+        tos: ip[1],
+        dont_fragment: flags & 0x4000 != 0,
+        l3: ETH_LEN,
+        l4,
+        payload: l4,
+        payload_len: l4_len,
+        transport: Transport::Other(protocol),
+    };
+    packet.with_transport(head, protocol).map(Parsed::Ip)
+}
+
+/// Extension headers walked before giving up: more than any sender uses (RFC 8504 §5.3 suggests a limit).
+const EXTENSION_HEADERS_MAX: usize = 8;
+
+fn parse_v6(head: &[u8], frame_len: usize, src_mac: Mac, dst_mac: Mac) -> Result<Parsed, DropReason> {
+    let ip = &head[ETH_LEN..];
+    if ip.len() < IPV6_LEN || ip[0] >> 4 != 6 {
+        return Err(DropReason::IpHeader);
+    }
+    let end = ETH_LEN + IPV6_LEN + usize::from(be16(ip, 4));
+    if end > frame_len {
+        return Err(DropReason::IpHeader);
+    }
+    let addr = |at: usize| Addr::v6(ip[at..at + 16].try_into().expect("16 bytes"));
+    let (src, dst) = (addr(8), addr(24));
+    if src.is_v4() || dst.is_v4() {
+        return Err(if src.is_v4() { DropReason::SourceAddress } else { DropReason::DestinationAddress });
+    }
+    check_addresses(&src, &dst)?;
+    let tos = (be16(ip, 0) >> 4) as u8;
+
+    // RFC 8200 §4: a chain of headers, each naming the next.
+    let mut next = ip[6];
+    let mut next_at = ETH_LEN + 6;
+    let mut at = ETH_LEN + IPV6_LEN;
+    for _ in 0..EXTENSION_HEADERS_MAX {
+        let fixed =
+            |n: usize| if at + n <= end && at + n <= head.len() { Ok(()) } else { Err(DropReason::ExtensionHeader) };
+        let len = match next {
+            // Hop-by-hop, routing, destination options, mobility, HIP, shim6: length in units of 8, not counting the first.
+            0 | 43 | 60 | 135 | 139 | 140 => {
+                fixed(8)?;
+                // RFC 8200 §4.4: a routing header with segments left is for a router; we are none.
+                if next == 43 && head[at + 3] != 0 {
+                    return Err(DropReason::ExtensionHeader);
+                }
+                (usize::from(head[at + 1]) + 1) * 8
+            }
+            44 => {
+                fixed(8)?;
+                let field = be16(head, at + 2);
+                let (offset, more) = (usize::from(field & 0xfff8), field & 1 != 0);
+                if offset != 0 || more {
+                    return Ok(Parsed::Fragment(Fragment {
+                        src,
+                        dst,
+                        id: be32(head, at + 4),
+                        protocol: head[at],
+                        offset,
+                        more,
+                        l3: ETH_LEN,
+                        unfragmentable_len: at - ETH_LEN,
+                        next_header_at: next_at,
+                        data: at + 8,
+                        data_len: end - (at + 8),
+                    }));
+                }
+                // An atomic fragment is a whole packet (RFC 6946).
+                8
+            }
+            59 => return Err(DropReason::Protocol),
+            _ => break,
+        };
+        next = head[at];
+        next_at = at;
+        at += len;
+        if at > end || at > head.len() {
+            return Err(DropReason::ExtensionHeader);
+        }
+    }
+    if matches!(next, 0 | 43 | 44 | 60 | 135 | 139 | 140) {
+        return Err(DropReason::ExtensionHeader);
+    }
+    let packet = Packet {
+        src_mac,
+        dst_mac,
+        src,
+        dst,
+        ttl: ip[7],
+        tos,
+        dont_fragment: true,
+        l3: ETH_LEN,
+        l4: at,
+        payload: at,
+        payload_len: end - at,
+        transport: Transport::Other(next),
+    };
+    packet.with_transport(head, next).map(Parsed::Ip)
+}
+
+fn check_addresses(src: &Addr, dst: &Addr) -> Result<(), DropReason> {
+    if src.is_loopback() || src.is_multicast() || src.is_limited_broadcast() {
+        return Err(DropReason::SourceAddress);
+    }
+    if dst.is_loopback() || dst.is_unspecified() {
+        return Err(DropReason::DestinationAddress);
+    }
+    Ok(())
+}
+
+impl Packet {
+    fn with_transport(mut self, head: &[u8], protocol: u8) -> Result<Packet, DropReason> {
+        let l4_len = self.payload_len;
+        let v4 = self.src.is_v4();
+        let need = match protocol {
+            PROTO_TCP => TCP_LEN,
+            PROTO_UDP => UDP_LEN,
+            PROTO_ICMP if v4 => 4,
+            PROTO_ICMPV6 if !v4 => 4,
+            // ICMP of the other family is no protocol here.
+            _ => return Ok(self),
+        };
+        let h = head.get(self.l4..).filter(|h| h.len() >= need && l4_len >= need).ok_or(DropReason::TransportHeader)?;
+        let header_len = match protocol {
+            PROTO_TCP => {
+                let len = usize::from(h[12] >> 4) * 4;
+                if len < TCP_LEN || len > l4_len || len > h.len() {
+                    return Err(DropReason::TransportHeader);
+                }
+                self.transport = Transport::Tcp(tcp_header(&h[..len]));
+                len
+            }
+            PROTO_UDP => {
+                // RFC 768: the length field counts the header; bytes after it are not payload.
+                let len = usize::from(be16(h, 4));
+                if len < UDP_LEN || len > l4_len {
+                    return Err(DropReason::TransportHeader);
+                }
+                self.payload_len = len;
+                self.transport = Transport::Udp(UdpHeader { src_port: be16(h, 0), dst_port: be16(h, 2) });
+                UDP_LEN
+            }
+            _ => {
+                self.transport = Transport::Icmp(IcmpHeader { kind: h[0], code: h[1] });
+                4
+            }
+        };
+        self.payload = self.l4 + header_len;
+        self.payload_len -= header_len;
+        Ok(self)
+    }
+
+    /// The sum that must be valid once the payload is added to it, or `None` when there is nothing to verify: the
+    /// checksum is still to be filled in, is vouched for, or is absent (UDP over IPv4, RFC 768).
+    ///
+    /// `head` is the slice [`parse`] read. The header part has even length, so payload bytes can be added in order.
+    pub fn checksum_sum(&self, head: &[u8], offload: &Offload) -> Option<Sum> {
+        if offload.csum != Csum::Complete {
+            return None;
+        }
+        let proto = match self.transport {
+            Transport::Tcp(_) => PROTO_TCP,
+            Transport::Udp(_) if self.src.is_v4() && be16(head, self.l4 + 6) == 0 => return None,
+            Transport::Udp(_) => PROTO_UDP,
+            Transport::Icmp(_) if self.src.is_v4() => return Some(Sum::new().add(&head[self.l4..self.payload])),
+            Transport::Icmp(_) => PROTO_ICMPV6,
+            Transport::Other(_) => return None,
+        };
+        let l4_len = self.payload - self.l4 + self.payload_len;
+        Some(Sum::pseudo(&self.src, &self.dst, proto, l4_len).add(&head[self.l4..self.payload]))
+    }
+}
+
+fn tcp_header(h: &[u8]) -> TcpHeader {
+    let flags = TcpFlags::from_bits_retain(h[13]);
+    let (mss, window_scale) = if flags.contains(TcpFlags::SYN) { tcp_options(&h[TCP_LEN..]) } else { (None, None) };
+    TcpHeader {
+        src_port: be16(h, 0),
+        dst_port: be16(h, 2),
+        seq: be32(h, 4),
+        ack: be32(h, 8),
+        flags,
+        window: be16(h, 14),
+        mss,
+        window_scale,
+    }
+}
+
+/// RFC 9293 §3.2: unknown options are skipped by their length; a lying length ends the list, what came before counts.
+fn tcp_options(mut o: &[u8]) -> (Option<u16>, Option<u8>) {
+    let (mut mss, mut scale) = (None, None);
+    while let [kind, rest @ ..] = o {
+        match kind {
+            0 => break,
+            1 => o = rest,
+            _ => {
+                let Some(len) = rest.first().map(|l| usize::from(*l)).filter(|l| *l >= 2 && *l <= o.len()) else {
+                    break;
+                };
+                match (kind, len) {
+                    (2, 4) => mss = Some(be16(o, 2)),
+                    (3, 3) => scale = Some(o[2]),
+                    _ => {}
+                }
+                o = &o[len..];
+            }
+        }
+    }
+    (mss, scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+
+    fn ip(frame: &[u8]) -> Packet {
+        match parse(frame, frame.len()) {
+            Ok(Parsed::Ip(p)) => p,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn tcp4(options: &[u8], payload: &[u8]) -> Vec<u8> {
+        let b = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 33)
+            .tcp(1000, 80, 7, 900)
+            .syn()
+            .options_raw(options)
+            .unwrap();
+        let mut f = Vec::new();
+        b.write(&mut f, payload).unwrap();
+        f
+    }
+
+    #[test]
+    fn tcp_over_ipv4_with_padding() {
+        let mut f = tcp4(&[2, 4, 5, 180, 1, 3, 3, 7], b"hi");
+        f.extend([0; 6]);
+        let p = ip(&f);
+        let Transport::Tcp(t) = p.transport else { panic!() };
+        assert_eq!(
+            (t.src_port, t.dst_port, t.seq, t.window, t.mss, t.window_scale),
+            (1000, 80, 7, 900, Some(1460), Some(7))
+        );
+        assert_eq!((p.ttl, p.payload_len, &f[p.payload..p.payload + p.payload_len]), (33, 2, &b"hi"[..]));
+        let sum = p.checksum_sum(&f, &Offload::NONE).unwrap().add(b"hi");
+        assert!(sum.is_valid());
+    }
+
+    #[test]
+    fn lying_tcp_options_end_the_list() {
+        for (options, mss) in [
+            (&[2, 40, 5, 180][..], None),
+            (&[2, 0, 5, 180], None),
+            (&[2, 4, 0, 0, 9, 1, 1, 1], Some(0)),
+            (&[30, 4, 9, 9, 2, 4, 5, 0], Some(1280)),
+            (&[2, 3, 5, 1], None),
+        ] {
+            let f = tcp4(options, b"");
+            let Transport::Tcp(t) = ip(&f).transport else { panic!() };
+            assert_eq!(t.mss, mss, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn udp_length_trims_and_refuses() {
+        let b = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .ipv6([0x20; 16], [0x21; 16], 5)
+            .udp(53, 54);
+        let mut f = Vec::new();
+        b.write(&mut f, b"12345678").unwrap();
+        let p = ip(&f);
+        assert!(p.checksum_sum(&f, &Offload::NONE).unwrap().add(b"12345678").is_valid());
+        f[14 + 40 + 5] = 8 + 3;
+        assert_eq!(ip(&f).payload_len, 3);
+        for bad in [7, 17] {
+            f[14 + 40 + 5] = bad;
+            assert_eq!(parse(&f, f.len()).unwrap_err(), DropReason::TransportHeader);
+        }
+    }
+
+    #[test]
+    fn extension_headers_are_walked() {
+        let mut f = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd];
+        f.extend([0x60, 0, 0, 0, 0, 8 + 8 + 8, 0, 64]);
+        f.extend([0x20; 16]);
+        f.extend([0x21; 16]);
+        f.extend([60, 0, 1, 4, 0, 0, 0, 0]);
+        f.extend([17, 0, 1, 4, 0, 0, 0, 0]);
+        f.extend([0, 5, 0, 6, 0, 8, 1, 1]);
+        let p = ip(&f);
+        assert!(matches!(p.transport, Transport::Udp(UdpHeader { src_port: 5, dst_port: 6 })));
+        // The second header claims more than the packet holds.
+        f[14 + 40 + 8 + 1] = 9;
+        assert_eq!(parse(&f, f.len()).unwrap_err(), DropReason::ExtensionHeader);
+        // A fragment header.
+        f[14 + 40 + 8 + 1] = 0;
+        f[14 + 40] = 44;
+        f[14 + 40 + 8 + 2..14 + 40 + 8 + 4].copy_from_slice(&[0x00, 0x09]);
+        let Parsed::Fragment(fr) = parse(&f, f.len()).unwrap() else { panic!() };
+        assert_eq!(
+            (fr.offset, fr.more, fr.protocol, fr.unfragmentable_len, fr.next_header_at, fr.data_len),
+            (8, true, 17, 48, 54, 8)
+        );
+    }
+
+    #[test]
+    fn wrong_version_and_lengths() {
+        let f = tcp4(&[], b"");
+        let with = |at: usize, v: u8| {
+            let mut g = f.clone();
+            g[at] = v;
+            parse(&g, g.len()).unwrap_err()
+        };
+        assert_eq!(with(14, 0x65), DropReason::IpHeader);
+        assert_eq!(with(14, 0x44), DropReason::IpHeader);
+        assert_eq!(with(17, 200), DropReason::IpHeader);
+        assert_eq!(with(22, 1), DropReason::IpChecksum);
+        assert_eq!(with(6, 3), DropReason::SourceMac);
+        assert_eq!(with(12, 0x81), DropReason::EtherType);
+        assert_eq!(parse(&f[..10], 10).unwrap_err(), DropReason::FrameLength);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_parse_or_are_refused(mut f in proptest::collection::vec(proptest::num::u8::ANY, 0..200), kind in 0..3usize) {
+            if f.len() > 15 {
+                let t = [ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_ARP][kind];
+                f[12..14].copy_from_slice(&t.to_be_bytes());
+                f[6] &= 0xfe;
+                f[14] = if kind == 0 { 0x45 } else { 0x60 };
+            }
+            if let Ok(Parsed::Ip(p)) = parse(&f, f.len()) {
+                assert!(p.payload + p.payload_len <= f.len());
+                let _ = p.checksum_sum(&f, &Offload::NONE);
+            }
+        }
+    }
+}
