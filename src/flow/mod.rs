@@ -1,0 +1,9 @@
+//! Flows: their keys, the table that owns them, timers and the run queue. Knows nothing of protocols.
+
+mod key;
+mod table;
+mod wheel;
+
+pub use key::{FlowKey, KeySecret};
+pub use table::{Id, Table};
+pub use wheel::Wheel;

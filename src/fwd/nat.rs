@@ -1,0 +1,152 @@
+//! Address translation. There is none but the few addresses that cannot mean the same on both sides.
+
+use std::ffi::CString;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::Proto;
+use crate::base::{Addr, Endpoint, Family, PerFamily};
+
+const DNS_PORTS: [u16; 2] = [53, 853];
+
+/// The translated addresses, each per family; `None` switches a rule off.
+#[derive(Clone, Debug, Default)]
+pub struct Nat {
+    /// The gateway as told to the guest; the IPv6 one may be link-local.
+    pub gateway: PerFamily<Option<Addr>>,
+    /// Our link-local address on the guest link.
+    pub our_link_local: Option<Addr>,
+    /// Guest packets to this address go to the host's loopback.
+    pub map_host_loopback: PerFamily<Option<Addr>>,
+    /// Guest packets to this address go to the host's own address that the guest shares.
+    pub map_guest_addr: PerFamily<Option<Addr>>,
+    /// Guest packets to ports 53 and 853 of this address go to `dns_host`.
+    pub dns_forward: PerFamily<Option<Addr>>,
+    /// Of either family: the value for a `dns_forward` address of the family it is indexed by.
+    pub dns_host: PerFamily<Option<Addr>>,
+    /// The guest's assigned address, which may be one of the host's own.
+    pub assigned: PerFamily<Option<Addr>>,
+}
+
+impl Nat {
+    /// Where on the host a packet from the guest to `dst` goes. First match wins.
+    pub fn to_host(&self, _proto: Proto, dst: Endpoint) -> Endpoint {
+        let f = dst.addr.family();
+        if DNS_PORTS.contains(&dst.port)
+            && self.dns_forward.is(&dst.addr)
+            && let Some(resolver) = self.dns_host[f]
+        {
+            return Endpoint::new(resolver, dst.port);
+        }
+        Endpoint::new(self.address_to_host(dst.addr), dst.port)
+    }
+
+    /// The same for protocols without ports.
+    pub fn address_to_host(&self, dst: Addr) -> Addr {
+        let f = dst.family();
+        if self.map_host_loopback.is(&dst) {
+            return loopback(f);
+        }
+        if self.map_guest_addr.is(&dst)
+            && let Some(assigned) = self.assigned[f]
+        {
+            return assigned;
+        }
+        dst
+    }
+
+    /// The source a guest sees for a packet that came from `src` on the host, or `None` if the guest may not see it:
+    /// loopback where the mapping is switched off.
+    pub fn to_guest(&self, src: Addr, guest: Option<Addr>) -> Option<Addr> {
+        let f = src.family();
+        if src == loopback(f) {
+            return self.map_host_loopback[f];
+        }
+        if src.is_loopback() {
+            return self.map_host_loopback[f].and(self.gateway[f]);
+        }
+        if self.assigned.is(&src) || guest == Some(src) || src.is_unspecified() {
+            return self.map_guest_addr[f].or_else(|| self.stand_in(&src));
+        }
+        Some(src)
+    }
+
+    /// A gateway address of matching scope, for sources that clash with the guest's own.
+    fn stand_in(&self, src: &Addr) -> Option<Addr> {
+        match self.gateway[src.family()] {
+            Some(g) if src.is_v4() || g.is_link_local() == src.is_link_local() => Some(g),
+            _ => self.our_link_local.filter(|_| !src.is_v4()),
+        }
+    }
+}
+
+fn loopback(f: Family) -> Addr {
+    match f {
+        Family::V4 => Ipv4Addr::LOCALHOST.into(),
+        Family::V6 => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+/// What every socket towards the host's network is bound to.
+#[derive(Clone, Debug, Default)]
+pub struct Outbound {
+    /// Source address, if not the kernel's choice.
+    pub addr: PerFamily<Option<Addr>>,
+    /// Device, if not the kernel's choice.
+    pub device: PerFamily<Option<CString>>,
+    /// Interface index for link-local IPv6 destinations; 0: none known.
+    pub scope: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn a(s: &str) -> Addr {
+        s.parse::<std::net::IpAddr>().unwrap().into()
+    }
+
+    fn nat() -> Nat {
+        Nat {
+            gateway: PerFamily::new(Some(a("192.0.2.1")), Some(a("fe80::1"))),
+            our_link_local: Some(a("fe80::1")),
+            map_host_loopback: PerFamily::new(Some(a("192.0.2.1")), Some(a("fe80::1"))),
+            dns_forward: PerFamily::new(Some(a("169.254.1.1")), None),
+            dns_host: PerFamily::new(Some(a("127.0.0.53")), None),
+            assigned: PerFamily::new(Some(a("192.0.2.7")), Some(a("2001:db8::7"))),
+            ..Nat::default()
+        }
+    }
+
+    #[test]
+    fn first_match_wins_towards_the_host() {
+        let to = |s: &str, port| nat().to_host(Proto::Udp, Endpoint::new(a(s), port)).addr;
+        assert_eq!(to("169.254.1.1", 53), a("127.0.0.53"));
+        assert_eq!(to("169.254.1.1", 80), a("169.254.1.1"));
+        assert_eq!(to("192.0.2.1", 53), a("127.0.0.1"));
+        assert_eq!(to("fe80::1", 80), a("::1"));
+        assert_eq!(to("192.0.2.7", 80), a("192.0.2.7"));
+        let mapped = Nat { map_guest_addr: PerFamily::new(Some(a("169.254.1.2")), None), ..nat() };
+        assert_eq!(mapped.to_host(Proto::Tcp, Endpoint::new(a("169.254.1.2"), 1)).addr, a("192.0.2.7"));
+    }
+
+    #[test]
+    fn sources_that_clash_are_translated() {
+        let from = |s: &str| nat().to_guest(a(s), None);
+        assert_eq!(from("127.0.0.1"), Some(a("192.0.2.1")));
+        assert_eq!(from("127.9.9.9"), Some(a("192.0.2.1")));
+        assert_eq!(from("::1"), Some(a("fe80::1")));
+        assert_eq!(from("192.0.2.7"), Some(a("192.0.2.1")));
+        assert_eq!(from("2001:db8::7"), Some(a("fe80::1")));
+        assert_eq!(from("198.51.100.3"), Some(a("198.51.100.3")));
+        assert_eq!(nat().to_guest(a("198.51.100.3"), Some(a("198.51.100.3"))), Some(a("192.0.2.1")));
+    }
+
+    #[test]
+    fn without_the_loopback_map_loopback_is_dropped() {
+        let n = Nat { map_host_loopback: PerFamily::default(), ..nat() };
+        for s in ["127.0.0.1", "127.0.0.9", "::1"] {
+            assert_eq!(n.to_guest(a(s), None), None);
+        }
+        assert_eq!(n.address_to_host(a("192.0.2.1")), a("192.0.2.1"));
+    }
+}

@@ -1,0 +1,11 @@
+//! What an engine may know of the guest side: frames that came, slots for frames that go, whose MAC is whose. No I/O.
+
+mod facts;
+mod frame;
+mod l2;
+mod slot;
+
+pub use facts::Facts;
+pub use frame::Frame;
+pub use l2::L2;
+pub use slot::{Caps, LinkFull, Reservation, SLOTS_MAX, ToGuest};

@@ -1,0 +1,102 @@
+//! Output to the guest: payload areas are reserved, filled by the kernel, and committed or rolled back on drop.
+
+use arrayvec::ArrayVec;
+
+use crate::sys::iov::Scatter;
+use crate::wire::Offload;
+use crate::wire::checksum::Sum;
+use crate::wire::emit::PayloadSum;
+
+/// Payload areas one reservation can have.
+pub const SLOTS_MAX: usize = 64;
+
+/// What the link can take off our hands. All lengths in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Partial checksums are finished by the link.
+    pub csum: bool,
+    /// Frames with [`crate::wire::Gso::Tcp`] are segmented by the link or taken whole by the guest.
+    pub tso: bool,
+    /// The same for [`crate::wire::Gso::Udp`].
+    pub uso: bool,
+    /// IP MTU of the guest link.
+    pub mtu: u16,
+}
+
+/// The link takes no more frames now; it will say when it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkFull;
+
+/// The guest link as an engine sees it. Implemented by links; engines use [`Reservation`] and [`ToGuest::send`].
+pub trait ToGuest {
+    fn caps(&self) -> Caps;
+
+    /// Sends a whole frame (Ethernet header included) from ordinary memory.
+    ///
+    /// # Errors
+    /// [`LinkFull`]: the frame was not sent.
+    fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), LinkFull>;
+
+    /// Reserves up to `areas` payload areas of `len` bytes each and returns how many there are; use [`Reservation`].
+    fn reserve(&mut self, areas: usize, len: usize) -> usize;
+
+    /// The areas reserved and not yet committed, in order.
+    fn areas(&mut self) -> ArrayVec<Scatter<'_>, SLOTS_MAX>;
+
+    /// Sum over the first `len` bytes of the next area, for links without checksum offload.
+    fn sum(&self, len: usize) -> Sum;
+
+    /// Sends `head` and the first `len` bytes of the next area as one frame; the area is used up either way.
+    ///
+    /// # Errors
+    /// [`LinkFull`]: the frame was not sent.
+    fn commit(&mut self, head: &[u8], len: usize, offload: Offload) -> Result<(), LinkFull>;
+
+    /// Gives back all areas not committed.
+    fn cancel(&mut self);
+}
+
+/// Payload areas of the link, given back on drop unless committed.
+pub struct Reservation<'a> {
+    link: &'a mut dyn ToGuest,
+    left: usize,
+}
+
+impl<'a> Reservation<'a> {
+    /// Up to `areas` areas of `len` bytes; `None` if the link has none to give now.
+    pub fn new(link: &'a mut dyn ToGuest, areas: usize, len: usize) -> Option<Reservation<'a>> {
+        let left = link.reserve(areas.min(SLOTS_MAX), len);
+        (left > 0).then_some(Reservation { link, left })
+    }
+
+    /// Areas left.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// The areas left, to receive into.
+    pub fn areas(&mut self) -> ArrayVec<Scatter<'_>, SLOTS_MAX> {
+        self.link.areas()
+    }
+
+    /// How to make the transport checksum of a frame with `len` payload bytes in the next area.
+    pub fn payload_sum(&self, len: usize) -> PayloadSum {
+        if self.link.caps().csum { PayloadSum::Partial } else { PayloadSum::Of(self.link.sum(len)) }
+    }
+
+    /// Sends the next area with `head` before it.
+    ///
+    /// # Errors
+    /// [`LinkFull`]: the frame was not sent; the area is used up all the same.
+    pub fn commit(&mut self, head: &[u8], len: usize, offload: Offload) -> Result<(), LinkFull> {
+        debug_assert!(self.left > 0);
+        self.left -= 1;
+        self.link.commit(head, len, offload)
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.link.cancel();
+    }
+}

@@ -1,0 +1,10 @@
+//! spelt translates between Layer 2 and Layer 4: Ethernet frames of a guest on one side, native sockets of the host on
+//! the other. This is the map of the house, lowest layer first; `doc/architecture.md` has the reasons.
+
+pub mod base;
+pub mod sys;
+pub mod wire;
+
+pub mod flow;
+pub mod fwd;
+pub mod guest;
