@@ -8,3 +8,6 @@ pub mod wire;
 pub mod flow;
 pub mod fwd;
 pub mod guest;
+
+pub mod link;
+pub mod tcp;

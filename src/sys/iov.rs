@@ -74,6 +74,11 @@ impl<'a> Scatter<'a> {
         self.0.iov_len == 0
     }
 
+    /// Keeps the first `n` bytes, or all.
+    pub fn truncate(&mut self, n: usize) {
+        self.0.iov_len = self.0.iov_len.min(n);
+    }
+
     /// For system calls.
     pub(crate) fn as_raw(list: &mut [Scatter<'a>]) -> *mut libc::iovec {
         list.as_mut_ptr().cast()

@@ -2,3 +2,5 @@
 //! the kernel's errno and do one thing each.
 
 pub mod iov;
+pub mod socket;
+pub mod tap;

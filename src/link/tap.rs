@@ -1,0 +1,178 @@
+//! A tap device: one frame a read, one frame a write, each behind a virtio-net header where the kernel gave us one.
+//!
+//! A frame is written when it is committed, while its payload is in the cache: the kernel delivers it to the guest's
+//! stack before `writev` returns, so there is nothing to gain by waiting.
+//!
+//! System calls: read (frames from the guest), writev (frames to it), write (capture file).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use arrayvec::ArrayVec;
+
+use super::{Batch, Capture};
+use crate::guest::{Caps, LinkFull, SLOTS_MAX, ToGuest};
+use crate::sys::iov::{Gather, Scatter};
+use crate::sys::tap as sys;
+use crate::wire::checksum::Sum;
+use crate::wire::vnet::{self, VNET_LEN};
+use crate::wire::{ETHERTYPE_IPV6, FRAME_MAX, Offload, be16};
+
+/// Payload memory: as many areas as fit.
+const ARENA_BYTES: usize = 1 << 20;
+
+/// The guest's end is a network interface in its namespace; this is the other.
+#[derive(Debug)]
+pub struct Tap {
+    fd: OwnedFd,
+    vnet: bool,
+    caps: Caps,
+    arena: Vec<u8>,
+    /// Areas reserved: size of each, how many are committed, how many there are.
+    area_len: usize,
+    next: usize,
+    areas: usize,
+    capture: Option<Capture>,
+    pub frames_to_guest: u64,
+    pub bytes_to_guest: u64,
+}
+
+/// Why a pass over the input ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Nothing more is queued: wait for the next event.
+    Drained,
+    /// The batch is full: there may be more.
+    More,
+}
+
+impl Tap {
+    /// `fd`: a nonblocking tap; `vnet`: it has the virtio-net header, ten bytes.
+    pub fn new(fd: OwnedFd, vnet: bool, caps: Caps, capture: Option<Capture>) -> Tap {
+        Tap {
+            fd,
+            vnet,
+            caps,
+            arena: vec![0; ARENA_BYTES],
+            area_len: 1,
+            next: 0,
+            areas: 0,
+            capture,
+            frames_to_guest: 0,
+            bytes_to_guest: 0,
+        }
+    }
+
+    /// Reads frames until the batch is full or the queue empty.
+    ///
+    /// # Errors
+    /// The device is gone.
+    pub fn receive(&mut self, batch: &mut Batch) -> io::Result<Input> {
+        let skip = if self.vnet { VNET_LEN } else { 0 };
+        while !batch.is_full() {
+            let room = batch.room();
+            let n = match sys::read(self.fd.as_fd(), room) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Input::Drained),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            let offload = match room.first_chunk::<VNET_LEN>() {
+                Some(h) if self.vnet => vnet::read(h),
+                _ => Some(Offload::NONE),
+            };
+            // A length or header the device cannot give leaves nothing to forward.
+            let (Some(len), Some(offload)) = (n.checked_sub(skip), offload) else { continue };
+            if let Some(c) = &mut self.capture {
+                c.record(&[&room[skip..n]]);
+            }
+            batch.push(skip, len.min(FRAME_MAX + 1), offload);
+        }
+        Ok(Input::More)
+    }
+
+    /// Ends a loop turn.
+    pub fn flush(&mut self) {
+        if let Some(c) = &mut self.capture {
+            c.flush();
+        }
+    }
+
+    fn write(fd: &OwnedFd, pieces: &[Gather<'_>]) -> Result<(), LinkFull> {
+        match sys::write(fd.as_fd(), pieces) {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(LinkFull),
+            // The interface is down, or the kernel had no memory for the frame: lost on the wire, as on any.
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.frames_to_guest += 1;
+        self.bytes_to_guest += bytes as u64;
+    }
+}
+
+impl AsRawFd for Tap {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl ToGuest for Tap {
+    fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), LinkFull> {
+        let header = vnet_header(frame, offload);
+        let both = [Gather::new(&header), Gather::new(frame)];
+        Tap::write(&self.fd, if self.vnet { &both } else { &both[1..] })?;
+        self.count(frame.len());
+        if let Some(c) = &mut self.capture {
+            c.record(&[frame]);
+        }
+        Ok(())
+    }
+
+    fn reserve(&mut self, areas: usize, len: usize) -> usize {
+        self.area_len = len.max(1);
+        self.next = 0;
+        self.areas = areas.min(self.arena.len() / self.area_len).min(SLOTS_MAX);
+        self.areas
+    }
+
+    fn areas(&mut self) -> ArrayVec<Scatter<'_>, SLOTS_MAX> {
+        let (from, to) = (self.next * self.area_len, self.areas * self.area_len);
+        self.arena[from..to].chunks_exact_mut(self.area_len).map(Scatter::new).collect()
+    }
+
+    fn sum(&self, len: usize) -> Sum {
+        let at = self.next * self.area_len;
+        Sum::new().add(&self.arena[at..at + len])
+    }
+
+    fn commit(&mut self, head: &[u8], len: usize, offload: Offload) -> Result<(), LinkFull> {
+        let at = self.next * self.area_len;
+        self.next += 1;
+        let payload = &self.arena[at..at + len];
+        let header = vnet_header(head, offload);
+        let all = [Gather::new(&header), Gather::new(head), Gather::new(payload)];
+        Tap::write(&self.fd, if self.vnet { &all } else { &all[1..] })?;
+        if let Some(c) = &mut self.capture {
+            c.record(&[head, payload]);
+        }
+        self.count(head.len() + len);
+        Ok(())
+    }
+
+    fn cancel(&mut self) {
+        self.areas = 0;
+        self.next = 0;
+    }
+}
+
+fn vnet_header(head: &[u8], offload: Offload) -> [u8; VNET_LEN] {
+    let v6 = head.len() >= 14 && be16(head, 12) == ETHERTYPE_IPV6;
+    vnet::write(&offload, v6, head.len())
+}

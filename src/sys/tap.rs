@@ -1,0 +1,26 @@
+//! Reading and writing an open tap device.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::iov::Gather;
+
+/// One frame, cut to the room.
+///
+/// # Errors
+/// The kernel's, `WouldBlock` when none is queued.
+pub fn read(fd: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length describe `room`, which is ours to write.
+    let n = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+/// One frame, from its pieces.
+///
+/// # Errors
+/// The kernel's.
+pub fn write(fd: BorrowedFd<'_>, pieces: &[Gather<'_>]) -> io::Result<usize> {
+    // SAFETY: the list lives through the call and each piece is readable by Gather's contract.
+    let n = unsafe { libc::writev(fd.as_raw_fd(), Gather::as_raw(pieces), pieces.len() as i32) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}

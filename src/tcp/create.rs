@@ -1,0 +1,259 @@
+//! New connections, from the guest and from the host.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use mio::Interest;
+use mio::unix::SourceFd;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::conn::{Conn, State};
+use super::seq::Seq;
+use super::*;
+use crate::base::{DropReason, Endpoint};
+use crate::fwd::Proto;
+use crate::guest::{Facts, ToGuest};
+use crate::wire::{Packet, TcpFlags, TcpHeader};
+
+/// A half-open flow may be thrown out for a new one after this long.
+const EMBRYONIC_MIN: std::time::Duration = std::time::Duration::from_secs(1);
+/// An established one after this long without a segment.
+const IDLE_MIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+impl Tcp {
+    /// A segment that belongs to no flow.
+    pub(super) fn unknown(
+        &mut self,
+        packet: &Packet,
+        t: &TcpHeader,
+        key: &FlowKey,
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+        timers: &mut Wheel,
+    ) {
+        if t.flags.contains(TcpFlags::RST) {
+            return;
+        }
+        let outcome = if !t.flags.contains(TcpFlags::SYN) || t.flags.contains(TcpFlags::ACK) {
+            Err(DropReason::NoFlow)
+        } else {
+            self.connect(packet, t, key, facts, link, timers)
+        };
+        if let Err(reason) = outcome {
+            self.counters.drop(reason);
+            match reason {
+                DropReason::DestinationAddress | DropReason::SourceAddress | DropReason::PortZero => {}
+                _ => self.refuse(t, packet.payload_len, key, facts, link),
+            }
+        }
+    }
+
+    fn connect(
+        &mut self,
+        packet: &Packet,
+        t: &TcpHeader,
+        key: &FlowKey,
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+        timers: &mut Wheel,
+    ) -> Result<(), DropReason> {
+        if t.src_port == 0 || t.dst_port == 0 {
+            return Err(DropReason::PortZero);
+        }
+        // RFC 9293 §3.9.2.3: a SYN to or from a group address is ignored.
+        if !packet.dst.is_unicast() {
+            return Err(DropReason::DestinationAddress);
+        }
+        if !packet.src.is_unicast() {
+            return Err(DropReason::SourceAddress);
+        }
+        self.make_room(facts, link)?;
+        let target = facts.nat.to_host(Proto::Tcp, key.remote);
+        let id = self.flows.next_id();
+        let iss = initial_sequence(&self.isn_secret, key, facts.now);
+        let conn = Conn::from_guest_syn(t, iss, &self.limits(key.guest.addr.family()), facts.now);
+        let started = self.open(target).and_then(|s| {
+            let done = start_connect(&s, target, self.outbound.scope)?;
+            self.register(&s, id)?;
+            Ok((s, done))
+        });
+        match started {
+            Ok((socket, connected)) => {
+                self.add(*key, conn, socket, facts.now);
+                if connected {
+                    self.connected(id, facts, link, timers);
+                }
+                self.arm(id, facts.now, timers);
+                Ok(())
+            }
+            Err(e) if is_exhaustion(&e) => Err(DropReason::HostResources),
+            Err(e) => {
+                self.explain(key, Seq(t.seq), &e, facts, link);
+                Err(DropReason::HostSend)
+            }
+        }
+    }
+
+    /// A connection that a listener accepted: `guest` is to be told that `remote` wants to connect.
+    ///
+    /// # Errors
+    /// Why there will be no flow; the socket is reset.
+    pub fn from_listener(
+        &mut self,
+        socket: Socket,
+        key: FlowKey,
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+        timers: &mut Wheel,
+    ) -> Result<(), DropReason> {
+        let outcome = self.accept(&socket, &key, facts, link);
+        match outcome {
+            Ok(conn) => {
+                let id = self.add(key, conn, socket, facts.now);
+                self.send_syn(id, facts, link);
+                self.arm(id, facts.now, timers);
+                Ok(())
+            }
+            Err(reason) => {
+                let _ = socket::set_reset_on_close(socket.as_fd());
+                self.counters.drop(reason);
+                Err(reason)
+            }
+        }
+    }
+
+    fn accept(
+        &mut self,
+        socket: &Socket,
+        key: &FlowKey,
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+    ) -> Result<Conn, DropReason> {
+        if let Some(id) = self.flows.find(key) {
+            // The same client port again before the guest side has finished: only what is over may be replaced.
+            if self.flows.get(id).is_none_or(|f| f.conn.state() != State::TimeWait) {
+                return Err(DropReason::NoFlow);
+            }
+            self.remove(id);
+        }
+        self.make_room(facts, link)?;
+        let id = self.flows.next_id();
+        prepare(socket, self.peek_offset[key.guest.addr.family()])
+            .and_then(|()| self.register(socket, id))
+            .map_err(|_| DropReason::HostResources)?;
+        let iss = initial_sequence(&self.isn_secret, key, facts.now);
+        let mut conn = Conn::from_host_accept(iss, &self.limits(key.guest.addr.family()), facts.now);
+        conn.sent_syn(facts.now);
+        Ok(conn)
+    }
+
+    fn add(&mut self, key: FlowKey, conn: Conn, socket: Socket, _now: Instant) -> Id {
+        let flow = Flow {
+            conn,
+            socket: Some(socket),
+            held: VecDeque::new(),
+            armed: Instant::FAR,
+            laps: 0,
+            readable: false,
+            read_closed: false,
+            ack_owed: false,
+            queued: false,
+            shut: false,
+        };
+        let id = self.flows.insert(key, flow).expect("room was made and the key was free");
+        while self.embryonic.front().is_some_and(|i| !self.is_embryonic(*i)) {
+            self.embryonic.pop_front();
+        }
+        if self.embryonic.len() > 2 * self.flows.len() + 64 {
+            let flows = &self.flows;
+            self.embryonic.retain(|i| flows.get(*i).is_some());
+        }
+        self.embryonic.push_back(id);
+        id
+    }
+
+    fn is_embryonic(&self, id: Id) -> bool {
+        self.flows
+            .get(id)
+            .is_some_and(|f| matches!(f.conn.state(), State::Connecting | State::SynSent | State::SynReceived))
+    }
+
+    /// Makes room in a full table: the oldest half-open flow goes first, so that a flood of SYNs throws out itself, then
+    /// whoever has been idle for longest.
+    fn make_room(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest) -> Result<(), DropReason> {
+        if !self.flows.is_full() {
+            return Ok(());
+        }
+        while self.embryonic.front().is_some_and(|i| !self.is_embryonic(*i)) {
+            self.embryonic.pop_front();
+        }
+        let idle = |id: &Id, least| {
+            self.flows.get(*id).is_some_and(|f| facts.now.since(f.conn.last_heard()) >= least).then_some(*id)
+        };
+        let victim = (self.embryonic.front().and_then(|i| idle(i, EMBRYONIC_MIN)))
+            .or_else(|| self.flows.oldest().and_then(|i| idle(&i, IDLE_MIN)));
+        let id = victim.ok_or(DropReason::FlowTableFull)?;
+        self.reset_both(id, facts, link);
+        Ok(())
+    }
+
+    fn open(&self, target: Endpoint) -> io::Result<Socket> {
+        let family = target.addr.family();
+        let domain = if family == Family::V4 { Domain::IPV4 } else { Domain::IPV6 };
+        let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+        prepare(&socket, self.peek_offset[family])?;
+        // Loopback is reached from loopback only, whatever the user chose for the way out.
+        if !target.addr.is_loopback() {
+            if let Some(device) = &self.outbound.device[family] {
+                socket.bind_device(Some(device.to_bytes()))?;
+            }
+            if let Some(addr) = self.outbound.addr[family] {
+                socket.bind(&SockAddr::from(Endpoint::new(addr, 0).to_std()))?;
+            }
+        }
+        Ok(socket)
+    }
+
+    fn register(&self, socket: &Socket, id: Id) -> io::Result<()> {
+        self.registry.register(
+            &mut SourceFd(&socket.as_raw_fd()),
+            mio::Token(token(id).to_usize()),
+            Interest::READABLE | Interest::WRITABLE,
+        )
+    }
+}
+
+/// Options of every socket a flow owns.
+fn prepare(socket: &Socket, peek_offset: bool) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    // The remote's death is ours to notice: the guest's own probes are answered here.
+    socket.set_keepalive(true)?;
+    socket::set_notsent_lowat(socket.as_fd(), NOTSENT_BYTES)?;
+    if peek_offset {
+        socket::set_peek_offset(socket.as_fd(), 0)?;
+    }
+    Ok(())
+}
+
+/// True if the connection is there at once, as on loopback; false if it is under way.
+fn start_connect(socket: &Socket, target: Endpoint, scope: u32) -> io::Result<bool> {
+    match socket.connect(&socket_address(target, scope)) {
+        Ok(()) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn socket_address(e: Endpoint, scope: u32) -> SockAddr {
+    match e.to_std() {
+        std::net::SocketAddr::V6(mut a) if e.addr.is_link_local() => {
+            a.set_scope_id(scope);
+            a.into()
+        }
+        a => a.into(),
+    }
+}
+
+fn is_exhaustion(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC))
+}

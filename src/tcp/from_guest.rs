@@ -1,0 +1,220 @@
+//! Segments of the guest: into the state machine, payload into the socket.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+
+use arrayvec::ArrayVec;
+
+use super::conn::{State, Verdict};
+use super::*;
+use crate::base::Endpoint;
+use crate::guest::{Facts, Frame, ToGuest};
+use crate::sys::iov::Gather;
+use crate::wire::{Gso, Packet, TcpHeader, Transport};
+
+/// Payload pieces of one `sendmsg`: a batch of whole frames, or fewer that lie in many pieces.
+const PIECES: usize = 64;
+
+impl Tcp {
+    /// Consecutive segments of one flow, in order of arrival; checksums have been verified.
+    pub fn from_guest(
+        &mut self,
+        mut run: &[(Packet, Frame<'_>)],
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+        timers: &mut Wheel,
+    ) {
+        while let Some((packet, _)) = run.first() {
+            let Transport::Tcp(t) = packet.transport else { return };
+            let key =
+                FlowKey { guest: Endpoint::new(packet.src, t.src_port), remote: Endpoint::new(packet.dst, t.dst_port) };
+            let done = match self.flows.find(&key) {
+                Some(id) if self.is_replaced_by(id, &t) => {
+                    self.remove(id);
+                    0
+                }
+                Some(id) => self.known(id, run, facts, link, timers),
+                None => {
+                    self.unknown(packet, &t, &key, facts, link, timers);
+                    1
+                }
+            };
+            run = &run[done..];
+        }
+    }
+
+    fn is_replaced_by(&self, id: Id, t: &TcpHeader) -> bool {
+        use crate::wire::TcpFlags;
+        t.flags & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST) == TcpFlags::SYN
+            && self.flows.get(id).is_some_and(|f| f.conn.may_be_replaced_by(seq::Seq(t.seq)))
+    }
+
+    /// Returns how many segments of the run were dealt with, at least one.
+    fn known(
+        &mut self,
+        id: Id,
+        run: &[(Packet, Frame<'_>)],
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+        timers: &mut Wheel,
+    ) -> usize {
+        self.flows.touch(id);
+        let Some(flow) = self.flows.get_mut(id) else { return 1 };
+        let mut v = Verdict::default();
+        let mut pieces: ArrayVec<Gather<'_>, PIECES> = ArrayVec::new();
+        let mut done = 0;
+        let mut last = None;
+        for (packet, frame) in run {
+            let Transport::Tcp(t) = packet.transport else { break };
+            let wire_size = if let Gso::Tcp(size) = frame.offload.gso { usize::from(size) } else { packet.payload_len };
+            // Whether the payload lies in more pieces than there is room for must be known before it is accepted.
+            let parts = frame.pieces(packet.payload, packet.payload_len);
+            if parts.len() > pieces.remaining_capacity() {
+                break;
+            }
+            done += 1;
+            last = Some((t, packet.payload_len));
+            match flow.conn.on_segment(&t, packet.payload_len, wire_size, facts.now, &mut v) {
+                Ok(a) if a.take > 0 => pieces.extend(frame.pieces(packet.payload + a.skip, a.take)),
+                Ok(_) => {}
+                Err(reason) => self.counters.drop(reason),
+            }
+            if v.reset_by_guest || v.refuse || flow.conn.state() == State::Closed {
+                break;
+            }
+        }
+        if v.refuse
+            && let Some((t, len)) = last
+            && let Some(key) = self.flows.key(id).copied()
+        {
+            self.refuse(&t, len, &key, facts, link);
+        }
+        self.act(id, &v, &pieces, facts, link);
+        self.arm(id, facts.now, timers);
+        done.max(1)
+    }
+
+    /// Carries out what the state machine decided. The flow may be gone afterwards.
+    pub(super) fn act(
+        &mut self,
+        id: Id,
+        v: &Verdict,
+        pieces: &[Gather<'_>],
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+    ) {
+        if v.abort {
+            return self.reset_both(id, facts, link);
+        }
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        if v.reset_by_guest {
+            if let Some(s) = &flow.socket {
+                let _ = socket::set_reset_on_close(s.as_fd());
+            }
+            return self.remove(id);
+        }
+        if let (Some(s), true) = (&flow.socket, v.acked > 0) {
+            discard(s, v.acked as usize);
+        }
+        if !pieces.is_empty()
+            && let Err(e) = self.deliver(id, pieces)
+        {
+            return self.host_failed(id, &e, facts, link);
+        }
+        if v.guest_fin {
+            self.shut_when_drained(id);
+        }
+        if v.resend {
+            self.resend(id, facts, link);
+        }
+        for _ in 0..v.dup_acks {
+            self.send_ack(id, facts, link);
+        }
+        if v.ack && v.dup_acks == 0 {
+            self.owe_ack(id);
+        }
+        if v.established || v.may_send || v.acked > 0 {
+            self.push(id, facts, link);
+        }
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        match flow.conn.state() {
+            State::Closed => self.remove(id),
+            State::TimeWait => {
+                if flow.ack_owed {
+                    self.send_ack(id, facts, link);
+                }
+                if let Some(flow) = self.flows.get_mut(id) {
+                    flow.socket = None;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Hands payload to the socket; what it does not take becomes the flow's remainder.
+    fn deliver(&mut self, id: Id, pieces: &[Gather<'_>]) -> io::Result<()> {
+        let Some(flow) = self.flows.get_mut(id) else { return Ok(()) };
+        let Some(socket) = &flow.socket else { return Ok(()) };
+        let mut sent = 0;
+        if flow.held.is_empty() {
+            match socket::send(socket.as_fd(), pieces) {
+                Ok(n) => sent = n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let mut tail = Vec::new();
+        for p in pieces {
+            let skip = sent.min(p.len());
+            sent -= skip;
+            p.skip(skip).copy_to(&mut tail);
+        }
+        if !tail.is_empty() {
+            self.held_total += tail.len();
+            flow.held.extend(tail);
+        }
+        Ok(())
+    }
+
+    /// Passes the guest's FIN on, after everything that came before it.
+    pub(super) fn shut_when_drained(&mut self, id: Id) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        if flow.conn.guest_has_ended() && flow.held.is_empty() && !flow.shut {
+            flow.shut = true;
+            if let Some(s) = &flow.socket {
+                // The peer may have reset meanwhile; that is reported by the socket's own event.
+                let _ = s.shutdown(Shutdown::Write);
+            }
+        }
+    }
+
+    pub(super) fn owe_ack(&mut self, id: Id) {
+        if let Some(flow) = self.flows.get_mut(id)
+            && !flow.ack_owed
+        {
+            flow.ack_owed = true;
+            self.owed.push(id);
+        }
+    }
+
+    /// How much more the guest may send, counted from what it has sent.
+    pub(super) fn space(&self, flow: &Flow) -> u32 {
+        let hold = if self.held_total > HELD_TOTAL_BYTES { HOLD_BYTES / 16 } else { HOLD_BYTES };
+        let free = match &flow.socket {
+            Some(s) if flow.held.is_empty() => socket::send_space(s.as_fd()).unwrap_or(0) / 4 * 3,
+            _ => 0,
+        };
+        (free as u32).saturating_add(hold.saturating_sub(flow.held.len() as u32)).min(WINDOW_MAX)
+    }
+}
+
+/// Removes acknowledged bytes from the receive queue. They are there, because they were peeked.
+fn discard(socket: &Socket, mut n: usize) {
+    while n > 0 {
+        match socket::discard(socket.as_fd(), n) {
+            Ok(0) | Err(_) => return,
+            Ok(some) => n -= some.min(n),
+        }
+    }
+}

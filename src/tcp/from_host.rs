@@ -1,0 +1,149 @@
+//! Events of host sockets: connects that end, remainders that drain, data and ends for the guest.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::conn::{State, Verdict};
+use super::*;
+use crate::guest::{Facts, ToGuest};
+use crate::sys::iov::Gather;
+
+impl Tcp {
+    /// An event on the flow's socket. A stale id is ignored.
+    pub fn from_host(&mut self, id: Id, ready: Ready, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        if flow.conn.state() == State::Connecting {
+            if ready.writable || ready.error || ready.read_closed {
+                // Data may have come with the handshake's end.
+                flow.readable = ready.readable;
+                flow.read_closed = ready.read_closed;
+                self.connect_ended(id, facts, link, timers);
+            }
+            return;
+        }
+        flow.readable |= ready.readable || ready.read_closed;
+        flow.read_closed |= ready.read_closed || ready.error;
+        if ready.writable && !flow.held.is_empty() {
+            self.drain(id, facts, link);
+        }
+        if ready.readable || ready.read_closed {
+            self.flows.touch(id);
+            self.push(id, facts, link);
+        }
+        if ready.error
+            && let Some(e) =
+                self.flows.get(id).and_then(|f| f.socket.as_ref()).and_then(|s| s.take_error().ok().flatten())
+        {
+            self.host_failed(id, &e, facts, link);
+        }
+        self.arm(id, facts.now, timers);
+    }
+
+    /// A deadline of the flow has passed, perhaps an outdated one.
+    pub fn on_timer(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        if facts.now < flow.armed {
+            return;
+        }
+        flow.armed = Instant::FAR;
+        if flow.conn.deadline() <= facts.now {
+            let mut v = Verdict::default();
+            flow.conn.on_timer(facts.now, &mut v);
+            if v.ack {
+                self.send_probe(id, facts, link);
+                v.ack = false;
+            }
+            self.act(id, &v, &[], facts, link);
+        } else {
+            flow.laps = flow.laps.saturating_add(1);
+        }
+        self.arm(id, facts.now, timers);
+    }
+
+    /// Flows that had used up their budget have another turn.
+    pub fn run_pending(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
+        for _ in 0..self.run_queue.len() {
+            let Some(id) = self.run_queue.pop_front() else { return };
+            if let Some(flow) = self.flows.get_mut(id) {
+                flow.queued = false;
+                self.push(id, facts, link);
+                self.arm(id, facts.now, timers);
+            }
+        }
+    }
+
+    /// The link takes frames again.
+    pub fn link_ready(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
+        for id in std::mem::take(&mut self.on_link) {
+            if let Some(flow) = self.flows.get_mut(id) {
+                flow.queued = false;
+                self.push(id, facts, link);
+                self.arm(id, facts.now, timers);
+            }
+        }
+    }
+
+    fn connect_ended(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
+        let Some(socket) = self.flows.get(id).and_then(|f| f.socket.as_ref()) else { return };
+        match socket.take_error() {
+            Ok(None) => self.connected(id, facts, link, timers),
+            Ok(Some(e)) | Err(e) => self.host_failed(id, &e, facts, link),
+        }
+    }
+
+    pub(super) fn connected(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        flow.conn.host_connected(facts.now);
+        self.send_syn(id, facts, link);
+        self.arm(id, facts.now, timers);
+    }
+
+    /// The host's connection failed or was reset: the guest hears of it now.
+    pub(super) fn host_failed(&mut self, id: Id, e: &io::Error, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        if let Some(flow) = self.flows.get(id)
+            && flow.conn.state() == State::Connecting
+            && let Some(key) = self.flows.key(id).copied()
+        {
+            let seq = flow.conn.rcv_nxt() - 1;
+            self.explain(&key, seq, e, facts, link);
+        }
+        self.send_reset(id, facts, link);
+        self.remove(id);
+    }
+
+    /// Gives a flow up: a RST to either side.
+    pub(super) fn reset_both(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        self.send_reset(id, facts, link);
+        if let Some(s) = self.flows.get(id).and_then(|f| f.socket.as_ref()) {
+            let _ = socket::set_reset_on_close(s.as_fd());
+        }
+        self.remove(id);
+    }
+
+    /// Sends the remainder on, and tells the guest of the window it opens.
+    fn drain(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Some(socket) = &flow.socket else { return };
+        while !flow.held.is_empty() {
+            let (a, b) = flow.held.as_slices();
+            match socket::send(socket.as_fd(), &[Gather::new(a), Gather::new(b)]) {
+                Ok(n) => {
+                    flow.held.drain(..n);
+                    self.held_total -= n;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => return self.host_failed(id, &e, facts, link),
+            }
+        }
+        if flow.held.is_empty() {
+            flow.held.shrink_to_fit();
+        }
+        self.shut_when_drained(id);
+        let Some(flow) = self.flows.get(id) else { return };
+        let space = self.space(flow);
+        // RFC 9293 §3.8.6.2.2: no small updates.
+        if !flow.conn.guest_has_ended() && flow.conn.offer_gain(space) >= HOLD_BYTES / 4 {
+            self.owe_ack(id);
+        }
+    }
+}

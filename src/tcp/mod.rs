@@ -1,0 +1,242 @@
+//! TCP between the guest's segments and native sockets of the host.
+//!
+//! # Theory of operation
+//!
+//! A connection of the guest ends here and another begins at a host socket; between them payload is never kept, except
+//! for a remainder (below). *Guest to host*: the payload of consecutive segments goes from where the link put it into one
+//! `sendmsg`. *Host to guest*: bytes are peeked from the socket's receive queue (`MSG_PEEK` at `SO_PEEK_OFF`) straight into
+//! the link's slots and stay queued until the guest acknowledges them; then they are discarded without copying
+//! (`MSG_TRUNC`). The kernel's receive queue is the retransmission buffer, its autotuning our flow control.
+//!
+//! ## What an ACK to the guest means
+//!
+//! That the host's kernel has accepted the bytes, or that we hold them. Waiting for the remote peer's own ACK instead
+//! would make the guest carry the whole path's bandwidth-delay product through a link that has none, need a timer per
+//! flow to poll `TCP_INFO`, and still promise nothing about the remote application. The costs are bounded: what is
+//! acknowledged but not yet on the wire is at most the socket's send buffer beyond its congestion window, cut to
+//! [`NOTSENT_BYTES`] with `TCP_NOTSENT_LOWAT`, and the remainder of at most one window. A reset or timeout of the host's
+//! connection becomes a RST to the guest as soon as the kernel reports it.
+//!
+//! ## The window we offer
+//!
+//! What the socket has free, by the kernel's accounting with a quarter taken off for overhead, plus [`HOLD_BYTES`]. The
+//! second term lets the guest overrun the socket a little: only a full socket makes the kernel grow its buffer
+//! (`SOCK_NOSPACE`) and report writability later, so without it a delayed path would never come to speed. What does not
+//! fit is the *remainder*: held here, sent first when the socket is writable, and never more than was offered. All
+//! remainders together are bounded by [`HELD_TOTAL_BYTES`], beyond which new offers shrink.
+//!
+//! ## States and timers
+//!
+//! [`conn::State`]. One deadline per connection on the common wheel: retransmission (RFC 6298, from 200 ms), window probe
+//! (RFC 9293 §3.8.6.1), keep-alive (two hours), the short TIME-WAIT. The host's connect is timed by the kernel.
+//!
+//! ## Waiting
+//!
+//! A flow with readable data that does not move waits for the guest's window (cured by its ACK or the probe timer), for
+//! the link (cured by [`Tcp::link_ready`]), or for its turn in the run queue. One with a remainder waits for the socket.
+//!
+//! ## Not supported
+//!
+//! SACK, timestamps, urgent data (delivered in line), ECN, Fast Open: the guest link neither loses nor delays, and on the
+//! host side the kernel does all of them.
+//!
+//! System calls: socket, setsockopt, connect, bind, epoll_ctl (one per flow), sendmsg (data to the host), recvmsg (peek),
+//! recvfrom (discard), getsockopt (`SO_MEMINFO`, `SO_ERROR`), shutdown, close.
+
+mod conn;
+mod create;
+mod from_guest;
+mod from_host;
+mod rtt;
+mod seq;
+mod to_guest;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io;
+
+use socket2::Socket;
+
+use crate::base::{Addr, Counters, Family, Instant, Kind, PerFamily, Token};
+use crate::flow::{FlowKey, Id, KeySecret, Table, Wheel};
+use crate::fwd::Outbound;
+use crate::sys::socket;
+use crate::wire::{IPV4_LEN, IPV6_LEN, TCP_LEN};
+use conn::{Conn, Limits};
+
+pub use conn::State;
+
+/// Unsent bytes the host socket takes before it counts as full.
+pub const NOTSENT_BYTES: u32 = 1 << 20;
+/// Window offered beyond what the socket has free.
+pub const HOLD_BYTES: u32 = 256 << 10;
+/// All remainders together.
+pub const HELD_TOTAL_BYTES: usize = 64 << 20;
+/// Window offered at most.
+const WINDOW_MAX: u32 = 4 << 20;
+/// Our window shift: 4 MiB in 16 bits.
+const WINDOW_SHIFT: u8 = 8;
+/// Bytes one flow may move to the guest before others have their turn.
+const BUDGET_BYTES: usize = 1 << 20;
+
+/// What the event loop saw on a socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ready {
+    pub readable: bool,
+    pub writable: bool,
+    /// The peer has shut down its sending side, or all is over.
+    pub read_closed: bool,
+    pub error: bool,
+}
+
+/// All TCP flows.
+pub struct Tcp {
+    flows: Table<Flow>,
+    registry: mio::Registry,
+    isn_secret: KeySecret,
+    outbound: Outbound,
+    mtu: u16,
+    peek_offset: PerFamily<bool>,
+    /// Where bytes go that were peeked before, on kernels without a peek offset.
+    scratch: Vec<u8>,
+    /// Flows that owe an ACK at the next flush.
+    owed: Vec<Id>,
+    /// Flows that have used up their budget.
+    run_queue: VecDeque<Id>,
+    /// Flows that wait for the link to take frames.
+    on_link: Vec<Id>,
+    /// Flows whose handshake may not be complete, oldest first.
+    embryonic: VecDeque<Id>,
+    held_total: usize,
+    pub counters: Counters,
+}
+
+struct Flow {
+    conn: Conn,
+    /// `None` in TIME-WAIT.
+    socket: Option<Socket>,
+    /// The remainder: taken from the guest, not yet by the socket.
+    held: VecDeque<u8>,
+    /// When the wheel wakes this flow next.
+    armed: Instant,
+    /// How often the wheel woke it for nothing; see [`Tcp::arm`].
+    laps: u8,
+    /// May have data or an end to read.
+    readable: bool,
+    /// An end or an error is to be read after the data.
+    read_closed: bool,
+    ack_owed: bool,
+    queued: bool,
+    shut: bool,
+}
+
+impl Tcp {
+    /// `mtu`: the guest link's; `limit`: flows at most.
+    ///
+    /// # Errors
+    /// When the probe sockets cannot be made for any family.
+    pub fn new(
+        registry: mio::Registry,
+        secret: KeySecret,
+        isn_secret: KeySecret,
+        outbound: Outbound,
+        mtu: u16,
+        limit: usize,
+    ) -> io::Result<Tcp> {
+        let peek_offset = PerFamily::new(probe_peek_offset(Family::V4), probe_peek_offset(Family::V6));
+        let scratch = if peek_offset.v4 && peek_offset.v6 { Vec::new() } else { vec![0; SCRATCH_BYTES] };
+        Ok(Tcp {
+            flows: Table::new(secret, limit),
+            registry,
+            isn_secret,
+            outbound,
+            mtu,
+            peek_offset,
+            scratch,
+            owed: Vec::new(),
+            run_queue: VecDeque::new(),
+            on_link: Vec::new(),
+            embryonic: VecDeque::new(),
+            held_total: 0,
+            counters: Counters::default(),
+        })
+    }
+
+    /// Flows now, those in TIME-WAIT included.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// True if a flow has work that no event will announce.
+    pub fn has_pending(&self) -> bool {
+        !self.run_queue.is_empty()
+    }
+
+    fn limits(&self, family: Family) -> Limits {
+        let ip = if family == Family::V4 { IPV4_LEN } else { IPV6_LEN };
+        let mtu = if self.mtu == 0 { 1500 } else { usize::from(self.mtu) };
+        Limits { mss: mtu.saturating_sub(ip + TCP_LEN).max(1) as u16, shift: WINDOW_SHIFT }
+    }
+
+    /// Arms the wheel for the flow's next deadline. Entries are never cancelled, so that of a connection which is gone
+    /// must not stay for the two hours of a keep-alive: young connections are looked at often, old ones ever more rarely.
+    fn arm(&mut self, id: Id, now: Instant, timers: &mut Wheel) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let lap = std::time::Duration::from_secs(8 << flow.laps.min(10));
+        let at = flow.conn.deadline().min(now + lap);
+        if at < flow.armed {
+            flow.armed = at;
+            timers.arm(at, token(id));
+        }
+    }
+
+    /// Ends a flow on our side without a word to the guest; closing the socket deregisters it.
+    fn remove(&mut self, id: Id) {
+        if let Some((_, flow)) = self.flows.remove(id) {
+            self.held_total -= flow.held.len();
+        }
+    }
+}
+
+impl std::fmt::Debug for Tcp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tcp({} flows)", self.flows.len())
+    }
+}
+
+fn token(id: Id) -> Token {
+    Token::new(Kind::Tcp, id.index, id.generation)
+}
+
+/// Initial sequence number (RFC 9293 §3.4.1, RFC 6528): a keyed hash of the connection plus a clock of 4 µs ticks.
+fn initial_sequence(secret: &KeySecret, key: &FlowKey, now: Instant) -> seq::Seq {
+    let hash = secret.hash(key);
+    seq::Seq((hash ^ hash >> 32) as u32) + (now.as_nanos() / 4000) as u32
+}
+
+/// Bytes peeked over and over on old kernels at most: the flight is bounded by it there.
+const SCRATCH_BYTES: usize = 1 << 20;
+
+fn probe_peek_offset(family: Family) -> bool {
+    use std::os::fd::AsFd;
+    let domain = if family == Family::V4 { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
+    Socket::new(domain, socket2::Type::STREAM, None).is_ok_and(|s| socket::set_peek_offset(s.as_fd(), 0).is_ok())
+}
+
+/// Largest payload of one frame to the guest, given its segment size and whether the link segments for us.
+fn frame_payload(mss: u16, remote: &Addr, tso: bool) -> usize {
+    let mss = usize::from(mss);
+    if !tso {
+        return mss;
+    }
+    let ip = if remote.is_v4() { IPV4_LEN } else { 0 };
+    // The 16-bit length of an IP packet: with IPv6 it does not count the IP header.
+    let most = 65535 - ip - TCP_LEN;
+    if most < mss { most } else { most / mss * mss }
+}

@@ -1,0 +1,369 @@
+//! Segments to the guest.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use arrayvec::ArrayVec;
+
+use super::conn::State;
+use super::seq::Seq;
+use super::*;
+use crate::guest::{Facts, Reservation, SLOTS_MAX, ToGuest};
+use crate::sys::iov::Scatter;
+use crate::wire::checksum::Sum;
+use crate::wire::emit::{self, Head, PayloadSum, TcpFields};
+use crate::wire::{Csum, Gso, Offload, TcpFlags, TcpHeader};
+
+/// Bytes of one peek at most: a few large frames stay in the cache between the socket's copy and the link's.
+const PEEK_BYTES: usize = 256 << 10;
+
+/// Why a flow stopped moving data to the guest.
+enum Stop {
+    /// The socket's queue is empty.
+    HostData,
+    HostEnd,
+    /// The guest takes no more.
+    GuestWindow,
+    /// The link takes no more.
+    Link,
+    /// It is somebody else's turn.
+    Budget,
+    Failed(io::Error),
+}
+
+impl Tcp {
+    /// Moves what the socket has and the guest takes, and says why no more.
+    pub(super) fn push(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let Some(flow) = self.flows.get(id) else { return };
+        if flow.conn.state() != State::Established {
+            return;
+        }
+        if flow.readable && !flow.conn.host_has_ended() && flow.socket.is_some() {
+            match self.push_data(id, facts, link) {
+                // An end that hides behind bytes peeked before (old kernels) is looked for after each ACK.
+                Stop::HostData => self.flow(id).readable = self.flow(id).read_closed,
+                Stop::HostEnd => self.flow(id).conn.host_ended(),
+                Stop::GuestWindow => self.flow(id).conn.wait_for_window(facts.now),
+                Stop::Link => self.park(id, true),
+                Stop::Budget => self.park(id, false),
+                Stop::Failed(e) => return self.host_failed(id, &e, facts, link),
+            }
+        }
+        let flow = self.flow(id);
+        if flow.conn.fin_due() {
+            self.offer(id);
+            let flow = self.flow(id);
+            flow.ack_owed = false;
+            let nxt = flow.conn.nxt();
+            self.send_bare(id, nxt, TcpFlags::FIN | TcpFlags::ACK, facts, link);
+            self.flow(id).conn.sent_fin(facts.now);
+        } else if flow.conn.host_has_ended() {
+            flow.conn.wait_for_window(facts.now);
+        }
+    }
+
+    /// For callers that have just seen the flow.
+    fn flow(&mut self, id: Id) -> &mut Flow {
+        self.flows.get_mut(id).expect("the caller has just used it")
+    }
+
+    fn park(&mut self, id: Id, on_link: bool) {
+        let flow = self.flow(id);
+        if !flow.queued {
+            flow.queued = true;
+            if on_link { self.on_link.push(id) } else { self.run_queue.push_back(id) }
+        }
+    }
+
+    fn push_data(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) -> Stop {
+        let mut budget = BUDGET_BYTES;
+        loop {
+            let conn = &self.flow(id).conn;
+            let mut room = conn.room() as usize;
+            let key = *self.flows.key(id).expect("the caller has just used it");
+            if !self.peek_offset[key.guest.addr.family()] {
+                room = room.min(SCRATCH_BYTES.saturating_sub(self.flow(id).conn.in_flight() as usize));
+            }
+            if room == 0 || self.flow(id).conn.window_is_silly() {
+                return Stop::GuestWindow;
+            }
+            if budget == 0 {
+                return Stop::Budget;
+            }
+            let want = room.min(PEEK_BYTES).min(budget);
+            if self.flow(id).ack_owed {
+                self.offer(id);
+            }
+            let at = self.flow(id).conn.nxt();
+            let got = match self.send_payload(id, &key, at, want, facts, link) {
+                Ok(got) => got,
+                Err(stop) => return stop,
+            };
+            let flow = self.flow(id);
+            flow.ack_owed = false;
+            flow.conn.sent(got.sent as u32, facts.now);
+            if got.sent < got.peeked {
+                self.reseek(id);
+                return Stop::Link;
+            }
+            budget -= got.sent;
+            // A short read empties the queue (epoll(7)); an end or error behind the data needs one more look.
+            if got.peeked < got.room && !self.flow(id).read_closed {
+                return Stop::HostData;
+            }
+        }
+    }
+
+    /// Peeks up to `want` bytes and sends them as segments from `seq` on.
+    fn send_payload(
+        &mut self,
+        id: Id,
+        key: &FlowKey,
+        seq: Seq,
+        want: usize,
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+    ) -> Result<Got, Stop> {
+        let caps = link.caps();
+        let skip = seq.since(self.flow(id).conn.una()) as usize;
+        let flow = self.flows.get(id).expect("the caller has just used it");
+        let mss = flow.conn.mss();
+        let size = frame_payload(mss, &key.remote.addr, caps.tso && caps.csum);
+        let mut reservation = Reservation::new(link, want.div_ceil(size), size).ok_or(Stop::Link)?;
+        let socket = flow.socket.as_ref().ok_or(Stop::HostEnd)?;
+        let skip = if self.peek_offset[key.guest.addr.family()] { 0 } else { skip };
+        let room = want.min(reservation.left() * size);
+        let peeked = {
+            let mut areas = reservation.areas();
+            cut(&mut areas, room);
+            match peek_after(socket, &mut self.scratch, skip, areas) {
+                Ok(0) => return Err(Stop::HostEnd),
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Stop::HostData),
+                Err(e) => return Err(Stop::Failed(e)),
+            }
+        };
+        let macs = (facts.l2.mac_for(&key.remote.addr), facts.l2.guest_mac);
+        let mut fields = fields(key, &flow.conn, TcpFlags::ACK);
+        let mut sent = 0;
+        while sent < peeked {
+            let len = size.min(peeked - sent);
+            // RFC 9293 §3.9.1.2: PSH where the sender's data ends for now.
+            let push = sent + len == peeked && (peeked < room || room == want);
+            fields.flags.set(TcpFlags::PSH, push);
+            fields.seq = (seq + sent as u32).0;
+            let mut head = Head::new();
+            let csum = emit::tcp(&mut head, macs, 0, &fields, len, reservation.payload_sum(len));
+            let gso = if len > usize::from(mss) { Gso::Tcp(mss) } else { Gso::None };
+            if reservation.commit(&head, len, Offload { csum, gso }).is_err() {
+                break;
+            }
+            sent += len;
+        }
+        Ok(Got { peeked, sent, room })
+    }
+
+    /// After a peek whose data was not all sent, or a resend: the next peek is of new data again.
+    fn reseek(&mut self, id: Id) {
+        let Some(flow) = self.flows.get(id) else { return };
+        if let Some(s) = &flow.socket {
+            // On kernels without the option every peek skips for itself.
+            let _ = socket::set_peek_offset(s.as_fd(), flow.conn.in_flight() as usize);
+        }
+    }
+
+    /// Sends again what the guest misses, exactly as it was.
+    pub(super) fn resend(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let Some(flow) = self.flows.get(id) else { return };
+        match flow.conn.state() {
+            State::SynReceived | State::SynSent => return self.send_syn(id, facts, link),
+            State::Established => {}
+            _ => return,
+        }
+        let una = flow.conn.una();
+        if flow.conn.resend_is_fin() {
+            return self.send_bare(id, una, TcpFlags::FIN | TcpFlags::ACK, facts, link);
+        }
+        let want = (flow.conn.resend_len() as usize).min(PEEK_BYTES);
+        let Some(key) = self.flows.key(id).copied() else { return };
+        if want == 0 {
+            return;
+        }
+        if let Some(s) = &flow.socket {
+            let _ = socket::set_peek_offset(s.as_fd(), 0);
+        }
+        // Whatever stops it, the timer tries again.
+        let _ = self.send_payload(id, &key, una, want, facts, link);
+        self.reseek(id);
+    }
+
+    /// SYN or SYN-ACK, the same each time.
+    pub(super) fn send_syn(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let answer = self.flow(id).conn.state() == State::SynReceived;
+        if answer {
+            self.offer(id);
+        }
+        let Some(flow) = self.flows.get(id) else { return };
+        let (mss, shift) = flow.conn.syn_options();
+        let [hi, lo] = mss.to_be_bytes();
+        let mut options: ArrayVec<u8, 8> = ArrayVec::from_iter([2, 4, hi, lo]);
+        if let Some(shift) = shift {
+            options.extend([1, 3, 3, shift]);
+        }
+        let flags = if answer { TcpFlags::SYN | TcpFlags::ACK } else { TcpFlags::SYN };
+        let Some(key) = self.flows.key(id) else { return };
+        let mut fields = fields(key, &flow.conn, flags);
+        fields.seq = flow.conn.una().0;
+        fields.window = flow.conn.window_field(true);
+        fields.options = &options;
+        self.emit(key, &fields, facts, link);
+    }
+
+    /// The ACKs owed since the last flush, one per flow.
+    pub fn flush(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let mut owed = std::mem::take(&mut self.owed);
+        for id in owed.drain(..) {
+            if self.flows.get(id).is_some_and(|f| f.ack_owed) {
+                self.offer(id);
+                self.send_ack(id, facts, link);
+            }
+        }
+        self.owed = owed;
+    }
+
+    fn offer(&mut self, id: Id) {
+        let Some(flow) = self.flows.get(id) else { return };
+        let space = self.space(flow);
+        self.flow(id).conn.offer(space);
+    }
+
+    pub(super) fn send_ack(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        flow.ack_owed = false;
+        let nxt = flow.conn.nxt();
+        self.send_bare(id, nxt, TcpFlags::ACK, facts, link);
+    }
+
+    /// An ACK with an old sequence number: the guest must answer it with its own ACK and window.
+    pub(super) fn send_probe(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let Some(flow) = self.flows.get(id) else { return };
+        let seq = flow.conn.probe_seq();
+        self.send_bare(id, seq, TcpFlags::ACK, facts, link);
+    }
+
+    /// RFC 9293 §3.10.7: a RST the guest accepts in any state: exactly at its next expected byte, with an ACK.
+    pub(super) fn send_reset(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let Some(flow) = self.flows.get(id) else { return };
+        if matches!(flow.conn.state(), State::TimeWait | State::Closed) {
+            return;
+        }
+        let mut fields = fields(self.flows.key(id).expect("found just now"), &flow.conn, TcpFlags::RST | TcpFlags::ACK);
+        if flow.conn.state() == State::SynSent {
+            fields.flags = TcpFlags::RST;
+        }
+        fields.seq = flow.conn.nxt().0;
+        fields.window = 0;
+        let key = *self.flows.key(id).expect("found just now");
+        self.emit(&key, &fields, facts, link);
+    }
+
+    /// RFC 9293 §3.10.7.1: the RST for a segment that no connection wants.
+    pub(super) fn refuse(
+        &mut self,
+        t: &TcpHeader,
+        payload_len: usize,
+        key: &FlowKey,
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+    ) {
+        let len = payload_len as u32
+            + u32::from(t.flags.contains(TcpFlags::SYN))
+            + u32::from(t.flags.contains(TcpFlags::FIN));
+        let (seq, ack, flags) = if t.flags.contains(TcpFlags::ACK) {
+            (t.ack, 0, TcpFlags::RST)
+        } else {
+            (0, t.seq.wrapping_add(len), TcpFlags::RST | TcpFlags::ACK)
+        };
+        let fields = TcpFields { src: key.remote, dst: key.guest, seq, ack, flags, window: 0, options: &[] };
+        self.emit(key, &fields, facts, link);
+    }
+
+    /// Before the RST for a connect that failed: the ICMP error that tells why.
+    pub(super) fn explain(
+        &mut self,
+        _key: &FlowKey,
+        _syn: Seq,
+        _e: &io::Error,
+        _facts: &Facts<'_>,
+        _link: &mut dyn ToGuest,
+    ) {
+    }
+
+    fn send_bare(&mut self, id: Id, seq: Seq, flags: TcpFlags, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let Some(flow) = self.flows.get(id) else { return };
+        let Some(key) = self.flows.key(id) else { return };
+        let mut fields = fields(key, &flow.conn, flags);
+        fields.seq = seq.0;
+        self.emit(key, &fields, facts, link);
+    }
+
+    /// A segment without payload. If the link is full it is lost like any frame, and a timer makes up for it.
+    fn emit(&self, key: &FlowKey, fields: &TcpFields<'_>, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let macs = (facts.l2.mac_for(&key.remote.addr), facts.l2.guest_mac);
+        let mut head = Head::new();
+        emit::tcp(&mut head, macs, 0, fields, 0, PayloadSum::Of(Sum::new()));
+        let _ = link.send(&head, Offload { csum: Csum::Complete, gso: Gso::None });
+    }
+}
+
+/// What one call of [`Tcp::send_payload`] did, in bytes.
+struct Got {
+    peeked: usize,
+    sent: usize,
+    room: usize,
+}
+
+fn fields<'a>(key: &FlowKey, conn: &Conn, flags: TcpFlags) -> TcpFields<'a> {
+    let ack = if flags.contains(TcpFlags::ACK) { conn.rcv_nxt().0 } else { 0 };
+    TcpFields {
+        src: key.remote,
+        dst: key.guest,
+        seq: conn.nxt().0,
+        ack,
+        flags,
+        window: conn.window_field(false),
+        options: &[],
+    }
+}
+
+/// Shortens the areas to `bytes` in all.
+fn cut(areas: &mut ArrayVec<Scatter<'_>, SLOTS_MAX>, mut bytes: usize) {
+    for i in 0..areas.len() {
+        areas[i].truncate(bytes);
+        bytes -= areas[i].len();
+        if bytes == 0 {
+            return areas.truncate(i + 1);
+        }
+    }
+}
+
+/// Peeks behind the first `skip` bytes of the queue; `skip` is 0 where the kernel keeps the offset.
+fn peek_after(
+    socket: &Socket,
+    scratch: &mut [u8],
+    skip: usize,
+    mut areas: ArrayVec<Scatter<'_>, SLOTS_MAX>,
+) -> io::Result<usize> {
+    if skip == 0 {
+        return socket::peek(socket.as_fd(), &mut areas);
+    }
+    let mut all: ArrayVec<Scatter<'_>, { SLOTS_MAX + 1 }> = ArrayVec::new();
+    all.push(Scatter::new(&mut scratch[..skip]));
+    all.extend(areas);
+    match socket::peek(socket.as_fd(), &mut all)? {
+        0 => Ok(0),
+        // All that is queued was seen before: more data, or the end, which only an emptied queue shows.
+        n if n <= skip => Err(io::ErrorKind::WouldBlock.into()),
+        n => Ok(n - skip),
+    }
+}
