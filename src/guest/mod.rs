@@ -3,6 +3,7 @@
 mod facts;
 mod frame;
 mod l2;
+pub mod mock;
 mod slot;
 
 pub use facts::Facts;
