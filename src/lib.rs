@@ -5,6 +5,7 @@ pub mod base;
 pub mod sys;
 pub mod wire;
 
+pub mod config;
 pub mod flow;
 pub mod fwd;
 pub mod guest;

@@ -1,8 +1,10 @@
 //! Forwarding policy: which host endpoint a guest's packet means, and which source a guest sees. Pure.
 
 mod nat;
+pub mod ports;
 
 pub use nat::{Nat, Outbound};
+pub use ports::Rule;
 
 /// The forwarded transports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,0 +1,233 @@
+//! The validated configuration: plain values, each documented with its default.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::base::{Addr, Mac, PerFamily};
+use crate::fwd::ports::Ports;
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Spawn a program in new namespaces: the mode is [`Mode::Spawn`].
+    Run(Box<Config>),
+    /// Serve an existing namespace: the mode is [`Mode::Attach`].
+    Attach(Box<Config>),
+    /// Print and exit: `--help`, `--version`.
+    Print { text: String, stdout: bool, status: u8 },
+}
+
+/// The command line was refused: print `message` on stderr and exit with `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Whole lines, without the last line end.
+    pub message: String,
+    pub status: u8,
+}
+
+/// Which command line this process was started with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Personality {
+    Spelt,
+    Pasta,
+}
+
+impl Personality {
+    /// For log identity, messages, and the version line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Personality::Spelt => "spelt",
+            Personality::Pasta => "pasta",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Spawn {
+        /// Program and arguments; empty: the user's shell as a login shell.
+        command: Vec<OsString>,
+        /// Create no user namespace.
+        netns_only: bool,
+    },
+    Attach {
+        target: Target,
+        /// User namespace to join; `None` with a [`Target::Pid`]: that of the process, unless `netns_only`.
+        userns: Option<PathBuf>,
+        /// Join no user namespace. Implied by a path or a name without `--userns`.
+        netns_only: bool,
+    },
+}
+
+/// An existing network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A process that lives in it.
+    Pid(i32),
+    /// A namespace file: bind mount, `/proc/PID/ns/net`, `/proc/self/fd/N`.
+    Path(PathBuf),
+    /// As `ip netns` names it: a file in `/run/netns`.
+    Name(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Warnings and errors.
+    Quiet,
+    Normal,
+    Debug,
+    /// Every packet.
+    Trace,
+}
+
+/// Name servers told to the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dns {
+    /// Those of the host's resolv.conf.
+    FromHost,
+    /// None, and no DNS forwarding either.
+    None,
+    /// At most [`Dns::MAX_PER_FAMILY`] of each family, in the order given.
+    Servers(Vec<Addr>),
+}
+
+impl Dns {
+    pub const MAX_PER_FAMILY: usize = 3;
+}
+
+/// DNS search list told to the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// That of the host's resolv.conf.
+    FromHost,
+    None,
+    /// At most [`Search::MAX`] valid names, without trailing dot.
+    Domains(Vec<String>),
+}
+
+impl Search {
+    pub const MAX: usize = 6;
+}
+
+/// Which address as seen by the guest is the host's loopback.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Map {
+    /// The gateway's.
+    #[default]
+    Gateway,
+    /// None.
+    Off,
+    To(Addr),
+}
+
+/// A user or a group, as given to `--runas`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Id {
+    Number(u32),
+    Name(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunAs {
+    pub user: Id,
+    pub group: Option<Id>,
+}
+
+/// An address to assign, with its prefix length if one was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assign {
+    pub addr: Addr,
+    pub prefix: Option<u8>,
+}
+
+/// Everything the user decides. Names of interfaces, users and files are checked for form only: existence is for the
+/// code that uses them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub personality: Personality,
+    pub mode: Mode,
+    /// Notes for the user about this command line, to be logged as warnings.
+    pub warnings: Vec<String>,
+
+    /// Stay in the foreground. Always when spawning.
+    pub foreground: bool,
+    pub verbosity: Verbosity,
+    pub log_file: Option<PathBuf>,
+    /// At least [`Config::LOG_SIZE_MIN`].
+    pub log_size_bytes: u64,
+    pub pid_file: Option<PathBuf>,
+    pub pcap: Option<PathBuf>,
+    /// Seconds between statistics lines.
+    pub stats_secs: Option<u32>,
+    pub runas: Option<RunAs>,
+    pub conf_path: Option<PathBuf>,
+    pub chroot_fallback: bool,
+
+    /// IP MTU of the guest link; 0: neither set nor advertised.
+    pub mtu: u16,
+    pub addresses: PerFamily<Option<Assign>>,
+    /// IPv4 prefix length of `--netmask`; never together with a prefix in `addresses.v4`.
+    pub netmask: Option<u8>,
+    /// Our MAC address on the guest link.
+    pub our_mac: Mac,
+    /// The guest interface's MAC address; `None`: the kernel's choice.
+    pub ns_mac: Option<Mac>,
+    pub gateway: PerFamily<Option<Addr>>,
+    /// Template interface.
+    pub interface: Option<String>,
+    pub outbound_addr: PerFamily<Option<Addr>>,
+    pub outbound_if: PerFamily<Option<String>>,
+
+    pub dns: Dns,
+    pub search: Search,
+    pub dns_forward: PerFamily<Option<Addr>>,
+    pub dns_host: PerFamily<Option<Addr>>,
+    pub map_host_loopback: PerFamily<Map>,
+    pub map_guest_addr: PerFamily<Option<Addr>>,
+    pub hostname: Option<String>,
+    pub fqdn: Option<String>,
+
+    pub v4: bool,
+    pub v6: bool,
+    pub tcp: bool,
+    pub udp: bool,
+    pub icmp: bool,
+    pub dhcp: bool,
+    pub dhcpv6: bool,
+    pub ndp: bool,
+    /// Router advertisements; false also with `config_net`, which sets the addresses itself.
+    pub ra: bool,
+    /// Pass name servers by DHCP, DHCPv6 and NDP.
+    pub dhcp_dns: bool,
+    /// Pass the search list by DHCP, DHCPv6 and NDP.
+    pub dhcp_search: bool,
+    pub freebind: bool,
+
+    /// Set link, addresses and routes inside the namespace.
+    pub config_net: bool,
+    /// Name of the interface inside; `None`: that of the template interface.
+    pub ns_ifname: Option<String>,
+    pub no_copy_routes: bool,
+    pub no_copy_addrs: bool,
+    /// End when the namespace goes.
+    pub netns_quit: bool,
+    /// Spawn into a PID namespace of its own.
+    pub pidns: bool,
+
+    /// Host to guest.
+    pub tcp_ports: Ports,
+    pub udp_ports: Ports,
+    /// Guest to host, over loopback.
+    pub tcp_ns: Ports,
+    pub udp_ns: Ports,
+    pub splice: bool,
+    pub splice_only: bool,
+    pub host_lo_to_ns_lo: bool,
+}
+
+impl Config {
+    pub const DEFAULT_MTU: u16 = 65520;
+    pub const DEFAULT_MAC: Mac = Mac([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
+    pub const LOG_SIZE_DEFAULT: u64 = 1 << 20;
+    pub const LOG_SIZE_MIN: u64 = 40960;
+}
