@@ -12,3 +12,7 @@ pub mod guest;
 
 pub mod link;
 pub mod tcp;
+
+pub mod listen;
+
+pub mod app;

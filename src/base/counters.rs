@@ -112,6 +112,17 @@ impl Counters {
         self.drops[reason as usize]
     }
 
+    /// Adds another part's counts.
+    pub fn add(&mut self, other: &Counters) {
+        for (mine, theirs) in self.drops.iter_mut().zip(other.drops) {
+            *mine += theirs;
+        }
+        self.frames_from_guest += other.frames_from_guest;
+        self.bytes_from_guest += other.bytes_from_guest;
+        self.frames_to_guest += other.frames_to_guest;
+        self.bytes_to_guest += other.bytes_to_guest;
+    }
+
     /// Reasons that occurred, with their counts.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL.iter().map(|r| (*r, self.drops[*r as usize])).filter(|(_, n)| *n > 0)

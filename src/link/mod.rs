@@ -5,6 +5,6 @@ mod batch;
 mod capture;
 mod tap;
 
-pub use batch::Batch;
+pub use batch::{Batch, FRAMES};
 pub use capture::Capture;
 pub use tap::{Input, Tap};

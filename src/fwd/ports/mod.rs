@@ -12,8 +12,8 @@ use std::ops::RangeInclusive;
 
 use crate::base::{Addr, Family};
 use crate::fwd::Proto;
-pub(crate) use grammar::is_interface_name;
 use grammar::Entry;
+pub(crate) use grammar::is_interface_name;
 use range::Range;
 
 /// One listening range and its target. Port ranges are inclusive; the target range is as long as the listening one.

@@ -1,0 +1,182 @@
+//! The event loop: poll, one reading of the clock, one call an event, due timers, run queue, one flush.
+
+use std::io;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+
+use super::from_guest::FromGuest;
+use crate::base::{Clock, Counters, Instant, Kind, Token};
+use crate::flow::{Id, KeySecret, Wheel};
+use crate::fwd::{Nat, Outbound};
+use crate::guest::{Facts, L2};
+use crate::link::{Batch, Input, Tap};
+use crate::listen::{Acceptor, Listener};
+use crate::tcp::Tcp;
+
+/// What a running engine is made of.
+pub struct Parts {
+    pub tap: Tap,
+    pub l2: L2,
+    pub nat: Nat,
+    pub outbound: Outbound,
+    pub listeners: Vec<Listener>,
+    /// Flows of one protocol at most.
+    pub flows_max: usize,
+}
+
+/// One guest, one link, one loop. Everything it needs is owned by it.
+pub struct Engine {
+    pub(super) poll: Poll,
+    pub(super) clock: Clock,
+    pub(super) tap: Tap,
+    pub(super) batch: Batch,
+    /// The tap may hold more frames than the last pass took.
+    pub(super) tap_has_more: bool,
+    pub(super) tcp: Tcp,
+    pub(super) from_guest: FromGuest,
+    pub(super) timers: Wheel,
+    pub(super) l2: L2,
+    pub(super) nat: Nat,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) acceptor: Option<Acceptor>,
+    due: Vec<Token>,
+}
+
+/// Why [`Engine::turn`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Go on.
+    Done,
+    /// A token that is not the engine's: the caller's own event.
+    Event(Token),
+}
+
+/// Events of one poll: more wait for the next turn.
+const EVENTS: usize = 256;
+
+impl Engine {
+    /// # Errors
+    /// When the kernel has no descriptors or random bytes left for the start.
+    pub fn new(parts: Parts) -> io::Result<Engine> {
+        let poll = Poll::new()?;
+        let clock = Clock::start();
+        let registry = poll.registry();
+        registry.register(
+            &mut SourceFd(&std::os::fd::AsRawFd::as_raw_fd(&parts.tap)),
+            only(Kind::Link),
+            Interest::READABLE,
+        )?;
+        for (i, l) in parts.listeners.iter().enumerate() {
+            let kind = match l.proto {
+                crate::fwd::Proto::Tcp => Kind::ListenTcp,
+                crate::fwd::Proto::Udp => Kind::ListenUdp,
+            };
+            let token = mio::Token(Token::new(kind, i as u32, 0).to_usize());
+            registry.register(&mut SourceFd(&std::os::fd::AsRawFd::as_raw_fd(l)), token, Interest::READABLE)?;
+        }
+        let secret = || KeySecret::random().map_err(io::Error::other);
+        let mtu = crate::guest::ToGuest::caps(&parts.tap).mtu;
+        let tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, parts.outbound, mtu, parts.flows_max)?;
+        let acceptor = parts.listeners.first().map(|l| Acceptor::new(&l.socket)).transpose()?;
+        Ok(Engine {
+            timers: Wheel::new(clock.now()),
+            tcp,
+            acceptor,
+            poll,
+            clock,
+            tap: parts.tap,
+            batch: Batch::new(),
+            tap_has_more: true,
+            from_guest: FromGuest::default(),
+            l2: parts.l2,
+            nat: parts.nat,
+            listeners: parts.listeners,
+            due: Vec::new(),
+        })
+    }
+
+    /// For the caller's own sources: signals, the namespace's end.
+    pub fn registry(&self) -> &mio::Registry {
+        self.poll.registry()
+    }
+
+    /// Runs until `on_event` says stop for one of the caller's own tokens.
+    ///
+    /// # Errors
+    /// The link is gone, or polling failed.
+    pub fn run(&mut self, mut on_event: impl FnMut(Token) -> bool) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            match self.poll.poll(&mut events, self.wait()) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            }
+            let now = self.clock.now();
+            for event in &events {
+                let Some(token) = Token::from_usize(event.token().0) else { continue };
+                match token.kind {
+                    Kind::Link => self.tap_has_more = true,
+                    Kind::Tcp => self.tcp_event(id(token), event, now),
+                    Kind::ListenTcp => self.accept(token.index as usize, now),
+                    Kind::Signal | Kind::Quit => {
+                        if !on_event(token) {
+                            return Ok(());
+                        }
+                    }
+                    Kind::Udp | Kind::Icmp | Kind::ListenUdp | Kind::Gateway => {}
+                }
+            }
+            if self.tap_has_more {
+                self.tap_has_more = self.drain_link(now)? == Input::More;
+            }
+            self.expire(now);
+            self.finish_turn(now);
+        }
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        if self.tap_has_more || self.tcp.has_pending() {
+            return Some(Duration::ZERO);
+        }
+        self.timers.next().map(|at| at.since(self.clock.now()))
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.timers.expire(now, &mut self.due);
+        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+        for token in self.due.drain(..) {
+            if token.kind == Kind::Tcp {
+                self.tcp.on_timer(id(token), &facts, &mut self.tap, &mut self.timers);
+            }
+        }
+    }
+
+    fn finish_turn(&mut self, now: Instant) {
+        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+        if self.tcp.has_pending() {
+            self.tcp.run_pending(&facts, &mut self.tap, &mut self.timers);
+        }
+        self.tcp.flush(&facts, &mut self.tap);
+        self.tap.flush();
+    }
+
+    /// Sums over all parts.
+    pub fn counters(&self) -> Counters {
+        let mut all = self.from_guest.counters.clone();
+        all.add(&self.tcp.counters);
+        all.frames_to_guest = self.tap.frames_to_guest;
+        all.bytes_to_guest = self.tap.bytes_to_guest;
+        all
+    }
+}
+
+fn only(kind: Kind) -> mio::Token {
+    mio::Token(Token::only(kind).to_usize())
+}
+
+fn id(token: Token) -> Id {
+    Id { index: token.index, generation: token.generation }
+}
