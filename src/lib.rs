@@ -13,6 +13,9 @@ pub mod guest;
 pub mod link;
 pub mod tcp;
 
+pub mod host;
 pub mod listen;
+pub mod ns;
+pub mod sandbox;
 
 pub mod app;

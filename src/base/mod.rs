@@ -3,11 +3,13 @@
 mod addr;
 mod counters;
 mod family;
+mod net;
 mod time;
 mod token;
 
 pub use addr::{Addr, Endpoint, Family, Mac};
 pub use counters::{Counters, DropReason};
 pub use family::PerFamily;
+pub use net::{Hop, Prefix, Route};
 pub use time::{Clock, Instant};
 pub use token::{Kind, Token};

@@ -1,0 +1,242 @@
+//! What netlink lists, reduced to what the choice needs.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
+    RouteProtocol, RouteScope, RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::Error;
+use crate::base::{Addr, Family, Hop, Prefix, Route};
+use crate::sys::netlink::Netlink;
+
+/// The three lists, in the kernel's order.
+#[derive(Clone, Debug, Default)]
+pub struct Dump {
+    pub links: Vec<Link>,
+    pub addresses: Vec<Address>,
+    pub routes: Vec<TableRoute>,
+}
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub mtu: u32,
+    pub loopback: bool,
+}
+
+/// An address of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub index: u32,
+    pub prefix: Prefix,
+    /// Universe scope: neither link nor host.
+    pub global: bool,
+    pub deprecated: bool,
+    /// An RFC 8981 temporary address.
+    pub temporary: bool,
+}
+
+/// A unicast route of the main table through one interface, with what only the choice needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableRoute {
+    pub index: u32,
+    pub route: Route,
+    pub preferred_source: Option<Addr>,
+}
+
+/// Reads the lists of the network namespace this process is in.
+///
+/// # Errors
+/// [`Error::Netlink`].
+pub(super) fn read(ipv6: bool) -> Result<Dump, Error> {
+    let fail = |what| move |source| Error::Netlink { what, source };
+    let mut netlink = Netlink::open().map_err(fail("network"))?;
+    let mut dump = Dump::default();
+
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let links = netlink.dump(&RouteNetlinkMessage::GetLink(request)).map_err(fail("interfaces"))?;
+    dump.links = links.iter().filter_map(link).collect();
+
+    let addresses =
+        netlink.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default())).map_err(fail("addresses"))?;
+    dump.addresses = addresses.iter().filter_map(address).collect();
+
+    for family in [AddressFamily::Inet, AddressFamily::Inet6].into_iter().take(if ipv6 { 2 } else { 1 }) {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        // Strict checking makes these filters; without it the kernel lists all tables.
+        request.header.table = RouteHeader::RT_TABLE_MAIN;
+        let routes = netlink.dump(&RouteNetlinkMessage::GetRoute(request)).map_err(fail("routes"))?;
+        dump.routes.extend(routes.iter().filter_map(|m| table_route(m, family)));
+    }
+    Ok(dump)
+}
+
+fn link(message: &RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(m) = message else { return None };
+    let loopback = m.header.flags.contains(netlink_packet_route::link::LinkFlags::Loopback);
+    let mut found = Link { index: m.header.index, name: String::new(), mtu: 0, loopback };
+    for a in &m.attributes {
+        match a {
+            LinkAttribute::IfName(name) => found.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
+            _ => {}
+        }
+    }
+    (!found.name.is_empty()).then_some(found)
+}
+
+fn address(message: &RouteNetlinkMessage) -> Option<Address> {
+    let RouteNetlinkMessage::NewAddress(m) = message else { return None };
+    let (mut local, mut peer) = (None, None);
+    let mut flags = AddressFlags::from_bits_retain(u32::from(m.header.flags.bits()));
+    for a in &m.attributes {
+        match a {
+            AddressAttribute::Local(addr) => local = Some(*addr),
+            AddressAttribute::Address(addr) => peer = Some(*addr),
+            // The 32-bit set includes the header's eight.
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    // On a point-to-point link IFA_ADDRESS is the peer's; IPv6 sends IFA_LOCAL only there.
+    let addr: Addr = local.or(peer)?.into();
+    let prefix = checked_prefix(addr, m.header.prefix_len)?;
+    // A tentative address that turned out to be a duplicate is not ours.
+    if flags.contains(AddressFlags::Dadfailed) {
+        return None;
+    }
+    Some(Address {
+        index: m.header.index,
+        prefix,
+        global: m.header.scope == AddressScope::Universe,
+        deprecated: flags.contains(AddressFlags::Deprecated),
+        // The same bit means "secondary" for IPv4.
+        temporary: !addr.is_v4() && flags.contains(AddressFlags::Secondary),
+    })
+}
+
+fn table_route(message: &RouteNetlinkMessage, asked: AddressFamily) -> Option<TableRoute> {
+    let RouteNetlinkMessage::NewRoute(m) = message else { return None };
+    let h = &m.header;
+    // A kernel without IPv6 answers with IPv4 routes.
+    if h.address_family != asked || h.kind != RouteType::Unicast || h.flags.contains(RouteFlags::Cloned) {
+        return None;
+    }
+    let family = if asked == AddressFamily::Inet { Family::V4 } else { Family::V6 };
+    let mut raw = Attributes { dst: Prefix::any(family).addr, table: u32::from(h.table), ..Attributes::default() };
+    m.attributes.iter().for_each(|a| raw.take(a));
+    if raw.table != u32::from(RouteHeader::RT_TABLE_MAIN) || raw.special || h.source_prefix_length != 0 || h.tos != 0 {
+        return None;
+    }
+    let dst = checked_prefix(raw.dst, h.destination_prefix_length)?;
+    let onlink = h.flags.bits() & u32::from(RouteNextHopFlags::Onlink.bits()) != 0;
+    let (index, hops) = raw.hops(onlink)?;
+    let connected =
+        h.protocol == RouteProtocol::Kernel && hops.iter().all(|h| h.gateway.is_none()) && h.scope != RouteScope::Host;
+    let route = Route { dst, hops, metric: raw.metric, mtu: raw.mtu, connected };
+    Some(TableRoute { index, route, preferred_source: raw.preferred_source })
+}
+
+/// A route's attributes before they are put in relation.
+struct Attributes {
+    dst: Addr,
+    table: u32,
+    index: Option<u32>,
+    gateway: Option<Addr>,
+    multipath: Vec<RouteNextHop>,
+    preferred_source: Option<Addr>,
+    metric: Option<u32>,
+    mtu: Option<u32>,
+    /// It depends on something that we do not copy (encapsulation).
+    special: bool,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        Attributes {
+            dst: Addr::V4_UNSPECIFIED,
+            table: 0,
+            index: None,
+            gateway: None,
+            multipath: Vec::new(),
+            preferred_source: None,
+            metric: None,
+            mtu: None,
+            special: false,
+        }
+    }
+}
+
+impl Attributes {
+    fn take(&mut self, a: &RouteAttribute) {
+        match a {
+            RouteAttribute::Destination(addr) => match ip(addr) {
+                Some(addr) => self.dst = addr,
+                None => self.special = true,
+            },
+            RouteAttribute::Gateway(addr) => self.gateway = ip(addr),
+            RouteAttribute::Via(via) => self.gateway = through(via),
+            RouteAttribute::PrefSource(addr) => self.preferred_source = ip(addr),
+            RouteAttribute::Oif(index) => self.index = Some(*index),
+            RouteAttribute::Table(table) => self.table = *table,
+            RouteAttribute::Priority(metric) => self.metric = Some(*metric),
+            RouteAttribute::MultiPath(hops) => self.multipath.clone_from(hops),
+            RouteAttribute::Metrics(all) => {
+                self.mtu = all.iter().find_map(|m| if let RouteMetric::Mtu(n) = m { Some(*n) } else { None });
+            }
+            RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => self.special = true,
+            _ => {}
+        }
+    }
+
+    /// The interface and the ways out of it. `None` if there is no interface, or a multipath route uses several: part
+    /// of it would be another route.
+    fn hops(&self, onlink: bool) -> Option<(u32, Vec<Hop>)> {
+        let Some(first) = self.multipath.first() else {
+            return Some((self.index?, vec![Hop { gateway: self.gateway, weight: 1, onlink }]));
+        };
+        if self.multipath.iter().any(|h| h.interface_index != first.interface_index) {
+            return None;
+        }
+        Some((first.interface_index, self.multipath.iter().map(next_hop).collect()))
+    }
+}
+
+fn next_hop(h: &RouteNextHop) -> Hop {
+    let gateway = h.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Gateway(addr) => ip(addr),
+        RouteAttribute::Via(via) => through(via),
+        _ => None,
+    });
+    // rtnh_hops is the weight less one.
+    Hop { gateway, weight: u16::from(h.hops) + 1, onlink: h.flags.contains(RouteNextHopFlags::Onlink) }
+}
+
+fn ip(a: &RouteAddress) -> Option<Addr> {
+    match a {
+        RouteAddress::Inet(a) => Some((*a).into()),
+        RouteAddress::Inet6(a) => Some((*a).into()),
+        _ => None,
+    }
+}
+
+fn through(via: &RouteVia) -> Option<Addr> {
+    match via {
+        RouteVia::Inet(a) => Some(IpAddr::from(*a).into()),
+        RouteVia::Inet6(a) => Some(IpAddr::from(*a).into()),
+        _ => None,
+    }
+}
+
+fn checked_prefix(addr: Addr, len: u8) -> Option<Prefix> {
+    (len <= if addr.is_v4() { 32 } else { 128 }).then_some(Prefix::new(addr, len))
+}

@@ -1,0 +1,107 @@
+//! What the child that did the set-up tells its parent: one message, the tap's descriptor with it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::{Error, Offloads, Tap};
+use crate::base::{Addr, Mac};
+use crate::sys::fdpass;
+
+/// Sends what became of the set-up.
+pub fn send(to: BorrowedFd<'_>, outcome: &Result<Tap, Error>) -> std::io::Result<()> {
+    match outcome {
+        Ok(tap) => fdpass::send(to, &encode(tap), Some(tap.fd.as_fd())),
+        Err(e) => fdpass::send(to, &cut(format!("E{e}").into_bytes()), None),
+    }
+}
+
+/// Waits for it.
+///
+/// # Errors
+/// The child's own, or that it ended without a word.
+pub fn recv(from: BorrowedFd<'_>) -> Result<Tap, Error> {
+    let (message, fd) = fdpass::recv(from, MESSAGE_BYTES).map_err(Error::io("cannot hear from the set-up process"))?;
+    match (message.split_first(), fd) {
+        (Some((b'T', rest)), Some(fd)) => decode(rest, fd).ok_or_else(|| Error::Failed(GARBLED.into())),
+        (Some((b'E', text)), _) => Err(Error::Failed(String::from_utf8_lossy(text).into_owned())),
+        (None, _) => Err(Error::Failed("the process that sets up the namespace ended without saying why".into())),
+        _ => Err(Error::Failed(GARBLED.into())),
+    }
+}
+
+/// MAC, offloads, link-local address (unspecified: none), name and warnings, a line each.
+fn encode(tap: &Tap) -> Vec<u8> {
+    let o = tap.offloads;
+    let mut m = vec![b'T'];
+    m.extend(tap.mac.0);
+    m.extend([o.vnet_header, o.csum, o.tso, o.uso].map(u8::from));
+    m.extend(tap.link_local.unwrap_or(Addr::V6_UNSPECIFIED).octets());
+    m.extend(tap.name.bytes());
+    for w in &tap.warnings {
+        m.push(b'\n');
+        m.extend(w.replace('\n', " ").bytes());
+    }
+    cut(m)
+}
+
+fn decode(m: &[u8], fd: std::os::fd::OwnedFd) -> Option<Tap> {
+    let (mac, m) = m.split_first_chunk::<6>()?;
+    let (flags, m) = m.split_first_chunk::<4>()?;
+    let (link_local, m) = m.split_first_chunk::<16>()?;
+    let text = String::from_utf8_lossy(m);
+    let mut lines = text.split('\n').map(str::to_owned);
+    let [vnet_header, csum, tso, uso] = flags.map(|f| f != 0);
+    Some(Tap {
+        fd,
+        name: lines.next()?,
+        mac: Mac(*mac),
+        offloads: Offloads { vnet_header, csum, tso, uso },
+        link_local: Some(Addr::v6(*link_local)).filter(|a| !a.is_unspecified()),
+        warnings: lines.collect(),
+    })
+}
+
+fn cut(mut message: Vec<u8>) -> Vec<u8> {
+    message.truncate(MESSAGE_BYTES);
+    message
+}
+
+const MESSAGE_BYTES: usize = 16384;
+const GARBLED: &str = "the process that sets up the namespace sent something that cannot be understood";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tap(warnings: Vec<String>) -> Tap {
+        Tap {
+            fd: std::fs::File::open("/dev/null").unwrap().into(),
+            name: "eth0".into(),
+            mac: Mac([2, 0, 0, 1, 2, 3]),
+            offloads: Offloads { vnet_header: true, csum: true, tso: true, uso: false },
+            link_local: Some("fe80::7".parse::<std::net::Ipv6Addr>().unwrap().into()),
+            warnings,
+        }
+    }
+
+    #[test]
+    fn tap_and_warnings_arrive() {
+        let (a, b) = fdpass::pair().unwrap();
+        let sent = tap(vec!["one\nline".into(), "two".into()]);
+        send(a.as_fd(), &Ok(tap(sent.warnings.clone()))).unwrap();
+        let got = recv(b.as_fd()).unwrap();
+        assert_eq!(
+            (got.name, got.mac, got.offloads, got.link_local),
+            (sent.name, sent.mac, sent.offloads, sent.link_local)
+        );
+        assert_eq!(got.warnings, ["one line", "two"]);
+    }
+
+    #[test]
+    fn failure_and_silence_are_errors() {
+        let (a, b) = fdpass::pair().unwrap();
+        send(a.as_fd(), &Err(Error::Failed("no tap".into()))).unwrap();
+        assert_eq!(recv(b.as_fd()).unwrap_err().to_string(), "no tap");
+        drop(a);
+        assert!(recv(b.as_fd()).unwrap_err().to_string().contains("without saying why"));
+    }
+}

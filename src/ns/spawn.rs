@@ -1,0 +1,128 @@
+//! The parent's side of `spelt run`.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sched::CloneFlags;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::{Error, Interface, Tap, init, report};
+use crate::sys::process::{Cloned, Fork, OpenFiles};
+use crate::sys::{fdpass, pidfd, process};
+
+/// What to start, and in which surroundings.
+#[derive(Clone, Debug)]
+pub struct Spawn {
+    pub interface: Interface,
+    /// Program and arguments. Empty: the user's shell, as a login shell.
+    pub command: Vec<OsString>,
+    /// `None`: `spelt-` and the host's.
+    pub hostname: Option<String>,
+    /// Contents of a file to be seen as /etc/resolv.conf inside.
+    pub resolv_conf: Option<Vec<u8>>,
+    /// A PID namespace and a /proc of its own.
+    pub pid_namespace: bool,
+    /// Limit the command gets, if this process changed its own before.
+    pub open_files: Option<OpenFiles>,
+}
+
+/// The process that is PID 1 inside.
+#[derive(Debug)]
+pub struct Child {
+    process: Cloned,
+    channel: Option<OwnedFd>,
+    status: Option<u8>,
+}
+
+/// Starts the namespaces; returns while the child still sets them up. To be called while this process has one thread.
+///
+/// # Errors
+/// When the kernel refuses the namespaces, with what to do about it.
+pub fn spawn(what: &Spawn) -> Result<Child, Error> {
+    let (ours, theirs) = fdpass::pair().map_err(Error::io("cannot make a socket pair"))?;
+    let ids = init::Ids { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+    let mut flags = CloneFlags::CLONE_NEWUSER
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS;
+    flags.set(CloneFlags::CLONE_NEWPID, what.pid_namespace);
+    match process::clone_into(flags).map_err(refused)? {
+        Fork::Child => {
+            drop(ours);
+            init::main(what, ids, theirs)
+        }
+        Fork::Parent(process) => Ok(Child { process, channel: Some(ours), status: None }),
+    }
+}
+
+impl Child {
+    /// Waits until the namespace is set up and takes over the tap. Call once.
+    ///
+    /// # Errors
+    /// What went wrong inside.
+    pub fn tap(&mut self) -> Result<Tap, Error> {
+        let channel = self.channel.as_ref().ok_or_else(|| Error::Failed("the command runs already".into()))?;
+        report::recv(channel.as_fd())
+    }
+
+    /// Starts the command.
+    ///
+    /// # Errors
+    /// If the child is gone.
+    pub fn go(&mut self) -> Result<(), Error> {
+        match self.channel.take() {
+            Some(channel) => fdpass::send(channel.as_fd(), init::GO, None)
+                .map_err(Error::io("the process inside the namespace is gone before it could start the command")),
+            None => Ok(()),
+        }
+    }
+
+    /// Readable when the child, and with it everything inside, has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.process.pidfd.as_fd()
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.process.pid
+    }
+
+    /// Sends a signal to the command, by way of PID 1. SIGKILL ends everything inside.
+    ///
+    /// # Errors
+    /// `ESRCH` when it has ended.
+    pub fn signal(&self, number: i32) -> std::io::Result<()> {
+        pidfd::send_signal(&self.process.pidfd, number)
+    }
+
+    /// The command's exit status as a shell reports it (128+N for signal N), once it has ended.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn try_wait(&mut self) -> std::io::Result<Option<u8>> {
+        if self.status.is_none() {
+            self.status = match waitpid(Pid::from_raw(self.process.pid), Some(WaitPidFlag::WNOHANG))? {
+                WaitStatus::Exited(_, status) => Some(status as u8),
+                WaitStatus::Signaled(_, signal, _) => Some(128 + signal as u8),
+                _ => None,
+            };
+        }
+        Ok(self.status)
+    }
+}
+
+fn refused(e: std::io::Error) -> Error {
+    let hint = match e.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "user namespaces are forbidden here: see the sysctls kernel.unprivileged_userns_clone and \
+             kernel.apparmor_restrict_unprivileged_userns, or the container's seccomp profile"
+        }
+        Some(libc::ENOSPC | libc::EUSERS) => {
+            "a limit in /proc/sys/user (max_user_namespaces, max_net_namespaces, ...) is reached"
+        }
+        Some(libc::EINVAL) => "the kernel was built without one of the namespaces user, net, pid, mnt, ipc, uts",
+        _ => "no more processes or memory",
+    };
+    Error::Failed(format!("cannot make new namespaces: {e}: {hint}"))
+}

@@ -1,0 +1,50 @@
+//! Namespace descriptors: who owns them, whether two are one, joining them.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::fstat;
+
+/// The user namespace that owns the namespace `ns`.
+///
+/// # Errors
+/// `EPERM` if the owner is neither our user namespace nor one below it; `ENOTTY` if `ns` is no namespace.
+pub fn owner(ns: impl AsFd) -> io::Result<OwnedFd> {
+    // SAFETY: NS_GET_USERNS takes no argument and returns a new descriptor or -1.
+    let fd = unsafe { libc::ioctl(ns.as_fd().as_raw_fd(), NS_GET_USERNS) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// True if `ns` is the user namespace this process is in.
+pub fn is_own_user_ns(ns: impl AsFd) -> bool {
+    let same = || -> io::Result<bool> {
+        let (a, b) = (fstat(File::open("/proc/self/ns/user")?)?, fstat(ns)?);
+        Ok(a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+    };
+    same().unwrap_or(false)
+}
+
+/// # Errors
+/// `EINVAL` if `ns` is no user namespace, or our own; `EPERM` without CAP_SYS_ADMIN in it.
+pub fn join_user(ns: impl AsFd) -> io::Result<()> {
+    Ok(setns(ns, CloneFlags::CLONE_NEWUSER)?)
+}
+
+/// # Errors
+/// `EINVAL` if `ns` is no network namespace; `EPERM` without CAP_SYS_ADMIN here and in its owner.
+pub fn join_net(ns: impl AsFd) -> io::Result<()> {
+    Ok(setns(ns, CloneFlags::CLONE_NEWNET)?)
+}
+
+/// True if `fd` refers to a namespace file.
+pub fn is_namespace(fd: impl AsFd) -> bool {
+    nix::sys::statfs::fstatfs(fd).is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
+}
+
+const NS_GET_USERNS: libc::Ioctl = 0xb701;

@@ -1,0 +1,246 @@
+//! Making processes, ending them, and what they inherit.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::sched::CloneFlags;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid};
+
+/// Which side of a fork this is.
+#[derive(Debug)]
+pub enum Fork<P> {
+    Parent(P),
+    Child,
+}
+
+/// A child made by [`clone_into`].
+#[derive(Debug)]
+pub struct Cloned {
+    pub pid: i32,
+    /// Readable when it has ended.
+    pub pidfd: OwnedFd,
+}
+
+/// Forks into new namespaces with one call. The child has a copy of this process's memory and the calling thread only:
+/// to be called while the process has one thread, because the allocator's locks are not taken over.
+///
+/// # Errors
+/// `ENOSPC` or `EUSERS` at the limits of `/proc/sys/user`, `EPERM` where user namespaces are forbidden.
+pub fn clone_into(namespaces: CloneFlags) -> io::Result<Fork<Cloned>> {
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: (namespaces.bits() as u32 as u64) | libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: without CLONE_VM this is fork: the child runs on its own copy of stack and memory. The argument struct and
+    // `pidfd` outlive the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        // SAFETY: the kernel has just stored a new descriptor (close-on-exec) there.
+        pid => Ok(Fork::Parent(Cloned { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
+    }
+}
+
+/// fork(2). To be called while the process has one thread.
+///
+/// # Errors
+/// `EAGAIN` at the process limit.
+pub fn fork() -> io::Result<Fork<Pid>> {
+    // SAFETY: libc's fork keeps its own locks consistent in the child; the process has one thread by this function's
+    // contract, so no lock of ours can be held by a thread that the child lacks.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Fork::Parent(child)),
+        ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// Ends at once, without running destructors or exit handlers of the memory shared with a parent by fork.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit does not return and touches no memory.
+    unsafe { libc::_exit(status) }
+}
+
+/// Replaces the program; PATH is searched if the name has no slash. Returns only on failure.
+pub fn exec(program: &CString, args: &[CString]) -> io::Error {
+    match nix::unistd::execvp(program, args) {
+        Err(e) => e.into(),
+        Ok(never) => match never {},
+    }
+}
+
+/// Closes every descriptor from 3 on but `keep`.
+pub fn close_inherited(keep: Option<RawFd>) {
+    match keep {
+        Some(fd) if fd >= 3 => {
+            close_range(3, fd as u32 - 1);
+            close_range(fd as u32 + 1, u32::MAX);
+        }
+        _ => close_range(3, u32::MAX),
+    }
+}
+
+/// Opens `/dev/null` where one of the descriptors 0–2 is missing: the next file opened must not become "stderr".
+///
+/// # Errors
+/// When `/dev/null` does not open.
+pub fn ensure_std_fds() -> io::Result<()> {
+    loop {
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        if null.as_raw_fd() > 2 {
+            return Ok(());
+        }
+        // Now it is one of the three, and stays.
+        std::mem::forget(null);
+    }
+}
+
+/// Soft and hard limit on open files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenFiles {
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// Raises the soft limit on open files to the hard one, one socket being needed per flow, and returns what it was.
+///
+/// # Errors
+/// The kernel's.
+pub fn raise_open_files() -> io::Result<OpenFiles> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(OpenFiles { soft, hard })
+}
+
+/// Puts back what [`raise_open_files`] returned, for a program that may still use select(2).
+///
+/// # Errors
+/// The kernel's.
+pub fn restore_open_files(was: OpenFiles) -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, was.soft, was.hard)?)
+}
+
+/// The background half of a process whose parent still waits.
+#[derive(Debug)]
+pub struct Daemon {
+    readiness: OwnedFd,
+}
+
+/// Forks. The child returns, in a session of its own; its messages still reach the caller's stderr. The parent waits and
+/// exits: with 0 at [`Daemon::ready`], with the child's status if that ends before.
+///
+/// To be called while the process has one thread.
+///
+/// # Errors
+/// The kernel's.
+pub fn daemonize() -> io::Result<Daemon> {
+    let (wait, readiness) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    match fork()? {
+        Fork::Parent(child) => {
+            drop(readiness);
+            exit_now(await_ready(wait, child));
+        }
+        Fork::Child => {
+            drop(wait);
+            nix::unistd::setsid()?;
+            Ok(Daemon { readiness })
+        }
+    }
+}
+
+impl Daemon {
+    /// Lets go of stdin, stdout and stderr, then of the waiting parent. `null` is `/dev/null`, opened while there was a
+    /// file system to open it from.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ready(self, null: &File) -> io::Result<()> {
+        nix::unistd::dup2_stdin(null)?;
+        nix::unistd::dup2_stdout(null)?;
+        nix::unistd::dup2_stderr(null)?;
+        // Fails only if the parent was killed; the daemon goes on then.
+        let _ = File::from(self.readiness).write_all(&[1]);
+        Ok(())
+    }
+}
+
+fn await_ready(wait: OwnedFd, child: Pid) -> i32 {
+    let mut byte = [0];
+    if File::from(wait).read_exact(&mut byte).is_ok() {
+        return 0;
+    }
+    loop {
+        match waitpid(child, None) {
+            // It ended, but cannot have been ready.
+            Ok(WaitStatus::Exited(_, 0)) => return 1,
+            Ok(WaitStatus::Exited(_, status)) => return status,
+            Err(nix::Error::EINTR) => {}
+            _ => return 1,
+        }
+    }
+}
+
+/// A pid file: opened while paths mean what the caller wrote, filled later.
+#[derive(Debug)]
+pub struct PidFile(File);
+
+impl PidFile {
+    /// Mode 0600, emptied if it exists.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn create(path: &Path) -> io::Result<PidFile> {
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map(PidFile)
+    }
+
+    /// The decimal number and a newline.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn write(mut self, pid: u32) -> io::Result<()> {
+        self.0.write_all(format!("{pid}\n").as_bytes())
+    }
+}
+
+fn close_range(first: u32, last: u32) {
+    if first > last {
+        return;
+    }
+    // SAFETY: closes descriptors that no value of ours owns: callers run before any is opened, or just before exec.
+    let r = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if r == 0 {
+        return;
+    }
+    // Kernels before 5.9: one by one, those that are open.
+    let Ok(dir) = std::fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<u32> = dir.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| (first..=last).contains(fd)) {
+        // SAFETY: as above.
+        unsafe { libc::close(fd as RawFd) };
+    }
+}
+
+/// `struct clone_args`, version 0.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+}

@@ -1,0 +1,74 @@
+//! Signals as events.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// Blocked signals, read one by one.
+pub struct Signals(SignalFd);
+
+/// A signal that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// `SIGTERM`, ...
+    pub number: i32,
+    /// A process sent it. False: the kernel did, as the terminal's interrupt key makes it; then the whole foreground
+    /// process group has it already.
+    pub from_process: bool,
+    /// The sender's, 0 if it is not visible from here.
+    pub pid: u32,
+}
+
+impl Signals {
+    /// Blocks `which` and takes them from now on. Non-blocking, close-on-exec.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(which: &[Signal]) -> io::Result<Signals> {
+        let set: SigSet = which.iter().copied().collect();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+        Ok(Signals(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    /// `None` when no more are pending.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn next(&mut self) -> io::Result<Option<Received>> {
+        Ok(self.0.read_signal()?.map(|s| Received {
+            number: s.ssi_signo as i32,
+            // SI_USER, SI_QUEUE, SI_TKILL and their like are zero or negative.
+            from_process: s.ssi_code <= 0,
+            pid: s.ssi_pid,
+        }))
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Every disposition to its default, nothing blocked: what a new program expects to start with.
+pub fn reset() {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL runs no code of ours. SIGKILL, SIGSTOP and libc's own refuse with EINVAL, which changes nothing.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+/// Writing to a peer that is gone is an error, not the end.
+pub fn ignore_sigpipe() {
+    // SAFETY: SIG_IGN runs no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}

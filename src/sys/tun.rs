@@ -1,0 +1,99 @@
+//! The tap device: creating or attaching, and its offloads.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// What the kernel finishes for us and leaves to us on this tap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// Frames are preceded by a virtio-net header of 10 bytes.
+    pub vnet_header: bool,
+    /// Partial checksums, both ways.
+    pub csum: bool,
+    /// Large TCP segments from the guest. Towards the guest they need only `vnet_header`.
+    pub tso: bool,
+    /// Large UDP datagrams with a segment size (kernel 6.2).
+    pub uso: bool,
+}
+
+/// Creates the tap `name` in the calling process's network namespace, or attaches to a persistent one of that name.
+/// Non-blocking, close-on-exec; a device created here goes when the descriptor is closed.
+///
+/// # Errors
+/// Of opening `/dev/net/tun` as [`TunError::Open`], of the device as [`TunError::Create`].
+pub fn open(name: &str) -> Result<(OwnedFd, Offloads), TunError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(DEVICE)
+        .map_err(TunError::Open)?;
+    let base = libc::IFF_TAP | libc::IFF_NO_PI;
+    let vnet_header = match set_iff(&file, name, base | libc::IFF_VNET_HDR) {
+        Ok(()) => true,
+        // A kernel without the header says EINVAL; so does a device of another kind, which the second try tells apart.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            set_iff(&file, name, base).map_err(TunError::Create)?;
+            false
+        }
+        Err(e) => return Err(TunError::Create(e)),
+    };
+    let mut on = Offloads { vnet_header, ..Offloads::default() };
+    if vnet_header {
+        set_offloads(&file, &mut on);
+    }
+    Ok((file.into(), on))
+}
+
+/// Why there is no tap.
+#[derive(Debug)]
+pub enum TunError {
+    /// `/dev/net/tun` did not open.
+    Open(io::Error),
+    /// The device was refused.
+    Create(io::Error),
+}
+
+fn set_iff(file: &File, name: &str, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: an all-zero ifreq is a valid value of this plain C struct.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= libc::IFNAMSIZ || name.is_empty() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which lives until the call returns.
+    let r = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &mut request) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Most first: the kernel refuses a set with one flag it does not know (USO came with 6.2).
+fn set_offloads(file: &File, on: &mut Offloads) {
+    let tso = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    let steps = [(tso | TUN_F_USO4 | TUN_F_USO6, true, true), (tso, true, false), (libc::TUN_F_CSUM, false, false)];
+    for (flags, has_tso, has_uso) in steps {
+        // SAFETY: TUNSETOFFLOAD takes its flags by value.
+        let r =
+            unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as libc::Ioctl, libc::c_ulong::from(flags)) };
+        if r == 0 {
+            (on.csum, on.tso, on.uso) = (true, has_tso, has_uso);
+            return;
+        }
+    }
+}
+
+/// True if `fd` still belongs to a device.
+pub fn is_attached(fd: impl AsFd) -> bool {
+    // SAFETY: an all-zero ifreq is a valid value of this plain C struct.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one ifreq, which lives until the call returns.
+    unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNGETIFF as libc::Ioctl, &mut request) == 0 }
+}
+
+pub const DEVICE: &str = "/dev/net/tun";
+const TUN_F_USO4: libc::c_uint = 0x20;
+const TUN_F_USO6: libc::c_uint = 0x40;
