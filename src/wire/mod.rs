@@ -1,7 +1,12 @@
 //! Bytes ⇄ typed views. Pure: no I/O, no clock, no state.
 
+pub mod arp;
 pub mod checksum;
+pub mod dhcp;
+pub mod dhcpv6;
 pub mod emit;
+pub mod name;
+pub mod ndp;
 mod packet;
 pub mod pcap;
 pub mod vnet;
