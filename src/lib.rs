@@ -10,6 +10,7 @@ pub mod flow;
 pub mod fwd;
 pub mod guest;
 
+pub mod gateway;
 pub mod link;
 pub mod tcp;
 
