@@ -1,21 +1,49 @@
-//! From the command line to validated values. Pure: no file, environment or system call; what must exist is checked by
-//! the code that opens it.
+//! From the command line to validated values. Pure: no file, environment or system call; that names of interfaces,
+//! users and files exist is for the code that uses them.
+//!
+//! One table of options ([`table`]) feeds three command lines: `spelt run` and `spelt attach` (by clap, [`cli`]) and
+//! pasta (chosen by `argv[0]`; getopt rules and exact messages that existing callers match, [`getopt`], [`pasta`]).
+//! Both hand each option, in the order given, to one builder ([`build`]), which checks the value at once and, at the end, what
+//! depends on several options: port specifications against `-4` and `--no-tcp`, contradictions, what spawning implies.
+//! Options for later releases are read and checked too; [`Config::unsupported`] names the first of them ([`planned`]).
+//!
+//! Every refusal is one sentence with the offending value and the option, and exit status 1.
+//!
+//! System calls: none.
 
+mod build;
+mod cli;
+mod getopt;
+mod pasta;
+mod planned;
+mod ports;
+mod table;
+#[cfg(test)]
+mod tests;
 mod types;
-
-pub use types::{Assign, Command, Config, Dns, Exit, Id, Map, Mode, Personality, RunAs, Search, Target, Verbosity};
+mod value;
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+pub use cli::command;
+pub use types::{Assign, Command, Config, Dns, Exit, Id, Map, Mode, Personality, RunAs, Search, Target, Verbosity};
 
 /// What to do, by the name this was started as and its arguments (without that name).
 pub fn from_args(argv0: &OsStr, args: Vec<OsString>) -> Result<Command, Exit> {
-    let _ = (argv0, args);
-    Err(Exit { message: "not implemented yet".into(), status: 1 })
+    let base = Path::new(argv0).file_name().unwrap_or(argv0).to_string_lossy();
+    if base.contains("pasta") {
+        return pasta::parse(argv0, args);
+    }
+    for later in ["passt", "pesto"] {
+        if base.contains(later) {
+            let message = format!("{base}: the {later} command line is not implemented yet in {}", version());
+            return Err(Exit { message, status: 1 });
+        }
+    }
+    cli::parse(args)
 }
 
-impl Config {
-    /// One sentence for the first option that is understood but not implemented yet.
-    pub fn unsupported(&self) -> Option<String> {
-        None
-    }
+fn version() -> &'static str {
+    concat!("spelt ", env!("CARGO_PKG_VERSION"))
 }

@@ -1,0 +1,439 @@
+//! From options in the order given to one consistent [`Config`].
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use super::table::{Def, Group, Opt};
+use super::types::{Command, Config, Dns, Map, Mode, Personality, Search, Target, Verbosity};
+use super::{ports, value};
+use crate::base::{Addr, Family, PerFamily};
+use crate::fwd::ports::Ports;
+
+/// What the arguments that are not options ask for.
+#[derive(Debug)]
+pub(super) enum Operands {
+    Spawn(Vec<OsString>),
+    /// `None`: given by `--netns`.
+    Attach(Option<Target>),
+}
+
+/// An option as given, for messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Given<'a> {
+    pub name: &'a str,
+    pub value: &'a OsStr,
+}
+
+impl<'a> Given<'a> {
+    fn invalid(&self, what: &str, advice: &str) -> String {
+        format!("Invalid {what} '{}' for option '{}': {advice}", self.value.to_string_lossy(), self.name)
+    }
+
+    fn text(&self, what: &str) -> Result<&'a str, String> {
+        self.value.to_str().ok_or_else(|| self.invalid(what, "it is not UTF-8 text"))
+    }
+
+    /// The value read by `parse`; `what` names it in the error.
+    fn parse<T>(&self, what: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
+        parse(self.text(what)?).map_err(|advice| self.invalid(what, &advice))
+    }
+
+    fn path(&self, what: &str) -> Result<PathBuf, String> {
+        value::path(self.value).map_err(|advice| self.invalid(what, &advice))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Builder {
+    config: Config,
+    /// `-t`, `-u`, `-T`, `-U` with name and value: read last, because they depend on `-4`, `--no-tcp` and so on.
+    forwards: Vec<(Opt, String, String)>,
+    netns: Option<(String, OsString)>,
+    userns: Option<PathBuf>,
+    netns_only: bool,
+    no_map_gw: bool,
+    no_ra: bool,
+}
+
+impl Builder {
+    pub fn new(personality: Personality) -> Builder {
+        Builder {
+            config: defaults(personality),
+            forwards: Vec::new(),
+            netns: None,
+            userns: None,
+            netns_only: false,
+            no_map_gw: false,
+            no_ra: false,
+        }
+    }
+
+    pub fn has_netns(&self) -> bool {
+        self.netns.is_some()
+    }
+
+    /// Takes one option. The error is one sentence.
+    pub fn apply(&mut self, def: &Def, given: Given<'_>) -> Result<(), String> {
+        match def.group {
+            Group::Running => self.running(def.opt, given),
+            Group::Addresses => self.addresses(def.opt, given),
+            Group::Names => self.names(def.opt, given),
+            Group::Mapping => self.mapping(def.opt, given),
+            Group::Namespace => self.namespace(def.opt, given),
+            Group::Ports => self.ports(def.opt, given),
+            Group::Protocols => {
+                self.protocols(def.opt);
+                Ok(())
+            }
+            Group::Machines => Err(format!("--{} is for passt mode only", def.long)),
+        }
+    }
+
+    pub fn finish(mut self, operands: Operands) -> Result<Command, String> {
+        self.config.mode = self.mode(operands)?;
+        let c = &mut self.config;
+        let spawn = matches!(c.mode, Mode::Spawn { .. });
+        if spawn {
+            // The terminal belongs to the command.
+            c.foreground = true;
+            if c.verbosity < Verbosity::Debug {
+                c.verbosity = Verbosity::Quiet;
+            }
+        }
+        if self.no_map_gw {
+            for f in [Family::V4, Family::V6] {
+                if c.map_host_loopback[f] == Map::Gateway {
+                    c.map_host_loopback[f] = Map::Off;
+                }
+            }
+        }
+        // Addresses and routes come from us then: advertisements would add a second set.
+        c.ra = !self.no_ra && !c.config_net;
+        check(c, spawn)?;
+        ports::read(c, &self.forwards)?;
+        let config = Box::new(self.config);
+        Ok(if spawn { Command::Run(config) } else { Command::Attach(config) })
+    }
+
+    fn mode(&mut self, operands: Operands) -> Result<Mode, String> {
+        let userns = self.userns.take();
+        if let Some(path) = &userns
+            && self.netns_only
+        {
+            return Err(format!(
+                "Options '--userns {}' and '--netns-only' contradict each other: leave one of them out",
+                path.display()
+            ));
+        }
+        let target = match (operands, self.netns.take()) {
+            (Operands::Spawn(command), None) => {
+                if let Some(path) = userns {
+                    return Err(format!(
+                        "Option '--userns {}' needs an existing network namespace: give a process id or --netns",
+                        path.display()
+                    ));
+                }
+                return Ok(Mode::Spawn { command, netns_only: self.netns_only });
+            }
+            (Operands::Attach(None), None) => return Err("Give the process id, path or name of a namespace".into()),
+            (Operands::Attach(Some(target)), None) => target,
+            (Operands::Attach(None), Some((name, value))) => {
+                let given = Given { name: &name, value: &value };
+                value::namespace(&value).map_err(|advice| given.invalid("namespace", &advice))?
+            }
+            (_, Some((name, value))) => {
+                return Err(format!(
+                    "Both option '{name} {}' and a process id or command given: leave one of them out",
+                    value.to_string_lossy()
+                ));
+            }
+        };
+        let by_pid = matches!(target, Target::Pid(_));
+        let netns_only = self.netns_only || !by_pid && userns.is_none();
+        Ok(Mode::Attach { target, userns, netns_only })
+    }
+
+    fn running(&mut self, opt: Opt, given: Given<'_>) -> Result<(), String> {
+        let c = &mut self.config;
+        match opt {
+            Opt::Debug => c.verbosity = c.verbosity.max(Verbosity::Debug),
+            Opt::Trace => c.verbosity = Verbosity::Trace,
+            Opt::Quiet => c.verbosity = Verbosity::Quiet,
+            Opt::Foreground => c.foreground = true,
+            Opt::Stats => c.stats_secs = Some(given.parse("interval", value::seconds)?),
+            Opt::LogFile => c.log_file = Some(given.path("log file")?),
+            Opt::LogSize => c.log_size_bytes = given.parse("log size", value::log_size)?,
+            Opt::RunAs => c.runas = Some(given.parse("user", value::runas)?),
+            Opt::ConfPath => c.conf_path = Some(given.path("socket path")?),
+            Opt::Pcap => c.pcap = Some(given.path("capture file")?),
+            Opt::Pid => c.pid_file = Some(given.path("PID file")?),
+            Opt::ChrootFallback => c.chroot_fallback = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn addresses(&mut self, opt: Opt, given: Given<'_>) -> Result<(), String> {
+        let c = &mut self.config;
+        match opt {
+            Opt::Mtu => c.mtu = given.parse("MTU", value::mtu)?,
+            Opt::Address => {
+                let assign = given.parse("address", value::assign)?;
+                c.addresses[assign.addr.family()] = Some(assign);
+            }
+            Opt::Netmask => c.netmask = Some(given.parse("netmask", value::netmask)?),
+            Opt::MacAddr => c.our_mac = given.parse("MAC address", value::mac)?,
+            Opt::NsMacAddr => c.ns_mac = Some(given.parse("MAC address", value::mac)?),
+            Opt::Gateway => set(&mut c.gateway, given.parse("gateway", value::unicast)?),
+            Opt::Interface => c.interface = Some(given.parse("interface", value::interface)?),
+            Opt::Outbound => set(&mut c.outbound_addr, given.parse("source address", value::unicast_or_loopback)?),
+            Opt::OutboundIf4 => c.outbound_if.v4 = Some(given.parse("interface", value::interface)?),
+            Opt::OutboundIf6 => c.outbound_if.v6 = Some(given.parse("interface", value::interface)?),
+            Opt::NsIfname => c.ns_ifname = Some(given.parse("interface name", value::new_interface)?),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn names(&mut self, opt: Opt, given: Given<'_>) -> Result<(), String> {
+        let c = &mut self.config;
+        match opt {
+            Opt::Dns if given.value == "none" => c.dns = Dns::None,
+            Opt::Dns => self.add_server(given)?,
+            Opt::DnsForward => set(&mut c.dns_forward, given.parse("DNS forward address", value::unicast)?),
+            Opt::DnsHost => set(&mut c.dns_host, given.parse("name server", value::unicast_or_loopback)?),
+            Opt::Search if given.value == "none" => c.search = Search::None,
+            Opt::Search => self.add_domains(given)?,
+            Opt::DhcpDns => c.dhcp_dns = true,
+            Opt::NoDhcpDns => c.dhcp_dns = false,
+            Opt::DhcpSearch => c.dhcp_search = true,
+            Opt::NoDhcpSearch => c.dhcp_search = false,
+            Opt::Hostname => c.hostname = Some(given.parse("host name", value::domain)?),
+            Opt::Fqdn => c.fqdn = Some(given.parse("host name", value::domain)?),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn add_server(&mut self, given: Given<'_>) -> Result<(), String> {
+        let parsed = given.parse("name server", value::unicast_or_loopback);
+        let server =
+            parsed.map_err(|e| e.replace("give an IPv4 or IPv6 address", "give an IPv4 or IPv6 address, or 'none'"))?;
+        let c = &mut self.config;
+        let mut servers = match std::mem::replace(&mut c.dns, Dns::None) {
+            Dns::Servers(servers) => servers,
+            Dns::FromHost | Dns::None => Vec::new(),
+        };
+        if servers.iter().filter(|s| s.family() == server.family()).count() < Dns::MAX_PER_FAMILY {
+            servers.push(server);
+        } else {
+            let max = Dns::MAX_PER_FAMILY;
+            c.warnings.push(format!("Name server '{server}' is not used: {max} of its IP version are given before it"));
+        }
+        c.dns = Dns::Servers(servers);
+        Ok(())
+    }
+
+    /// Several names in one value, separated by spaces, are what older callers give.
+    fn add_domains(&mut self, given: Given<'_>) -> Result<(), String> {
+        let text = given.text("search domain")?;
+        let c = &mut self.config;
+        let mut domains = match std::mem::replace(&mut c.search, Search::None) {
+            Search::Domains(domains) => domains,
+            Search::FromHost | Search::None => Vec::new(),
+        };
+        // A value of spaces is one empty, hence invalid, name.
+        let names = if text.trim().is_empty() { vec![""] } else { text.split_whitespace().collect() };
+        for name in names {
+            let name = value::domain(name).map_err(|advice| given.invalid("search domain", &advice))?;
+            if domains.len() < Search::MAX {
+                domains.push(name);
+            } else {
+                c.warnings.push(format!("Search domain '{name}' is not used: {} are given before it", Search::MAX));
+            }
+        }
+        c.search = Search::Domains(domains);
+        Ok(())
+    }
+
+    fn mapping(&mut self, opt: Opt, given: Given<'_>) -> Result<(), String> {
+        let c = &mut self.config;
+        match opt {
+            Opt::NoMapGw => self.no_map_gw = true,
+            Opt::MapHostLoopback if given.value == "none" => c.map_host_loopback = PerFamily::new(Map::Off, Map::Off),
+            Opt::MapHostLoopback => {
+                let addr = given.parse("address", value::unicast)?;
+                c.map_host_loopback[addr.family()] = Map::To(addr);
+            }
+            Opt::MapGuestAddr if given.value == "none" => c.map_guest_addr = PerFamily::default(),
+            Opt::MapGuestAddr => set(&mut c.map_guest_addr, given.parse("address", value::unicast)?),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn namespace(&mut self, opt: Opt, given: Given<'_>) -> Result<(), String> {
+        let c = &mut self.config;
+        match opt {
+            Opt::Userns => self.userns = Some(given.path("user namespace")?),
+            Opt::Netns => self.netns = Some((given.name.into(), given.value.into())),
+            Opt::NetnsOnly => self.netns_only = true,
+            Opt::NoNetnsQuit => c.netns_quit = false,
+            Opt::NoPidns => c.pidns = false,
+            Opt::ConfigNet => c.config_net = true,
+            Opt::NoConfigNet => c.config_net = false,
+            Opt::NoCopyRoutes => c.no_copy_routes = true,
+            Opt::NoCopyAddrs => c.no_copy_addrs = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn ports(&mut self, opt: Opt, given: Given<'_>) -> Result<(), String> {
+        let c = &mut self.config;
+        match opt {
+            Opt::Freebind => c.freebind = true,
+            Opt::HostLoToNsLo => c.host_lo_to_ns_lo = true,
+            Opt::NoSplice => c.splice = false,
+            Opt::SpliceOnly => c.splice_only = true,
+            Opt::TcpPorts | Opt::UdpPorts | Opt::TcpNs | Opt::UdpNs => {
+                let text = given.text("port specification")?;
+                // Read now for the error, and again when the rest is known.
+                let outbound = matches!(opt, Opt::TcpNs | Opt::UdpNs);
+                ports::parse(opt, text, outbound).map_err(|advice| given.invalid("port specification", &advice))?;
+                self.forwards.push((opt, given.name.into(), text.into()));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn protocols(&mut self, opt: Opt) {
+        let c = &mut self.config;
+        match opt {
+            Opt::NoTcp => c.tcp = false,
+            Opt::NoUdp => c.udp = false,
+            Opt::NoIcmp => c.icmp = false,
+            Opt::NoDhcp => c.dhcp = false,
+            Opt::NoNdp => c.ndp = false,
+            Opt::NoDhcpv6 => c.dhcpv6 = false,
+            Opt::NoRa => self.no_ra = true,
+            Opt::Ipv4Only => (c.v4, c.v6) = (true, false),
+            Opt::Ipv6Only => (c.v4, c.v6) = (false, true),
+            _ => {}
+        }
+    }
+}
+
+fn set(both: &mut PerFamily<Option<Addr>>, addr: Addr) {
+    both[addr.family()] = Some(addr);
+}
+
+/// Options that contradict each other.
+fn check(c: &mut Config, spawn: bool) -> Result<(), String> {
+    let refusals = [
+        (
+            c.netmask.is_some() && c.addresses.v4.is_some_and(|a| a.prefix.is_some()),
+            "Option '--netmask' and a prefix length in '--address' say the same: leave one of them out",
+        ),
+        (c.ns_mac == Some(c.our_mac), "Options '--mac-addr' and '--ns-mac-addr' need different addresses"),
+        (!spawn && !c.pidns, "Option '--no-pidns' is for a spawned command only: leave it out"),
+        (
+            c.stats_secs.is_some() && !c.foreground,
+            "Option '--stats' prints to the terminal: it needs '--foreground' as well",
+        ),
+        (
+            (c.no_copy_routes || c.no_copy_addrs) && !c.config_net,
+            "Options '--no-copy-routes' and '--no-copy-addrs' need '--config-net' as well",
+        ),
+        (
+            c.host_lo_to_ns_lo && !c.splice,
+            "Options '--host-lo-to-ns-lo' and '--no-splice' contradict each other: leave one of them out",
+        ),
+        (
+            c.splice_only && !c.splice,
+            "Options '--splice-only' and '--no-splice' contradict each other: leave one of them out",
+        ),
+    ];
+    if let Some((_, sentence)) = refusals.into_iter().find(|(refused, _)| *refused) {
+        return Err(sentence.into());
+    }
+    let deprecated = [(c.no_copy_routes, "--no-copy-routes", "-g"), (c.no_copy_addrs, "--no-copy-addrs", "-a")];
+    for (given, name, instead) in deprecated {
+        if given {
+            c.warnings.push(format!("Option '{name}' is deprecated: use '{instead}' to say what is set instead"));
+        }
+    }
+    if c.v6 && c.mtu != 0 && c.mtu < IPV6_MTU_MIN {
+        c.warnings.push(format!("MTU {} is below {IPV6_MTU_MIN}, so IPv6 will not work on this link", c.mtu));
+    }
+    Ok(())
+}
+
+fn defaults(personality: Personality) -> Config {
+    // A namespace of pasta shares ports with the host; `spelt` opens only what it was told to.
+    let ports = match personality {
+        Personality::Spelt => Ports::None,
+        Personality::Pasta => Ports::Auto,
+    };
+    Config {
+        personality,
+        mode: Mode::Spawn { command: Vec::new(), netns_only: false },
+        warnings: Vec::new(),
+        foreground: false,
+        verbosity: Verbosity::Normal,
+        log_file: None,
+        log_size_bytes: Config::LOG_SIZE_DEFAULT,
+        pid_file: None,
+        pcap: None,
+        stats_secs: None,
+        runas: None,
+        conf_path: None,
+        chroot_fallback: false,
+        mtu: Config::DEFAULT_MTU,
+        addresses: PerFamily::default(),
+        netmask: None,
+        our_mac: Config::DEFAULT_MAC,
+        ns_mac: None,
+        gateway: PerFamily::default(),
+        interface: None,
+        outbound_addr: PerFamily::default(),
+        outbound_if: PerFamily::default(),
+        dns: Dns::FromHost,
+        search: Search::FromHost,
+        dns_forward: PerFamily::default(),
+        dns_host: PerFamily::default(),
+        map_host_loopback: PerFamily::default(),
+        map_guest_addr: PerFamily::default(),
+        hostname: None,
+        fqdn: None,
+        v4: true,
+        v6: true,
+        tcp: true,
+        udp: true,
+        icmp: true,
+        dhcp: true,
+        dhcpv6: true,
+        ndp: true,
+        ra: true,
+        dhcp_dns: false,
+        dhcp_search: false,
+        freebind: false,
+        config_net: personality == Personality::Spelt,
+        ns_ifname: None,
+        no_copy_routes: false,
+        no_copy_addrs: false,
+        netns_quit: true,
+        pidns: true,
+        tcp_ports: ports.clone(),
+        udp_ports: ports.clone(),
+        tcp_ns: ports.clone(),
+        udp_ns: ports,
+        splice: true,
+        splice_only: false,
+        host_lo_to_ns_lo: false,
+    }
+}
+
+/// RFC 8200 section 5.
+const IPV6_MTU_MIN: u16 = 1280;

@@ -1,0 +1,221 @@
+//! Argument parsing by the rules of getopt_long(3) with `+`: options end at the first non-option. Existing callers rely on
+//! its abbreviations, bundles and exact messages.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use super::table::{Def, Face, OPTIONS};
+
+/// One step through the arguments.
+#[derive(Debug)]
+pub(super) enum Item {
+    Option {
+        def: &'static Def,
+        /// As the user wrote it, or would have without abbreviating: `-m`, `--mtu`.
+        name: String,
+        /// Empty for flags.
+        value: OsString,
+    },
+    /// What follows the options; the last item.
+    Operands(Vec<OsString>),
+}
+
+/// Yields options as they come, so that what precedes a faulty one has its effect (`--version`).
+pub(super) struct Getopt<'a> {
+    argv0: &'a OsStr,
+    args: std::vec::IntoIter<OsString>,
+    /// Rest of a bundle of short options.
+    bundle: Vec<u8>,
+    done: bool,
+}
+
+impl<'a> Getopt<'a> {
+    pub fn new(argv0: &'a OsStr, args: Vec<OsString>) -> Getopt<'a> {
+        Getopt { argv0, args: args.into_iter(), bundle: Vec::new(), done: false }
+    }
+
+    fn step(&mut self) -> Result<Item, String> {
+        if !self.bundle.is_empty() {
+            return self.short();
+        }
+        let Some(arg) = self.args.next() else { return Ok(self.operands(None)) };
+        let bytes = arg.as_bytes();
+        match bytes {
+            b"--" => Ok(self.operands(None)),
+            [b'-', b'-', long @ ..] => self.long(long),
+            [b'-', bundle @ ..] if !bundle.is_empty() => {
+                self.bundle = bundle.to_vec();
+                self.short()
+            }
+            _ => Ok(self.operands(Some(arg))),
+        }
+    }
+
+    fn operands(&mut self, first: Option<OsString>) -> Item {
+        self.done = true;
+        Item::Operands(first.into_iter().chain(self.args.by_ref()).collect())
+    }
+
+    fn long(&mut self, text: &[u8]) -> Result<Item, String> {
+        let end = text.iter().position(|b| *b == b'=');
+        let name = &text[..end.unwrap_or(text.len())];
+        let attached = end.map(|e| OsString::from_vec(text[e + 1..].to_vec()));
+        let def = self.find_long(name, text)?;
+        let long = def.long;
+        let value = match (def.value, attached) {
+            (None, None) => OsString::new(),
+            (None, Some(_)) => return Err(self.complain(&format!("option '--{long}' doesn't allow an argument"))),
+            (Some(_), Some(value)) => value,
+            (Some(_), None) => {
+                let next = self.args.next();
+                next.ok_or_else(|| self.complain(&format!("option '--{long}' requires an argument")))?
+            }
+        };
+        Ok(Item::Option { def, name: def.dashed(), value })
+    }
+
+    fn find_long(&self, name: &[u8], text: &[u8]) -> Result<&'static Def, String> {
+        let candidates: Vec<_> = known().filter(|d| d.long.as_bytes().starts_with(name)).collect();
+        if let Some(def) = candidates.iter().find(|d| d.long.len() == name.len()) {
+            return Ok(def);
+        }
+        let shown = String::from_utf8_lossy(text);
+        match candidates[..] {
+            [] => Err(self.complain(&format!("unrecognized option '--{shown}'"))),
+            [def] => Ok(def),
+            _ => {
+                let names: String = candidates.iter().map(|d| format!(" '--{}'", d.long)).collect();
+                Err(self.complain(&format!("option '--{shown}' is ambiguous; possibilities:{names}")))
+            }
+        }
+    }
+
+    /// Takes one option off the front of the bundle.
+    fn short(&mut self) -> Result<Item, String> {
+        let letter = self.bundle.remove(0);
+        let Some(def) = known().find(|d| d.short == Some(char::from(letter))) else {
+            let shown = String::from_utf8_lossy(&[letter]).into_owned();
+            return Err(self.complain(&format!("invalid option -- '{shown}'")));
+        };
+        let letter = char::from(letter);
+        let value = match def.value {
+            None => OsString::new(),
+            Some(_) if !self.bundle.is_empty() => OsString::from_vec(std::mem::take(&mut self.bundle)),
+            Some(_) => {
+                let next = self.args.next();
+                next.ok_or_else(|| self.complain(&format!("option requires an argument -- '{letter}'")))?
+            }
+        };
+        Ok(Item::Option { def, name: format!("-{letter}"), value })
+    }
+
+    fn complain(&self, what: &str) -> String {
+        format!("{}: {what}", self.argv0.to_string_lossy())
+    }
+}
+
+impl Iterator for Getopt<'_> {
+    type Item = Result<Item, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let item = self.step();
+        self.done |= item.is_err();
+        Some(item)
+    }
+}
+
+fn known() -> impl Iterator<Item = &'static Def> {
+    OPTIONS.iter().filter(|d| d.face != Face::Spelt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each option as `name=value` or `name`, operands after `|`; or the complaint.
+    fn parse(line: &[&str]) -> Result<String, String> {
+        let args = line.iter().map(OsString::from).collect();
+        let mut out = Vec::new();
+        for item in Getopt::new(OsStr::new("/x/pasta"), args) {
+            match item? {
+                Item::Option { def, name, value } if def.value.is_some() => {
+                    out.push(format!("{name}={}", value.to_string_lossy()));
+                }
+                Item::Option { name, .. } => out.push(name),
+                Item::Operands(v) => {
+                    out.push("|".into());
+                    out.extend(v.iter().map(|o| o.to_string_lossy().into_owned()));
+                }
+            }
+        }
+        Ok(out.join(" "))
+    }
+
+    #[test]
+    fn accepted() {
+        let cases: &[(&[&str], &str)] = &[
+            (&[], "|"),
+            (&["-q", "--mtu", "1500", "ls", "-l"], "-q --mtu=1500 | ls -l"),
+            (&["--mtu=1500", "--mtu="], "--mtu=1500 --mtu= |"),
+            (&["-qf"], "-q -f |"),
+            (&["-qfm1500"], "-q -f -m=1500 |"),
+            (&["-m", "1500", "-m1400"], "-m=1500 -m=1400 |"),
+            (&["-qm", "1500"], "-q -m=1500 |"),
+            (&["-m=1500"], "-m==1500 |"),
+            (&["-m", "-q"], "-m=-q |"),
+            (&["-q", "--", "-f"], "-q | -f"),
+            (&["--"], "|"),
+            (&["-", "-q"], "| - -q"),
+            (&["", "-q"], "|  -q"),
+            (&["--pid", "x"], "--pid=x |"),
+            (&["--netns", "x"], "--netns=x |"),
+            (&["--socket=x", "-4", "-6"], "--socket=x -4 -6 |"),
+            (&["--no-ra", "--no-dhcp"], "--no-ra --no-dhcp |"),
+            (&["--address=::1", "--mac=00:11:22:33:44:55"], "--address=::1 --mac-addr=00:11:22:33:44:55 |"),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(parse(line).as_deref(), Ok(*expected), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn refused() {
+        let cases: &[(&[&str], &str)] = &[
+            (&["--x"], "unrecognized option '--x'"),
+            (&["--x=1", "--help"], "unrecognized option '--x=1'"),
+            (&["--mtu-size", "3"], "unrecognized option '--mtu-size'"),
+            (
+                &["--m"],
+                "option '--m' is ambiguous; possibilities: '--mtu' '--mac-addr' '--map-host-loopback' \
+                        '--map-guest-addr' '--migrate-exit' '--migrate-no-linger'",
+            ),
+            (
+                &["--outbound-if=x"],
+                "option '--outbound-if=x' is ambiguous; possibilities: '--outbound-if4' '--outbound-if6'",
+            ),
+            (&["--no-config-net"], "unrecognized option '--no-config-net'"),
+            (&["--quiet=3"], "option '--quiet' doesn't allow an argument"),
+            (&["--qui=3"], "option '--quiet' doesn't allow an argument"),
+            (&["--mtu"], "option '--mtu' requires an argument"),
+            (&["-q", "-m"], "option requires an argument -- 'm'"),
+            (&["-Z"], "invalid option -- 'Z'"),
+            (&["-qZ"], "invalid option -- 'Z'"),
+            (&["-?"], "invalid option -- '?'"),
+            (&["-V"], "invalid option -- 'V'"),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(parse(line), Err(format!("/x/pasta: {expected}")), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_are_kept_in_values() {
+        let args = vec![OsString::from_vec(b"--pid=/\xff".to_vec()), OsString::from_vec(b"\xfe".to_vec())];
+        let items: Vec<_> = Getopt::new(OsStr::new("pasta"), args).map(Result::unwrap).collect();
+        assert!(matches!(&items[0], Item::Option { value, .. } if value.as_bytes() == b"/\xff"));
+        assert!(matches!(&items[1], Item::Operands(v) if v[0].as_bytes() == b"\xfe"));
+    }
+}

@@ -1,0 +1,51 @@
+//! Options that are read and checked but not implemented yet: the one list of them.
+
+use super::table::Opt;
+use super::types::Config;
+use crate::fwd::ports::Ports;
+
+impl Config {
+    /// One sentence about the first option given that is not implemented yet.
+    pub fn unsupported(&self) -> Option<String> {
+        let option = PLANNED.iter().find(|p| (p.used)(self));
+        option
+            .map(|p| format!("Option '{}' is not implemented yet in {}: leave it out", p.name, super::version()))
+            .or_else(|| inexact("-t", &self.tcp_ports))
+            .or_else(|| inexact("-u", &self.udp_ports))
+    }
+}
+
+/// True if help should not offer it.
+pub(super) fn is_planned(opt: Opt) -> bool {
+    PLANNED.iter().any(|p| p.opt == opt)
+}
+
+fn inexact(name: &str, ports: &Ports) -> Option<String> {
+    let Ports::Specs(specs) = ports else { return None };
+    let spec = specs.iter().find(|s| !s.is_exact())?;
+    Some(format!(
+        "Ports '{}' for option '{name}' are not implemented yet in {}: name the ports, without 'all' and 'auto'",
+        spec.text(),
+        super::version()
+    ))
+}
+
+struct Planned {
+    opt: Opt,
+    name: &'static str,
+    used: fn(&Config) -> bool,
+}
+
+static PLANNED: &[Planned] = &[
+    Planned { opt: Opt::Stats, name: "--stats", used: |c| c.stats_secs.is_some() },
+    Planned { opt: Opt::RunAs, name: "--runas", used: |c| c.runas.is_some() },
+    Planned { opt: Opt::ConfPath, name: "--conf-path", used: |c| c.conf_path.is_some() },
+    Planned { opt: Opt::ChrootFallback, name: "--chroot-fallback", used: |c| c.chroot_fallback },
+    Planned { opt: Opt::Freebind, name: "--freebind", used: |c| c.freebind },
+    Planned { opt: Opt::NoCopyRoutes, name: "--no-copy-routes", used: |c| c.no_copy_routes },
+    Planned { opt: Opt::NoCopyAddrs, name: "--no-copy-addrs", used: |c| c.no_copy_addrs },
+    Planned { opt: Opt::TcpNs, name: "--tcp-ns", used: |c| matches!(c.tcp_ns, Ports::Specs(_)) },
+    Planned { opt: Opt::UdpNs, name: "--udp-ns", used: |c| matches!(c.udp_ns, Ports::Specs(_)) },
+    Planned { opt: Opt::HostLoToNsLo, name: "--host-lo-to-ns-lo", used: |c| c.host_lo_to_ns_lo },
+    Planned { opt: Opt::SpliceOnly, name: "--splice-only", used: |c| c.splice_only },
+];
