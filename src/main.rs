@@ -1,1 +1,37 @@
-fn main() {}
+//! Chooses the mode and maps errors to exit statuses.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use spelt::app;
+use spelt::config::{self, Command};
+use spelt::sys::process;
+
+fn main() -> ExitCode {
+    let _ = process::ensure_std_fds();
+    let mut args = std::env::args_os();
+    let argv0 = args.next().unwrap_or_else(|| "spelt".into());
+    let config = match config::from_args(&argv0, args.collect()) {
+        Ok(Command::Run(config) | Command::Attach(config)) => config,
+        Ok(Command::Print { text, stdout, status }) => {
+            // A reader that went away is nobody to tell.
+            let _ = if stdout { writeln!(std::io::stdout(), "{text}") } else { writeln!(std::io::stderr(), "{text}") };
+            return ExitCode::from(status);
+        }
+        Err(exit) => {
+            let _ = writeln!(std::io::stderr(), "{}", exit.message);
+            return ExitCode::from(exit.status);
+        }
+    };
+    if let Some(text) = config.unsupported() {
+        let _ = writeln!(std::io::stderr(), "{text}");
+        return ExitCode::FAILURE;
+    }
+    match app::start(&config) {
+        Ok(status) => ExitCode::from(status),
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "{}: {e:#}", config.personality.name());
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -10,6 +10,7 @@ use super::from_guest::FromGuest;
 use crate::base::{Clock, Counters, Instant, Kind, Token};
 use crate::flow::{Id, KeySecret, Wheel};
 use crate::fwd::{Nat, Outbound};
+use crate::gateway::{self, Gateway};
 use crate::guest::{Facts, L2};
 use crate::link::{Batch, Input, Tap};
 use crate::listen::{Acceptor, Listener};
@@ -21,9 +22,19 @@ pub struct Parts {
     pub l2: L2,
     pub nat: Nat,
     pub outbound: Outbound,
+    pub gateway: gateway::Config,
     pub listeners: Vec<Listener>,
+    pub protocols: Protocols,
     /// Flows of one protocol at most.
     pub flows_max: usize,
+}
+
+/// What is forwarded.
+#[derive(Clone, Copy, Debug)]
+pub struct Protocols {
+    pub tcp: bool,
+    pub udp: bool,
+    pub icmp: bool,
 }
 
 /// One guest, one link, one loop. Everything it needs is owned by it.
@@ -34,6 +45,8 @@ pub struct Engine {
     pub(super) batch: Batch,
     /// The tap may hold more frames than the last pass took.
     pub(super) tap_has_more: bool,
+    pub(super) gateway: Gateway,
+    pub(super) protocols: Protocols,
     pub(super) tcp: Tcp,
     pub(super) from_guest: FromGuest,
     pub(super) timers: Wheel,
@@ -44,13 +57,14 @@ pub struct Engine {
     due: Vec<Token>,
 }
 
-/// Why [`Engine::turn`] came back.
+/// What the caller wants after one of its own events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Go on.
-    Done,
-    /// A token that is not the engine's: the caller's own event.
-    Event(Token),
+pub enum Next {
+    Continue,
+    /// Go on, and wake the caller with [`Kind::Quit`] after this long even without an event.
+    WakeAfter(Duration),
+    /// Leave [`Engine::run`].
+    Stop,
 }
 
 /// Events of one poll: more wait for the next turn.
@@ -82,6 +96,8 @@ impl Engine {
         let acceptor = parts.listeners.first().map(|l| Acceptor::new(&l.socket)).transpose()?;
         Ok(Engine {
             timers: Wheel::new(clock.now()),
+            gateway: Gateway::new(parts.gateway, clock.now()),
+            protocols: parts.protocols,
             tcp,
             acceptor,
             poll,
@@ -102,12 +118,18 @@ impl Engine {
         self.poll.registry()
     }
 
-    /// Runs until `on_event` says stop for one of the caller's own tokens.
+    /// Wakes the caller of [`Engine::run`] with [`Kind::Quit`] after `period`.
+    pub fn wake_after(&mut self, period: Duration) {
+        self.timers.arm(self.clock.now() + period, Token::only(Kind::Quit));
+    }
+
+    /// Runs until `on_event` says stop at one of the caller's own tokens ([`Kind::Signal`], [`Kind::Quit`]).
     ///
     /// # Errors
     /// The link is gone, or polling failed.
-    pub fn run(&mut self, mut on_event: impl FnMut(Token) -> bool) -> io::Result<()> {
+    pub fn run(&mut self, mut on_event: impl FnMut(Token) -> Next) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
+        self.start();
         loop {
             match self.poll.poll(&mut events, self.wait()) {
                 Ok(()) => {}
@@ -121,19 +143,26 @@ impl Engine {
                     Kind::Link => self.tap_has_more = true,
                     Kind::Tcp => self.tcp_event(id(token), event, now),
                     Kind::ListenTcp => self.accept(token.index as usize, now),
-                    Kind::Signal | Kind::Quit => {
-                        if !on_event(token) {
-                            return Ok(());
-                        }
-                    }
+                    Kind::Signal | Kind::Quit => self.due.push(token),
                     Kind::Udp | Kind::Icmp | Kind::ListenUdp | Kind::Gateway => {}
                 }
             }
             if self.tap_has_more {
                 self.tap_has_more = self.drain_link(now)? == Input::More;
             }
-            self.expire(now);
+            if self.expire(now, &mut on_event) {
+                return Ok(());
+            }
             self.finish_turn(now);
+        }
+    }
+
+    /// The guest is there: asks who it is and tells who we are.
+    fn start(&mut self) {
+        let facts = Facts { now: self.clock.now(), l2: &self.l2, nat: &self.nat };
+        self.gateway.start(&facts, &mut self.tap);
+        if let Some(at) = self.gateway.next_timer() {
+            self.timers.arm(at, Token::only(Kind::Gateway));
         }
     }
 
@@ -144,14 +173,27 @@ impl Engine {
         self.timers.next().map(|at| at.since(self.clock.now()))
     }
 
-    fn expire(&mut self, now: Instant) {
+    /// Due timers and the caller's events. True: the caller says stop.
+    fn expire(&mut self, now: Instant, on_event: &mut impl FnMut(Token) -> Next) -> bool {
         self.timers.expire(now, &mut self.due);
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         for token in self.due.drain(..) {
-            if token.kind == Kind::Tcp {
-                self.tcp.on_timer(id(token), &facts, &mut self.tap, &mut self.timers);
+            match token.kind {
+                Kind::Tcp => self.tcp.on_timer(id(token), &facts, &mut self.tap, &mut self.timers),
+                Kind::Gateway => {
+                    if let Some(at) = self.gateway.on_timer(&facts, &mut self.tap) {
+                        self.timers.arm(at, token);
+                    }
+                }
+                Kind::Signal | Kind::Quit => match on_event(token) {
+                    Next::Continue => {}
+                    Next::WakeAfter(period) => self.timers.arm(now + period, Token::only(Kind::Quit)),
+                    Next::Stop => return true,
+                },
+                _ => {}
             }
         }
+        false
     }
 
     fn finish_turn(&mut self, now: Instant) {

@@ -28,7 +28,12 @@ impl Engine {
             counters.bytes_from_guest += frame.len() as u64;
             let packet = match wire::parse(frame.head, frame.len()) {
                 Ok(Parsed::Ip(packet)) => packet,
-                Ok(_) => continue,
+                Ok(Parsed::Arp { .. }) => {
+                    let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+                    count(counters, self.gateway.arp(&frame, &facts, &mut self.tap));
+                    continue;
+                }
+                Ok(Parsed::Fragment(_)) => continue,
                 Err(reason) => {
                     counters.drop(reason);
                     continue;
@@ -40,6 +45,10 @@ impl Engine {
             }
             learn(&mut self.l2, &packet);
             let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+            if self.gateway.claims(&packet) {
+                count(counters, self.gateway.answer(&packet, &frame, &facts, &mut self.tap));
+                continue;
+            }
             if let Transport::Tcp(_) = packet.transport {
                 if run.last().is_some_and(|(last, _)| !same_flow(last, &packet)) {
                     self.tcp.from_guest(&run, &facts, &mut self.tap, &mut self.timers);
@@ -51,6 +60,12 @@ impl Engine {
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         self.tcp.from_guest(&run, &facts, &mut self.tap, &mut self.timers);
         Ok(input)
+    }
+}
+
+fn count(counters: &mut Counters, outcome: Result<(), DropReason>) {
+    if let Err(reason) = outcome {
+        counters.drop(reason);
     }
 }
 

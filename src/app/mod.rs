@@ -3,5 +3,10 @@
 mod engine;
 mod from_guest;
 mod from_host;
+mod names;
+mod plan;
+mod start;
+mod supervise;
 
-pub use engine::{Engine, Parts};
+pub use engine::{Engine, Next, Parts, Protocols};
+pub use start::start;

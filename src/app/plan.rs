@@ -1,0 +1,186 @@
+//! From what the user asked and what the host has, to what each part is told. Pure.
+
+use std::ffi::CString;
+
+use super::names::Names;
+use crate::base::{Addr, Family, PerFamily, Prefix, Route};
+use crate::config::{Config, Map};
+use crate::fwd::{Nat, Outbound};
+use crate::guest::L2;
+use crate::host::{self, Network, Template};
+use crate::{gateway, ns};
+
+/// Every decision taken before the first system call inside the namespace.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub nat: Nat,
+    pub outbound: Outbound,
+    pub gateway: gateway::Config,
+    pub interface: ns::Interface,
+    /// The guest's resolv.conf, where the host's cannot serve there.
+    pub resolv_conf: Option<String>,
+    pub assigned: PerFamily<Option<Prefix>>,
+    /// IP MTU of the guest link.
+    pub mtu: u16,
+}
+
+/// Used where no option and no host interface names one.
+const IFNAME: &str = "tap0";
+/// Where DNS is forwarded from if there is no gateway address to do it with.
+const DNS_FORWARD_V4: Addr = Addr::v4([169, 254, 1, 1]);
+/// The kernel's MTU for a tap.
+const KERNEL_MTU: u16 = 1500;
+
+/// `seed`: random; for the gateway's timers.
+pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
+    let families = PerFamily::new(family(config, network, Family::V4), family(config, network, Family::V6));
+    let assigned = PerFamily::new(families.v4.assigned, families.v6.assigned);
+    let gateways = PerFamily::new(families.v4.gateway, families.v6.gateway);
+    let our_link_local = match gateways.v6 {
+        Some(g) if g.is_link_local() => g,
+        _ => network.our_link_local,
+    };
+    let loopback = |f: Family| match config.map_host_loopback[f] {
+        Map::Gateway => gateways[f],
+        Map::Off => None,
+        Map::To(a) => Some(a),
+    };
+    let map_host_loopback = PerFamily::new(loopback(Family::V4), loopback(Family::V6));
+    let name = config
+        .ns_ifname
+        .clone()
+        .or_else(|| network.interface_name().map(String::from))
+        .unwrap_or_else(|| IFNAME.to_string());
+    let names = Names::new(config, &network.resolv, &dns_candidates(&map_host_loopback, &gateways), &name);
+    let v6 = network.families.v6.is_some();
+    let nat = Nat {
+        gateway: gateways,
+        our_link_local: v6.then_some(our_link_local),
+        map_host_loopback,
+        map_guest_addr: config.map_guest_addr,
+        dns_forward: names.forward,
+        dns_host: names.host,
+        assigned: PerFamily::new(assigned.v4.map(|p| p.addr), assigned.v6.map(|p| p.addr)),
+    };
+    let gateway = gateway_config(config, &nat, &assigned, &names, seed);
+    let interface = ns::Interface {
+        name,
+        mac: config.ns_mac,
+        mtu: (config.mtu != 0).then_some(u32::from(config.mtu)),
+        queue_frames: ns::Interface::QUEUE_FRAMES,
+        configure: config.config_net,
+        ipv6: v6,
+        addrs: [families.v4.addrs, families.v6.addrs].concat(),
+        routes: [families.v4.routes, families.v6.routes].concat(),
+    };
+    Plan {
+        outbound: outbound(config, network),
+        gateway,
+        interface,
+        resolv_conf: names.resolv_conf,
+        assigned,
+        mtu: if config.mtu == 0 { KERNEL_MTU } else { config.mtu },
+        nat,
+    }
+}
+
+impl Plan {
+    /// The link's ends before the first frame.
+    pub fn l2(&self, config: &Config, tap: &ns::Tap) -> L2 {
+        L2 {
+            our_mac: config.our_mac,
+            guest_mac: tap.mac,
+            guest_v4: self.nat.assigned.v4,
+            guest_v6: self.nat.assigned.v6,
+            guest_link_local: tap.link_local,
+        }
+    }
+}
+
+/// One family's decisions.
+#[derive(Default)]
+struct Chosen {
+    assigned: Option<Prefix>,
+    gateway: Option<Addr>,
+    addrs: Vec<Prefix>,
+    routes: Vec<Route>,
+}
+
+fn family(config: &Config, network: &Network, f: Family) -> Chosen {
+    let Some(template) = &network.families[f] else { return Chosen::default() };
+    let wanted = config.addresses[f].map(|a| {
+        let netmask = if f == Family::V4 { config.netmask } else { None };
+        Prefix::new(a.addr, a.prefix.or(netmask).unwrap_or_else(|| host::default_prefix_len(&a.addr)))
+    });
+    let masked = |p: Prefix| match config.netmask {
+        Some(len) if f == Family::V4 => Prefix::new(p.addr, len),
+        _ => p,
+    };
+    let assigned = wanted.or(template.addr.map(masked));
+    let gateway = config.gateway[f].or(template.gateway);
+    let addrs = match assigned {
+        Some(one) if wanted.is_some() || config.no_copy_addrs || config.netmask.is_some() && f == Family::V4 => {
+            vec![one]
+        }
+        _ => template.addrs.clone(),
+    };
+    Chosen { assigned, gateway, addrs, routes: routes(config, template, f, gateway) }
+}
+
+fn routes(config: &Config, template: &Template, f: Family, gateway: Option<Addr>) -> Vec<Route> {
+    let own = config.gateway[f].is_some() || config.no_copy_routes || template.is_local();
+    match gateway {
+        Some(g) if own => vec![Route::default_via(g)],
+        _ if config.addresses[f].is_some() => {
+            // Routes made by the kernel for addresses the guest does not get would lead nowhere it knows.
+            template.routes.iter().filter(|r| !r.connected).cloned().collect()
+        }
+        _ => template.routes.clone(),
+    }
+}
+
+/// Where a guest may be told to ask for names, per family: the address that stands for the host already, else any.
+fn dns_candidates(loopback: &PerFamily<Option<Addr>>, gateway: &PerFamily<Option<Addr>>) -> PerFamily<Option<Addr>> {
+    PerFamily::new(loopback.v4.or(gateway.v4).map(|_| loopback.v4.unwrap_or(DNS_FORWARD_V4)), loopback.v6)
+}
+
+fn gateway_config(
+    config: &Config,
+    nat: &Nat,
+    assigned: &PerFamily<Option<Prefix>>,
+    names: &Names,
+    seed: u64,
+) -> gateway::Config {
+    let pair = |p: Option<Prefix>| p.map(|p| (p.addr, p.len));
+    gateway::Config {
+        our_mac: config.our_mac,
+        gateway: nat.gateway,
+        our_link_local: nat.our_link_local,
+        assigned: PerFamily::new(pair(assigned.v4), pair(assigned.v6)),
+        mtu: (config.mtu != 0).then_some(config.mtu),
+        dns: names.servers.clone(),
+        search: names.search.clone(),
+        hostname: config.hostname.clone(),
+        fqdn: config.fqdn.clone(),
+        arp: true,
+        ndp: config.ndp,
+        ra: config.ra,
+        dhcp: config.dhcp,
+        dhcpv6: config.dhcpv6,
+        dns_in_dhcp: config.dhcp_dns,
+        search_in_dhcp: config.dhcp_search,
+        v4: config.v4,
+        v6: nat.our_link_local.is_some(),
+        seed,
+    }
+}
+
+fn outbound(config: &Config, network: &Network) -> Outbound {
+    let device = |f: Family| config.outbound_if[f].as_ref().and_then(|n| CString::new(n.as_str()).ok());
+    let scope = [&network.families.v6, &network.families.v4]
+        .into_iter()
+        .flatten()
+        .find_map(|t| t.interface.as_ref())
+        .map_or(0, |i| i.index);
+    Outbound { addr: config.outbound_addr, device: PerFamily::new(device(Family::V4), device(Family::V6)), scope }
+}

@@ -1,0 +1,165 @@
+//! Start-up as a checklist, in the order that matters: what the caller named is opened while names mean what the caller
+//! meant, the host's ports are bound, the namespace is made, everything that is not needed any more is given up, and only
+//! then is the first byte of the guest read and the caller told that all is ready.
+
+use std::fs::File;
+
+use anyhow::{Context, bail};
+
+use super::engine::{Engine, Parts};
+use super::plan::{Plan, plan};
+use super::supervise::{Guest, Supervisor};
+use crate::config::{Config, Mode, Target};
+use crate::fwd::Rule;
+use crate::fwd::ports::Ports;
+use crate::guest::Caps;
+use crate::link::{Capture, Tap};
+use crate::listen::{self, Listener};
+use crate::sys::process::{self, Daemon, OpenFiles, PidFile};
+use crate::{host, ns, sandbox};
+
+/// Runs what the configuration asks for, to its end, and returns the exit status.
+///
+/// # Errors
+/// One sentence, with its causes, for a person.
+pub fn start(config: &Config) -> anyhow::Result<u8> {
+    let open_files = process::raise_open_files().context("cannot raise the limit on open files")?;
+    let namespace = match &config.mode {
+        Mode::Spawn { .. } => None,
+        Mode::Attach { target, userns, netns_only } => {
+            Some(ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?)
+        }
+    };
+    let capture = config.pcap.as_deref().map(open_capture).transpose()?;
+    let pid_file = config
+        .pid_file
+        .as_deref()
+        .map(|p| PidFile::create(p).with_context(|| format!("cannot write the PID file '{}'", p.display())))
+        .transpose()?;
+    let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+
+    let network = host::read(&select(config))?;
+    for notice in &network.notices {
+        log::info!("{notice}");
+    }
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).context("the kernel gives no random bytes")?;
+    let plan = plan(config, &network, u64::from_ne_bytes(seed));
+
+    let daemon =
+        if config.foreground { None } else { Some(process::daemonize().context("cannot go to the background")?) };
+    let guest = match (&config.mode, namespace) {
+        (Mode::Spawn { command, .. }, _) => Guest::Spawned(ns::spawn(&spawn(config, &plan, command, open_files))?),
+        (_, Some(namespace)) => Guest::Attached(namespace),
+        (Mode::Attach { .. }, None) => bail!("no namespace to attach to"),
+    };
+    // While the child sets up its namespace:
+    let listeners = bind(config)?;
+    serve(config, &plan, guest, listeners, capture, pid_file, daemon, &null)
+}
+
+#[allow(clippy::too_many_arguments, reason = "each is one resource opened above, handed on once")]
+fn serve(
+    config: &Config,
+    plan: &Plan,
+    mut guest: Guest,
+    listeners: Vec<Listener>,
+    capture: Option<Capture>,
+    pid_file: Option<PidFile>,
+    daemon: Option<Daemon>,
+    null: &File,
+) -> anyhow::Result<u8> {
+    let tap = guest.tap(&plan.interface)?;
+    for w in &tap.warnings {
+        log::warn!("{w}");
+    }
+    let supervisor = Supervisor::new(guest, config.netns_quit)?;
+    let l2 = plan.l2(config, &tap);
+    let caps = Caps { csum: tap.offloads.csum, tso: tap.offloads.vnet_header, uso: tap.offloads.uso, mtu: plan.mtu };
+    let mut engine = Engine::new(Parts {
+        tap: Tap::new(tap.fd, tap.offloads.vnet_header, caps, capture),
+        l2,
+        nat: plan.nat.clone(),
+        outbound: plan.outbound.clone(),
+        gateway: plan.gateway.clone(),
+        listeners,
+        protocols: super::engine::Protocols { tcp: config.tcp, udp: config.udp, icmp: config.icmp },
+        flows_max: FLOWS_MAX,
+    })
+    .context("cannot set up the event loop")?;
+    supervisor.register(&mut engine)?;
+    if let Some(file) = pid_file {
+        file.write(std::process::id()).context("cannot write the PID file")?;
+    }
+    sandbox::enter(&sandbox::Params::default())?;
+    if let Some(daemon) = daemon {
+        daemon.ready(null).context("cannot let go of the terminal")?;
+    }
+    supervisor.run(&mut engine)
+}
+
+/// Flows of one protocol at most: as many as the peers allow.
+const FLOWS_MAX: usize = 1 << 17;
+
+fn ns_target(target: &Target) -> ns::Target {
+    match target {
+        Target::Pid(pid) => ns::Target::Pid(*pid),
+        Target::Path(path) => ns::Target::Path(path.clone()),
+        Target::Name(name) => ns::Target::Name(name.clone()),
+    }
+}
+
+fn select(config: &Config) -> host::Select {
+    host::Select {
+        interface: config.interface.clone(),
+        outbound: config.outbound_if.clone(),
+        v4: config.v4,
+        v6: config.v6,
+    }
+}
+
+fn spawn(config: &Config, plan: &Plan, command: &[std::ffi::OsString], open_files: OpenFiles) -> ns::Spawn {
+    ns::Spawn {
+        interface: plan.interface.clone(),
+        command: command.to_vec(),
+        hostname: config.hostname.clone(),
+        resolv_conf: plan.resolv_conf.as_ref().map(|s| s.clone().into_bytes()),
+        pid_namespace: config.pidns,
+        open_files: Some(open_files),
+    }
+}
+
+fn open_capture(path: &std::path::Path) -> anyhow::Result<Capture> {
+    Capture::create(path)
+        .with_context(|| format!("cannot write the capture file '{}' (option '--pcap')", path.display()))
+}
+
+/// Binds every port asked for, or says which one could not be had.
+fn bind(config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let options = listen::Options { v4: config.v4, v6: config.v6, freebind: config.freebind };
+    let ephemeral = ephemeral_ports();
+    let mut bound = Vec::new();
+    for (ports, flag) in [(&config.tcp_ports, "-t"), (&config.udp_ports, "-u")] {
+        let rules: Vec<Rule> = ports.rules(&ephemeral).map_err(anyhow::Error::msg)?;
+        for rule in &rules {
+            let listeners = listen::bind(rule, &options).map_err(|e| {
+                let origin = ports.origin(rule).unwrap_or_default();
+                anyhow::anyhow!("{e} for option '{flag} {origin}'")
+            })?;
+            bound.extend(listeners);
+        }
+    }
+    Ok(bound)
+}
+
+/// The kernel's range for ports it chooses itself.
+fn ephemeral_ports() -> std::ops::RangeInclusive<u16> {
+    let parse = |text: String| {
+        let mut numbers = text.split_whitespace().map(str::parse::<u16>);
+        Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)
+    };
+    std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+        .ok()
+        .and_then(parse)
+        .unwrap_or(Ports::EPHEMERAL_DEFAULT)
+}

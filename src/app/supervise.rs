@@ -1,0 +1,151 @@
+//! What ends a running instance: a signal, the command's end, the namespace's end.
+
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use anyhow::Context;
+use mio::Interest;
+use mio::unix::SourceFd;
+use nix::sys::signal::Signal;
+
+use super::engine::{Engine, Next};
+use crate::base::{Kind, Token};
+use crate::ns::{self, Child, Interface, Namespace, Watch};
+use crate::sys::signal::Signals;
+
+/// Whose namespace is served.
+pub enum Guest {
+    Spawned(Child),
+    Attached(Namespace),
+}
+
+impl Guest {
+    /// Makes the tap in the guest's namespace, or takes it over from the child that has made it.
+    pub fn tap(&mut self, interface: &Interface) -> Result<ns::Tap, ns::Error> {
+        match self {
+            Guest::Spawned(child) => child.tap(),
+            Guest::Attached(namespace) => namespace.attach(interface),
+        }
+    }
+}
+
+/// Waits for the end beside the event loop.
+pub struct Supervisor {
+    signals: Signals,
+    end: End,
+}
+
+enum End {
+    Child(Child),
+    Namespace(Watch),
+    /// `--no-netns-quit`.
+    Never,
+}
+
+/// How long a command may take to end by the signal that we pass on before its namespace is taken from it.
+const GRACE: Duration = Duration::from_secs(2);
+
+impl Supervisor {
+    pub fn new(guest: Guest, netns_quit: bool) -> anyhow::Result<Supervisor> {
+        let which = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+        let signals = Signals::new(&which).context("cannot receive signals")?;
+        crate::sys::signal::ignore_sigpipe();
+        let end = match guest {
+            Guest::Spawned(child) => End::Child(child),
+            Guest::Attached(namespace) if netns_quit => End::Namespace(namespace.watch()?),
+            Guest::Attached(_) => End::Never,
+        };
+        Ok(Supervisor { signals, end })
+    }
+
+    pub fn register(&self, engine: &mut Engine) -> anyhow::Result<()> {
+        let add = |fd: &dyn AsRawFd, kind| {
+            let token = mio::Token(Token::only(kind).to_usize());
+            engine.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
+        };
+        add(&self.signals, Kind::Signal).context("cannot wait for signals")?;
+        let mut period = None;
+        let fd = match &self.end {
+            End::Child(child) => Some(child.pidfd()),
+            End::Namespace(watch) => {
+                period = watch.period();
+                watch.fd()
+            }
+            End::Never => None,
+        };
+        if let Some(fd) = fd {
+            add(&fd.as_fd(), Kind::Quit).context("cannot wait for the namespace's end")?;
+        }
+        if let Some(period) = period {
+            engine.wake_after(period);
+        }
+        Ok(())
+    }
+
+    /// Starts the command, serves the guest until the end, and returns the exit status.
+    pub fn run(mut self, engine: &mut Engine) -> anyhow::Result<u8> {
+        if let End::Child(child) = &mut self.end {
+            child.go()?;
+        }
+        let mut status = 0;
+        let mut ending = false;
+        let served = engine.run(|token| match token.kind {
+            Kind::Signal => self.on_signal(&mut ending),
+            _ => self.on_end(&mut status, ending),
+        });
+        match (served, &mut self.end) {
+            (Ok(()), _) => Ok(status),
+            // The tap is gone: with a namespace that is expected, and the exit status is still the command's.
+            (Err(e), End::Child(child)) => match child.try_wait()? {
+                Some(status) => Ok(status),
+                None => Err(e).context("the guest's network interface is gone"),
+            },
+            (Err(e), _) => {
+                log::info!("the guest's network interface is gone ({e}): ending");
+                Ok(0)
+            }
+        }
+    }
+
+    fn on_signal(&mut self, ending: &mut bool) -> Next {
+        let mut next = Next::Continue;
+        while let Ok(Some(signal)) = self.signals.next() {
+            let End::Child(child) = &self.end else { return Next::Stop };
+            // The terminal's keys reach the whole foreground group: the command has the signal already, and decides.
+            if !signal.from_process {
+                continue;
+            }
+            if child.signal(signal.number).is_err() {
+                return Next::Stop;
+            }
+            *ending = true;
+            next = Next::WakeAfter(GRACE);
+        }
+        next
+    }
+
+    fn on_end(&mut self, status: &mut u8, ending: bool) -> Next {
+        match &mut self.end {
+            End::Child(child) => match child.try_wait() {
+                Ok(Some(code)) => {
+                    *status = code;
+                    Next::Stop
+                }
+                Ok(None) if ending => {
+                    let _ = child.signal(libc::SIGKILL);
+                    Next::Continue
+                }
+                _ => Next::Continue,
+            },
+            End::Namespace(watch) => {
+                if watch.is_gone() {
+                    log::info!("the namespace is gone: ending");
+                    return Next::Stop;
+                }
+                watch.period().map_or(Next::Continue, Next::WakeAfter)
+            }
+            End::Never => Next::Continue,
+        }
+    }
+}
