@@ -1,9 +1,17 @@
 //! An existing namespace.
 
-use std::os::fd::OwnedFd;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Error, Interface, Tap, Watch};
+use nix::sched::CloneFlags;
+use nix::sys::wait::waitpid;
+
+use super::{Error, Interface, Tap, Watch, configure, report};
+use crate::sys::process::Fork;
+use crate::sys::{fdpass, netns, process};
 
 /// How the user names a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,33 +28,141 @@ pub enum Target {
 #[derive(Debug)]
 pub struct Namespace {
     net: OwnedFd,
+    /// To be joined first.
     user: Option<OwnedFd>,
+    watch: Watch,
+    /// For messages.
+    name: String,
 }
 
 impl Namespace {
     /// Opens `target` and finds the user namespace to enter first: `userns` if given, none with `netns_only`, else the
-    /// owner of the network namespace unless that is ours.
+    /// owner of the network namespace. Our own is never entered: we are in it. To be called before descriptors 0–2 or the
+    /// session change, which paths under /proc/self may mean.
     ///
     /// # Errors
     /// When there is no such namespace, or it may not be opened.
-    pub fn open(_target: &Target, _userns: Option<&Path>, _netns_only: bool) -> Result<Namespace, Error> {
-        Err(Error::Failed("todo".into()))
+    pub fn open(target: &Target, userns: Option<&Path>, netns_only: bool) -> Result<Namespace, Error> {
+        let path = target.path();
+        // First: a process that ends meanwhile, and whose number is taken by another, is noticed at the end.
+        let mut watch = match target {
+            Target::Pid(pid) => Watch::process(*pid).map_err(|e| no_process(*pid, &e))?,
+            _ => Watch::path(&path).map_err(|e| not_opened(target, &path, &e))?,
+        };
+        let net = open_ns(&path).map_err(|e| not_opened(target, &path, &e))?;
+        if netns::kind(&net) != Some(CloneFlags::CLONE_NEWNET) {
+            return Err(Error::Failed(format!("`{}` is not a network namespace", path.display())));
+        }
+        if watch.is_gone() {
+            return Err(Error::Failed(format!("the namespace {target} has just gone")));
+        }
+        let user = match userns {
+            Some(path) => Some(open_user(path)?),
+            None if netns_only => None,
+            // Where the owner is neither ours nor below ours we cannot enter it; joining says so.
+            None => netns::owner(&net).ok(),
+        };
+        let user = user.filter(|u| !netns::is_own_user_ns(u));
+        Ok(Namespace { net, user, watch, name: target.to_string() })
     }
 
     /// Makes the tap inside. To be called while this process has one thread.
     ///
     /// # Errors
     /// What went wrong inside.
-    pub fn attach(&self, _interface: &Interface) -> Result<Tap, Error> {
-        let _ = (&self.net, &self.user);
-        Err(Error::Failed("todo".into()))
+    pub fn attach(&self, interface: &Interface) -> Result<Tap, Error> {
+        let (ours, theirs) = fdpass::pair().map_err(Error::io("cannot make a socket pair"))?;
+        match process::fork().map_err(Error::io("cannot start a process to set up the namespace"))? {
+            Fork::Child => {
+                // The logger may be a connection that parent and child would share.
+                log::set_max_level(log::LevelFilter::Off);
+                let outcome = self.enter().and_then(|()| configure::make(interface));
+                let sent = report::send(theirs.as_fd(), &outcome);
+                process::exit_now(i32::from(outcome.is_err() || sent.is_err()))
+            }
+            Fork::Parent(child) => {
+                drop(theirs);
+                let tap = report::recv(ours.as_fd());
+                while waitpid(child, None) == Err(nix::Error::EINTR) {}
+                tap
+            }
+        }
     }
 
     /// Notices when the namespace goes.
-    ///
-    /// # Errors
-    /// Of the kernel.
-    pub fn watch(&self) -> Result<Watch, Error> {
-        Err(Error::Failed("todo".into()))
+    pub fn into_watch(self) -> Watch {
+        self.watch
     }
+
+    fn enter(&self) -> Result<(), Error> {
+        if let Some(user) = &self.user {
+            netns::join_user(user).map_err(|e| {
+                let hint = "it must be run by the user that made that namespace, or by root";
+                Error::Failed(format!("cannot join the user namespace of {}: {e}: {hint}", self.name))
+            })?;
+        }
+        netns::join_net(&self.net).map_err(|e| {
+            let hint = match e.raw_os_error() {
+                Some(libc::EPERM) => {
+                    ": it belongs to another user namespace, where this process has no privilege; `--userns PATH` names \
+                     the one to enter, and root may enter any"
+                }
+                _ => "",
+            };
+            Error::Failed(format!("cannot join the network namespace {}: {e}{hint}", self.name))
+        })
+    }
+}
+
+impl Target {
+    fn path(&self) -> PathBuf {
+        match self {
+            Target::Pid(pid) => format!("/proc/{pid}/ns/net").into(),
+            Target::Path(path) => path.clone(),
+            Target::Name(name) => {
+                let of = |dir: &str| Path::new(dir).join(name);
+                // The older of the two names; usually a link.
+                let (new, old) = (of("/run/netns"), of("/var/run/netns"));
+                if !new.exists() && old.exists() { old } else { new }
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Pid(pid) => write!(f, "of process {pid}"),
+            Target::Path(path) => write!(f, "`{}`", path.display()),
+            Target::Name(name) => write!(f, "`{name}`"),
+        }
+    }
+}
+
+fn open_user(path: &Path) -> Result<OwnedFd, Error> {
+    let user = open_ns(path)
+        .map_err(|e| Error::Failed(format!("cannot open the user namespace `{}`: {e}", path.display())))?;
+    if netns::kind(&user) != Some(CloneFlags::CLONE_NEWUSER) {
+        return Err(Error::Failed(format!("`{}` is not a user namespace", path.display())));
+    }
+    Ok(user)
+}
+
+/// Non-blocking, because a path may turn out to be a pipe.
+fn open_ns(path: &Path) -> io::Result<OwnedFd> {
+    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
+    Ok(OpenOptions::new().read(true).custom_flags(flags).open(path)?.into())
+}
+
+fn no_process(pid: i32, e: &io::Error) -> Error {
+    Error::Failed(format!("there is no process {pid}: {e}"))
+}
+
+fn not_opened(target: &Target, path: &Path, e: &io::Error) -> Error {
+    let hint = match (target, e.kind()) {
+        (Target::Name(_), io::ErrorKind::NotFound) => "; `ip netns` lists those that exist",
+        (Target::Pid(_), io::ErrorKind::PermissionDenied) => "; the process must be yours",
+        _ => "",
+    };
+    Error::Failed(format!("cannot open the network namespace {target} at `{}`: {e}{hint}", path.display()))
 }

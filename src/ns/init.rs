@@ -1,7 +1,21 @@
 //! The child's side of `spelt run`: set-up inside, then a small init.
-use super::Spawn;
-use crate::sys::process;
-use std::os::fd::OwnedFd;
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::{Error, Spawn, Tap, configure, report};
+use crate::sys::process::Fork;
+use crate::sys::{fdpass, process, signal};
 
 /// Whoever started us, as the host knows them.
 #[derive(Clone, Copy, Debug)]
@@ -9,8 +23,184 @@ pub struct Ids {
     pub uid: u32,
     pub gid: u32,
 }
+
+/// The word to start the command.
 pub const GO: &[u8] = b"go";
 
-pub fn main(_what: &Spawn, _ids: Ids, _channel: OwnedFd) -> ! {
-    process::exit_now(1)
+/// Everything the child does. Does not return: the memory is a copy of the parent's, whose destructors must not run here.
+pub fn main(what: &Spawn, ids: Ids, channel: OwnedFd) -> ! {
+    // The logger's descriptor is about to be closed, and its number to be used again.
+    log::set_max_level(log::LevelFilter::Off);
+    process::close_inherited(Some(channel.as_raw_fd()));
+    let _ = prctl::set_name(c"spelt-init");
+    let outcome = prepare(what, ids);
+    let sent = report::send(channel.as_fd(), &outcome);
+    if outcome.is_err() || sent.is_err() {
+        process::exit_now(1);
+    }
+    // Only the parent holds the tap from here on: its end is the end of the link.
+    drop(outcome);
+    // Death of the parent before the death signal was armed shows here.
+    if !matches!(fdpass::recv(channel.as_fd(), GO.len()), Ok((word, _)) if word == GO) {
+        process::exit_now(1);
+    }
+    drop(channel);
+    process::exit_now(run(what))
 }
+
+fn prepare(what: &Spawn, ids: Ids) -> Result<Tap, Error> {
+    let step = |e: nix::Error| io::Error::from(e);
+    prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(step)
+        .map_err(Error::io("cannot tie the namespace to this process"))?;
+    signal::block_all().map_err(Error::io("cannot block signals"))?;
+    map_ids(ids).map_err(Error::io("cannot write the id maps of the new user namespace in /proc/self"))?;
+    let mut tap = configure::make(&what.interface)?;
+    let mut warn = |what: &str, r: io::Result<()>| {
+        if let Err(e) = r {
+            tap.warnings.push(format!("{what}: {e}"));
+        }
+    };
+    // Group 0 is the only one mapped here; the kernel's default lets nobody ping.
+    warn("unprivileged ping is off inside", fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0"));
+    warn("the host name stays", set_hostname(what.hostname.as_deref()));
+    if let Some(text) = &what.resolv_conf {
+        warn("the host's resolv.conf stays visible inside", replace_resolv_conf(text));
+    }
+    if what.pid_namespace {
+        warn("/proc shows the host's processes", mount_proc());
+    }
+    Ok(tap)
+}
+
+/// A process may map its own ids, and only those, if it gives up setgroups(2) first.
+fn map_ids(ids: Ids) -> io::Result<()> {
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {} 1", ids.uid))?;
+    fs::write("/proc/self/gid_map", format!("0 {} 1", ids.gid))
+}
+
+fn set_hostname(wanted: Option<&str>) -> io::Result<()> {
+    let mut name = match wanted {
+        Some(name) => OsString::from(name),
+        None => {
+            let mut name = OsString::from("spelt-");
+            name.push(nix::unistd::gethostname()?);
+            name
+        }
+    }
+    .into_vec();
+    name.truncate(HOSTNAME_MAX_BYTES);
+    Ok(nix::unistd::sethostname(OsStr::from_bytes(&name))?)
+}
+
+/// Puts a file of ours over /etc/resolv.conf, or over what it links to. The file lives in a tmpfs that is mounted on
+/// /proc only while the file is made: a bind mount holds it afterwards. To be called before the new /proc.
+fn replace_resolv_conf(text: &[u8]) -> io::Result<()> {
+    let target = fs::canonicalize(RESOLV_CONF)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), PROC, Some("tmpfs"), flags, Some("size=64k,nr_inodes=4,mode=0755"))?;
+    let file = Path::new(PROC).join("resolv.conf");
+    let made = fs::write(&file, text)
+        .and_then(|()| Ok(mount(Some(&file), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?));
+    umount2(PROC, MntFlags::MNT_DETACH)?;
+    made
+}
+
+fn mount_proc() -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    Ok(mount(Some("proc"), PROC, Some("proc"), flags, None::<&str>)?)
+}
+
+/// Starts the command and looks after it and its orphans; returns its status.
+fn run(what: &Spawn) -> i32 {
+    let command = match process::fork() {
+        Ok(Fork::Child) => become_command(what),
+        Ok(Fork::Parent(pid)) => pid,
+        Err(e) => {
+            eprintln!("spelt: cannot start a process for the command: {e}");
+            return EXIT_FAILED;
+        }
+    };
+    loop {
+        if let Some(status) = reap(command) {
+            return status;
+        }
+        let Ok(got) = signal::wait() else { continue };
+        // What the terminal sends, its whole process group has got already.
+        if got.number != libc::SIGCHLD && got.from_process {
+            pass_on(command, got.number);
+        }
+    }
+}
+
+/// Takes all that have ended; the command's status if it was among them.
+fn reap(command: Pid) -> Option<i32> {
+    let mut status = None;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == command => status = Some(code),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => status = Some(128 + signal as i32),
+            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return status,
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(_) => return status.or(Some(EXIT_FAILED)),
+        }
+    }
+}
+
+fn pass_on(command: Pid, number: i32) {
+    if let Ok(signal) = Signal::try_from(number) {
+        let _ = nix::sys::signal::kill(command, signal);
+    }
+}
+
+/// In the fork that is to be the command.
+fn become_command(what: &Spawn) -> ! {
+    if !what.pid_namespace {
+        // There the end of PID 1 ends it.
+        let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+    }
+    if let Some(was) = what.open_files {
+        let _ = process::restore_open_files(was);
+    }
+    signal::reset();
+    process::close_inherited(None);
+    let (program, args) = command_line(&what.command);
+    let e = process::exec(&program, &args);
+    let name = program.to_string_lossy();
+    let (text, status) = match e.raw_os_error() {
+        Some(libc::ENOENT) if !name.contains('/') => (format!("command `{name}` not found in PATH"), EXIT_NOT_FOUND),
+        Some(libc::ENOENT) if Path::new(&*name).exists() => {
+            (format!("cannot run `{name}`: the interpreter or loader it asks for does not exist"), EXIT_NOT_FOUND)
+        }
+        Some(libc::ENOENT | libc::ENOTDIR) => (format!("command `{name}` not found"), EXIT_NOT_FOUND),
+        Some(libc::EACCES) => {
+            (format!("cannot run `{name}`: it is not executable (permission denied)"), EXIT_NOT_EXECUTABLE)
+        }
+        _ => (format!("cannot run `{name}`: {e}"), EXIT_NOT_EXECUTABLE),
+    };
+    eprintln!("spelt: {text}");
+    process::exit_now(status)
+}
+
+/// Program and arguments; the user's shell, told by the dash that it is a login shell, if there is no command.
+fn command_line(command: &[OsString]) -> (CString, Vec<CString>) {
+    // No argument of a running program holds a zero byte.
+    let c = |s: &OsStr| CString::new(s.as_bytes()).unwrap_or_default();
+    if let Some(program) = command.first() {
+        return (c(program), command.iter().map(|a| c(a)).collect());
+    }
+    let shell = std::env::var_os("SHELL").filter(|s| !s.is_empty()).unwrap_or_else(|| "/bin/sh".into());
+    let mut dashed = OsString::from("-");
+    dashed.push(&shell);
+    (c(&shell), vec![c(&dashed)])
+}
+
+const PROC: &str = "/proc";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// `__NEW_UTS_LEN`.
+const HOSTNAME_MAX_BYTES: usize = 64;
+const EXIT_FAILED: i32 = 1;
+/// As shells do (POSIX, Shell Command Language §2.8.2).
+const EXIT_NOT_EXECUTABLE: i32 = 126;
+const EXIT_NOT_FOUND: i32 = 127;

@@ -1,23 +1,138 @@
 //! What a translator that a guest talks to does not need, taken away from it before the guest's first byte is read.
+//!
+//! Goals: whoever gets to run code in this process finds no files, no other processes, no shared memory, no capabilities
+//! and no way to new ones; what is left is the network as the user has it, and the descriptors that are open.
+//!
+//! In order: a user namespace of its own where we have no CAP_SYS_ADMIN (its single id is the user's own, so signals to
+//! our children and the parent-death signal still pass: both compare host ids); mount, IPC, UTS and, for children that
+//! must never come, PID namespaces; an empty read-only root; another identity if asked for; no capabilities, in no set; no
+//! new privileges; not dumpable, so that neither ptrace nor /proc/PID/mem open this process to others of the same user.
+//!
+//! The network namespace stays: it is the host's, where our sockets belong.
+//!
+//! Started as root this process stays root, without capabilities, unless [`Params::identity`] says otherwise. With
+//! `spelt run` it must stay: the kernel checks the sender's identity when a dying parent's signal kills the child.
+//!
+//! Limits: no system call filter yet. Afterwards nothing can be opened by path: what is needed later (`/dev/null`, log and
+//! capture files, syslog's socket, pid file, namespace directory) must be open.
+//!
+//! System calls, once: unshare, openat, write, mount, chdir, pivot_root, umount2, setgroups, setresgid, setresuid, capset,
+//! prctl.
+
+use std::fs;
+use std::io;
+
+use caps::Capability;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::unistd::{Gid, Uid};
+
+use crate::sys::caps::{drop_all_but, effective};
 
 /// What must stay.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Params {
     /// Keep CAP_NET_BIND_SERVICE, for listeners below port 1024 that are opened later. Only of use to root.
     pub bind_low_ports: bool,
+    /// Become this user and group; for processes started as root that have no child to look after.
+    pub identity: Option<Identity>,
+    /// Where pivot_root is impossible (the root is the initial RAM file system), use chroot instead.
+    pub chroot_fallback: bool,
+}
+
+/// User and group, as numbers of this user namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Identity {
+    /// The kernel's overflow ids, which own nothing.
+    pub const NOBODY: Identity = Identity { uid: 65534, gid: 65534 };
 }
 
 /// A mechanism that is missing.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {step}: {source}{hint}")]
+#[error("cannot isolate this process: {step}: {source}{hint}")]
 pub struct Error {
     pub step: &'static str,
-    pub source: std::io::Error,
+    pub source: io::Error,
     pub hint: &'static str,
 }
 
+/// Gives everything up. To be called once, while this process has one thread, when all that is needed is open.
+///
 /// # Errors
-/// See [`Error`].
-pub fn enter(_params: &Params) -> Result<(), Error> {
-    Ok(())
+/// See [`Error`]. The process is then in between and must end.
+pub fn enter(params: &Params) -> Result<(), Error> {
+    if !effective(Capability::CAP_SYS_ADMIN) {
+        own_user_namespace()?;
+    }
+    let apart =
+        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWPID;
+    unshare(apart).map_err(fail("new mount, IPC, UTS and PID namespaces", LIMIT_HINT))?;
+    empty_root(params.chroot_fallback)?;
+    if let Some(identity) = params.identity {
+        become_user(identity)?;
+    }
+    let keep: &[Capability] = if params.bind_low_ports { &[Capability::CAP_NET_BIND_SERVICE] } else { &[] };
+    drop_all_but(keep).map_err(|source| Error { step: "dropping capabilities", source, hint: "" })?;
+    prctl::set_no_new_privs().map_err(fail("no_new_privs", ""))?;
+    prctl::set_dumpable(false).map_err(fail("switching off core dumps and tracing", ""))
 }
+
+/// Ids stay what they are; the namespace only lends the capabilities for the next steps.
+fn own_user_namespace() -> Result<(), Error> {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(fail("a user namespace", USERNS_HINT))?;
+    let map = || -> io::Result<()> {
+        fs::write("/proc/self/setgroups", "deny")?;
+        fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+        fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))
+    };
+    map().map_err(|source| Error { step: "writing id maps in /proc/self", source, hint: "" })
+}
+
+fn empty_root(chroot_fallback: bool) -> Result<(), Error> {
+    // Nothing done here reaches the host's mounts, and nothing done there comes here.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_UNBINDABLE | MsFlags::MS_REC, None::<&str>)
+        .map_err(fail("making mounts private", ""))?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID;
+    let mut mounted = Err(nix::Error::ENOENT);
+    for at in ["/tmp", "/run", "/proc"] {
+        mounted = mount(Some("tmpfs"), at, Some("tmpfs"), flags, Some("nr_inodes=2,nr_blocks=1,mode=0555"))
+            .and_then(|()| nix::unistd::chdir(at));
+        if mounted.is_ok() {
+            break;
+        }
+    }
+    mounted.map_err(fail("an empty tmpfs on /tmp, /run or /proc", ""))?;
+    match nix::unistd::pivot_root(".", ".") {
+        // The old root lies on top of the new one now.
+        Ok(()) => umount2(".", MntFlags::MNT_DETACH).map_err(fail("unmounting the old root", ""))?,
+        Err(nix::Error::EINVAL) if chroot_fallback => nix::unistd::chroot(".").map_err(fail("chroot", ""))?,
+        Err(e) => return Err(fail("pivot_root", PIVOT_HINT)(e)),
+    }
+    nix::unistd::chdir("/").map_err(fail("entering the empty root", ""))
+}
+
+fn become_user(identity: Identity) -> Result<(), Error> {
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    // Else the change of uid would empty the permitted set before the choice of what to keep.
+    prctl::set_keepcaps(true).map_err(fail("PR_SET_KEEPCAPS", ""))?;
+    nix::unistd::setgroups(&[]).map_err(fail("dropping supplementary groups", ""))?;
+    nix::unistd::setresgid(gid, gid, gid).map_err(fail("changing the group", ""))?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(fail("changing the user", ""))
+}
+
+fn fail(step: &'static str, hint: &'static str) -> impl FnOnce(nix::Error) -> Error {
+    move |e| Error { step, source: e.into(), hint }
+}
+
+const USERNS_HINT: &str = ": user namespaces are forbidden or used up: see the sysctls user.max_user_namespaces, \
+                           kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
+const LIMIT_HINT: &str = ": see the limits in /proc/sys/user";
+const PIVOT_HINT: &str =
+    ": impossible where the root is the initial RAM file system; `--chroot-fallback` uses chroot there";

@@ -16,7 +16,12 @@ pub fn effective(cap: Capability) -> bool {
 /// The kernel's, when permitted or effective capabilities could not be dropped.
 pub fn drop_all_but(keep: &[Capability]) -> io::Result<()> {
     if effective(Capability::CAP_SETPCAP) {
-        caps::clear(None, CapSet::Bounding).map_err(io::Error::other)?;
+        // A capability that this kernel does not know yet reads as an error, and needs no dropping.
+        for c in caps::all() {
+            if caps::has_cap(None, CapSet::Bounding, c).unwrap_or(false) {
+                caps::drop(None, CapSet::Bounding, c).map_err(io::Error::other)?;
+            }
+        }
     }
     // A kernel without ambient capabilities (before 4.3) refuses; there is nothing to clear there.
     let _ = caps::clear(None, CapSet::Ambient);

@@ -47,27 +47,6 @@ impl Netlink {
         ))
     }
 
-    /// One object, by a request without `NLM_F_DUMP`.
-    ///
-    /// # Errors
-    /// The kernel's answer; `InvalidData` if it does not decode.
-    pub fn get(&mut self, request: &RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
-        let sequence = self.next_sequence();
-        self.send(&encode(request, NLM_F_REQUEST, sequence))?;
-        loop {
-            for m in messages(self.receive()?) {
-                if m.header.sequence_number != sequence {
-                    continue;
-                }
-                return match m.payload {
-                    NetlinkPayload::InnerMessage(found) => Ok(found),
-                    NetlinkPayload::Error(e) => Err(to_error(e.raw_code())),
-                    _ => Err(io::Error::new(io::ErrorKind::InvalidData, "unexpected netlink reply")),
-                };
-            }
-        }
-    }
-
     /// Submits `changes` in order with one system call and returns what became of each. A failed change does not stop
     /// the later ones.
     ///

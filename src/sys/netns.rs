@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::fstat;
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 /// The user namespace that owns the namespace `ns`.
 ///
@@ -42,9 +43,15 @@ pub fn join_net(ns: impl AsFd) -> io::Result<()> {
     Ok(setns(ns, CloneFlags::CLONE_NEWNET)?)
 }
 
-/// True if `fd` refers to a namespace file.
-pub fn is_namespace(fd: impl AsFd) -> bool {
-    nix::sys::statfs::fstatfs(fd).is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
+/// The `CLONE_NEW*` flag of a namespace file's kind; `None` if it is no namespace.
+pub fn kind(fd: impl AsFd) -> Option<CloneFlags> {
+    if !fstatfs(&fd).is_ok_and(|s| s.filesystem_type() == NSFS_MAGIC) {
+        return None;
+    }
+    // SAFETY: NS_GET_NSTYPE takes no argument and returns a flag or -1.
+    let flag = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), NS_GET_NSTYPE) };
+    CloneFlags::from_bits(flag)
 }
 
 const NS_GET_USERNS: libc::Ioctl = 0xb701;
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;

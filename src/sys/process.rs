@@ -42,7 +42,21 @@ pub fn clone_into(namespaces: CloneFlags) -> io::Result<Fork<Cloned>> {
     };
     // SAFETY: without CLONE_VM this is fork: the child runs on its own copy of stack and memory. The argument struct and
     // `pidfd` outlive the call.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    if pid == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
+        // Old container profiles pretend that clone3 does not exist, because they cannot look into its structure.
+        // SAFETY: as above; the pidfd goes where the parent's tid would.
+        pid = unsafe {
+            libc::syscall(
+                libc::SYS_clone,
+                args.flags as libc::c_ulong | args.exit_signal as libc::c_ulong,
+                0,
+                &raw mut pidfd,
+                0,
+                0,
+            )
+        };
+    }
     match pid {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),

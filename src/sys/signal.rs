@@ -58,6 +58,31 @@ impl AsRawFd for Signals {
     }
 }
 
+/// Blocks all signals, for a process that takes them with [`wait`] only.
+///
+/// # Errors
+/// The kernel's.
+pub fn block_all() -> io::Result<()> {
+    Ok(sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None)?)
+}
+
+/// Waits for the next signal of any kind; they must be blocked. PID 1 gets blocked signals although it has no handlers.
+///
+/// # Errors
+/// `EINTR` after a stop.
+pub fn wait() -> io::Result<Received> {
+    // SAFETY: an all-zero siginfo is a valid value of this plain C union.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live values of the types the call reads and writes.
+    let number = unsafe { libc::sigwaitinfo(SigSet::all().as_ref(), &mut info) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel fills the sender for the signals that have one; for others the field is some other integer.
+    let pid = unsafe { info.si_pid() } as u32;
+    Ok(Received { number, from_process: info.si_code <= 0, pid })
+}
+
 /// Every disposition to its default, nothing blocked: what a new program expects to start with.
 pub fn reset() {
     for number in 1..=libc::SIGRTMAX() {

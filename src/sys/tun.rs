@@ -86,6 +86,25 @@ fn set_offloads(file: &File, on: &mut Offloads) {
     }
 }
 
+/// The device's own MAC address, as the guest's kernel uses it.
+///
+/// # Errors
+/// `EBADFD` if the device is gone.
+pub fn mac(fd: impl AsFd) -> io::Result<[u8; 6]> {
+    // SAFETY: an all-zero ifreq is a valid value of this plain C struct.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: SIOCGIFHWADDR on a tap descriptor writes one ifreq, which lives until the call returns.
+    let r = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::SIOCGIFHWADDR as libc::Ioctl, &mut request) };
+    if r < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled this member of the union; it is plain bytes.
+    let data = unsafe { request.ifr_ifru.ifru_hwaddr.sa_data };
+    let mut mac = [0; 6];
+    mac.iter_mut().zip(data).for_each(|(to, from)| *to = from as u8);
+    Ok(mac)
+}
+
 /// True if `fd` still belongs to a device.
 pub fn is_attached(fd: impl AsFd) -> bool {
     // SAFETY: an all-zero ifreq is a valid value of this plain C struct.
