@@ -91,7 +91,7 @@ fn serve(
     if let Some(file) = pid_file {
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
-    sandbox::enter(&sandbox::Params::default())?;
+    sandbox::enter(&sandbox::Params { chroot_fallback: config.chroot_fallback, ..sandbox::Params::default() })?;
     if let Some(daemon) = daemon {
         daemon.ready(null).context("cannot let go of the terminal")?;
     }

@@ -53,7 +53,7 @@ impl Supervisor {
         crate::sys::signal::ignore_sigpipe();
         let end = match guest {
             Guest::Spawned(child) => End::Child(child),
-            Guest::Attached(namespace) if netns_quit => End::Namespace(namespace.watch()?),
+            Guest::Attached(namespace) if netns_quit => End::Namespace(namespace.into_watch()),
             Guest::Attached(_) => End::Never,
         };
         Ok(Supervisor { signals, end })
