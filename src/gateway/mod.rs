@@ -173,7 +173,6 @@ fn service(packet: &Packet) -> Option<Service> {
 #[cfg(test)]
 mod tests {
     use super::testing::*;
-    use super::*;
 
     #[test]
     fn only_our_protocols_are_claimed() {
