@@ -78,7 +78,7 @@ fn labels(name: &str) -> Option<Vec<&str>> {
     let name = name.trim_end_matches('.');
     let ok = |l: &&str| !l.is_empty() && l.len() <= LABEL_MAX && l.bytes().all(|b| b.is_ascii_graphic());
     let labels: Vec<&str> = name.split('.').collect();
-    (labels.iter().all(|l| ok(&l)) && name.len() + 2 <= NAME_MAX).then_some(labels)
+    (labels.iter().all(ok) && name.len() + 2 <= NAME_MAX).then_some(labels)
 }
 
 #[cfg(test)]

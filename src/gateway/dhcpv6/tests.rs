@@ -68,8 +68,11 @@ fn refused(kind: T, options: Vec<O>) -> bool {
     try_ask(config(), kind, options).err() == Some(DropReason::Dhcpv6)
 }
 
-/// IAID, addresses with their lifetimes, status, of every association.
-fn ias(m: &v6::Message) -> Vec<(u32, Vec<(String, u32)>, Option<v6::Status>)> {
+/// IAID, addresses with their lifetimes, status.
+type Association = (u32, Vec<(String, u32)>, Option<v6::Status>);
+
+/// All associations, by IAID.
+fn ias(m: &v6::Message) -> Vec<Association> {
     let mut all: Vec<_> = m
         .opts()
         .iter()
