@@ -24,7 +24,7 @@ pub(super) fn answer(
         return Err(DropReason::Dhcpv6);
     }
     let ask = dhcpv6::parse(payload).ok_or(DropReason::Dhcpv6)?;
-    let reply = reply(config, &ask).filter(|r| r.len() <= REPLY_MAX).ok_or(DropReason::Dhcpv6)?;
+    let reply = reply(config, &ask).ok_or(DropReason::Dhcpv6)?;
     log::debug!("DHCPv6: message type {} answered to {}", ask.kind, packet.src);
     let (src, dst) = (Endpoint::new(ours, dhcpv6::SERVER_PORT), Endpoint::new(packet.src, dhcpv6::CLIENT_PORT));
     send_udp(src, dst, packet.src_mac, &reply, facts, link)
@@ -180,7 +180,7 @@ const INFINITE: u32 = u32::MAX;
 const IAS_MAX: usize = 8;
 /// Addresses answered with lifetime zero in one association.
 const ADDRS_MAX: usize = 4;
-/// What fits the smallest IPv6 MTU (RFC 8200 §5).
+/// What fits the smallest IPv6 MTU (RFC 8200 §5): the search list takes what the limits above leave, at least 300 bytes.
 const REPLY_MAX: usize = 1280 - IPV6_LEN - UDP_LEN;
 /// Flags of RFC 4704 §4.1.
 const FQDN_SERVER_UPDATES: u8 = 0x01;

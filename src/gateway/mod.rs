@@ -22,6 +22,9 @@
 //! Replies fit the smallest MTU: 576 bytes for DHCP unless the client allows more, 1280 for IPv6; search lists are cut to
 //! what fits. Messages that come in fragments reach us reassembled or not at all. DHCPv6 relays are not served.
 //!
+//! What a guest does while it comes up and nobody has to answer (probes for its own addresses, announcements) is counted
+//! like everything unanswered, under `arp` and `ndp`.
+//!
 //! System calls: none.
 
 mod announce;
