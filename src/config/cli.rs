@@ -35,7 +35,7 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Command, Exit> {
 
 /// Shared with the generation of man pages and shell completions.
 pub fn command() -> clap::Command {
-    let options = |face| OPTIONS.iter().filter(move |d| offered(d, face)).map(arg);
+    let options = |face| OPTIONS.iter().filter(move |d| offered(d, face)).map(move |d| arg(d, face));
     let run = clap::Command::new("run")
         .about("Run a command, or a shell, in a network namespace of its own")
         .override_usage("spelt run [OPTIONS] [--] [COMMAND [ARG]...]")
@@ -75,18 +75,20 @@ fn offered(def: &Def, face: Face) -> bool {
     matches!(def.face, Face::All | Face::Spelt) || def.face == face
 }
 
-fn arg(def: &'static Def) -> Arg {
+fn arg(def: &'static Def, face: Face) -> Arg {
     let arg = Arg::new(def.long).long(def.long).help(def.help).help_heading(def.group.title());
     let arg = match def.short {
         Some(letter) => arg.short(letter),
         None => arg,
     };
     // What is the default, or has a shorter form, is accepted without being offered.
-    let arg = arg.hide(is_planned(def.opt) || matches!(def.opt, Opt::ConfigNet | Opt::Netns));
+    let implied = matches!(def.opt, Opt::ConfigNet | Opt::Netns) || def.opt == Opt::Foreground && face == Face::Spawn;
+    let arg = arg.hide(implied || is_planned(def.opt));
     match def.value {
         // The last one wins, or all count: the builder decides.
         Some(name) => arg.value_name(name).action(ArgAction::Append).value_parser(ValueParser::os_string()),
-        None => arg.action(ArgAction::Count),
+        // Giving a flag twice means the same; what counts is its last place.
+        None => arg.action(ArgAction::SetTrue).overrides_with(def.long),
     }
 }
 

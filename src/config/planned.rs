@@ -48,4 +48,6 @@ static PLANNED: &[Planned] = &[
     Planned { opt: Opt::UdpNs, name: "--udp-ns", used: |c| matches!(c.udp_ns, Ports::Specs(_)) },
     Planned { opt: Opt::HostLoToNsLo, name: "--host-lo-to-ns-lo", used: |c| c.host_lo_to_ns_lo },
     Planned { opt: Opt::SpliceOnly, name: "--splice-only", used: |c| c.splice_only },
+    // Without the shortcut it switches off, it asks for what is done anyway.
+    Planned { opt: Opt::NoSplice, name: "--no-splice", used: |_| false },
 ];

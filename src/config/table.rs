@@ -338,8 +338,7 @@ pub(super) static OPTIONS: &[Def] = {
             "SPEC",
             All,
             Ports,
-            "Forward TCP ports of the host to the guest: 'none', or a list as in 22, 8080:80, 8000-8009:9000-9009, \
-             127.0.0.1/8080:80, %eth0/443, 2000-3000,~2500",
+            "Forward TCP ports of the host to the guest, as in 22,8080:80,8000-8009:9000-9009 or 127.0.0.1/80; or 'none'",
         ),
         value(Opt::UdpPorts, "udp-ports", 'u', "SPEC", All, Ports, "The same for UDP"),
         vm("socket", 's', Some("PATH")),
