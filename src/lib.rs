@@ -16,6 +16,7 @@ pub mod tcp;
 
 pub mod host;
 pub mod listen;
+pub mod logging;
 pub mod ns;
 pub mod sandbox;
 

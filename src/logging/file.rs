@@ -1,0 +1,232 @@
+//! A log file that never outgrows its limit: when the next line would, the oldest part is dropped in place. No second
+//! file, because there is no directory to create it in once the root is gone.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use log::Level;
+
+use super::elapsed;
+use super::sink::Sink;
+use crate::base::Instant;
+
+pub(super) struct LogFile {
+    file: File,
+    /// First line, without what rotation adds to it and without its end.
+    title: String,
+    /// Length of the first line as it stands in the file.
+    header_bytes: u64,
+    size_bytes: u64,
+    max_bytes: u64,
+    /// A regular file; a terminal or a pipe cannot be rotated.
+    regular: bool,
+}
+
+impl LogFile {
+    /// Creates or truncates it, for its owner only.
+    pub fn open(path: &Path, max_bytes: u64, program: &str) -> io::Result<LogFile> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            // For pipes and terminals: lose lines rather than wait.
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)?;
+        let regular = file.metadata()?.is_file();
+        if regular {
+            // One that existed keeps its mode otherwise.
+            file.set_permissions(Permissions::from_mode(0o600))?;
+        }
+        let exe = std::env::current_exe().map(|p| p.display().to_string()).unwrap_or_default();
+        let mut title = format!("{program}: {exe} ({})", std::process::id());
+        title.truncate(title.floor_char_boundary(TITLE_MAX));
+        let mut log = LogFile { file, title, header_bytes: 0, size_bytes: 0, max_bytes, regular };
+        let header = format!("{}\n", log.title);
+        log.append(header.as_bytes())?;
+        log.header_bytes = header.len() as u64;
+        Ok(log)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if !self.regular {
+            return self.file.write_all(bytes);
+        }
+        self.file.write_all_at(bytes, self.size_bytes)?;
+        self.size_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Copies the newer lines down over the older ones. What is read lies behind what is written at any time.
+    fn rotate(&mut self, now: Instant) -> io::Result<()> {
+        let header = format!("{} - log truncated at {}\n", self.title, elapsed(now));
+        let drop_bytes = (self.max_bytes * 3 / 10).next_multiple_of(4096);
+        let mut from = self.line_start(self.header_bytes + drop_bytes)?;
+        let mut to = header.len() as u64;
+        let mut chunk = vec![0; 16384];
+        while from < self.size_bytes {
+            let want = (self.size_bytes - from).min(chunk.len() as u64) as usize;
+            let got = self.file.read_at(&mut chunk[..want], from)?;
+            if got == 0 {
+                break;
+            }
+            self.file.write_all_at(&chunk[..got], to)?;
+            from += got as u64;
+            to += got as u64;
+        }
+        self.file.write_all_at(header.as_bytes(), 0)?;
+        self.file.set_len(to)?;
+        self.header_bytes = header.len() as u64;
+        self.size_bytes = to;
+        Ok(())
+    }
+
+    /// Where the first whole line at or after `at` begins; the end of the file if there is none.
+    fn line_start(&self, at: u64) -> io::Result<u64> {
+        let mut chunk = [0; super::LINE_MAX_BYTES * 2];
+        let got = self.file.read_at(&mut chunk, at.saturating_sub(1))? as u64;
+        let end = chunk[..got as usize].iter().position(|b| *b == b'\n');
+        Ok(end.map_or(self.size_bytes, |e| at.saturating_sub(1) + e as u64 + 1).min(self.size_bytes))
+    }
+
+    fn put_line(&mut self, now: Instant, line: &str) -> io::Result<()> {
+        if self.regular {
+            // Someone else may have truncated it: no hole then.
+            self.size_bytes = self.size_bytes.min(self.file.metadata()?.len());
+            let fits = |log: &LogFile| log.size_bytes + line.len() as u64 <= log.max_bytes;
+            if !fits(self) {
+                self.rotate(now)?;
+            }
+            if !fits(self) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        self.append(line.as_bytes())
+    }
+}
+
+impl Sink for LogFile {
+    fn put(&mut self, level: Level, now: Instant, text: &str) -> bool {
+        let label = match level {
+            Level::Error => "ERROR:   ",
+            Level::Warn => "WARNING: ",
+            Level::Info => "info:    ",
+            Level::Debug | Level::Trace => "         ",
+        };
+        self.put_line(now, &format!("{}: {label}{text}\n", elapsed(now))).is_ok()
+    }
+}
+
+/// Well below what one rotation drops, so that a longer first line never needs more room than there is.
+const TITLE_MAX: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: u64 = 40960;
+
+    fn at(secs: u64) -> Instant {
+        Instant::from_nanos((secs + 1) * 1_000_000_000)
+    }
+
+    fn new() -> (tempfile::TempDir, std::path::PathBuf, LogFile) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = LogFile::open(&path, MAX, "pasta 1.2.3").unwrap();
+        (dir, path, log)
+    }
+
+    fn lines(path: &Path) -> Vec<String> {
+        std::fs::read_to_string(path).unwrap().lines().map(str::to_string).collect()
+    }
+
+    #[test]
+    fn lines_have_time_and_level() {
+        let (_dir, path, mut log) = new();
+        for level in [Level::Error, Level::Warn, Level::Info, Level::Debug] {
+            assert!(log.put(level, at(3), "text"));
+        }
+        let lines = lines(&path);
+        let exe = std::env::current_exe().unwrap();
+        assert_eq!(lines[0], format!("pasta 1.2.3: {} ({})", exe.display(), std::process::id()));
+        assert_eq!(
+            lines[1..],
+            ["3.0000: ERROR:   text", "3.0000: WARNING: text", "3.0000: info:    text", "3.0000:          text"]
+        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_oldest_part_goes_and_the_limit_holds() {
+        let (_dir, path, mut log) = new();
+        let mut largest = 0;
+        for i in 0..2000u64 {
+            assert!(log.put(Level::Info, at(i), &format!("message {i} {}", "x".repeat((i % 90) as usize))));
+            largest = largest.max(std::fs::metadata(&path).unwrap().len());
+        }
+        assert!((MAX - 200..=MAX).contains(&largest), "{largest}");
+        let lines = lines(&path);
+        assert!(lines[0].starts_with("pasta 1.2.3: ") && lines[0].contains(") - log truncated at "), "{}", lines[0]);
+        assert!(lines[0].matches("truncated").count() == 1);
+        // The rest is whole, consecutive and the newest.
+        let numbers: Vec<u64> = lines[1..].iter().map(|l| l.split(' ').nth(6).unwrap().parse().unwrap()).collect();
+        assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1));
+        assert_eq!(numbers.last(), Some(&1999));
+        assert!(numbers.len() > 200, "{}", numbers.len());
+    }
+
+    #[test]
+    fn the_longest_lines_fit() {
+        let (_dir, path, mut log) = new();
+        for i in 0..100 {
+            assert!(log.put(Level::Error, at(i), &"y".repeat(super::super::LINE_MAX_BYTES)));
+            assert!(std::fs::metadata(&path).unwrap().len() <= MAX);
+        }
+        assert!(lines(&path)[1..].iter().all(|l| l.ends_with('y') && l.contains("ERROR:   y")));
+    }
+
+    #[test]
+    fn it_works_without_its_name() {
+        let (_dir, path, mut log) = new();
+        let kept = File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for i in 0..1000 {
+            assert!(log.put(Level::Info, at(i), &"z".repeat(100)));
+        }
+        assert!(kept.metadata().unwrap().len() <= MAX);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn truncation_by_others_leaves_no_hole() {
+        let (_dir, path, mut log) = new();
+        assert!(log.put(Level::Info, at(1), &"a".repeat(1000)));
+        File::create(&path).unwrap();
+        assert!(log.put(Level::Info, at(2), "b"));
+        assert_eq!(lines(&path), ["2.0000: info:    b"]);
+    }
+
+    #[test]
+    fn an_old_file_is_emptied_and_closed_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::write(&path, "old").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        LogFile::open(&path, MAX, "p").unwrap();
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("old"));
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn devices_are_written_to_without_rotation() {
+        let mut log = LogFile::open(Path::new("/dev/null"), MAX, "p").unwrap();
+        for i in 0..1000 {
+            assert!(log.put(Level::Info, at(i), &"z".repeat(100)));
+        }
+        assert!(LogFile::open(Path::new("/no/such/directory"), MAX, "p").is_err());
+    }
+}

@@ -1,0 +1,41 @@
+//! One message as one line.
+
+use std::borrow::Cow;
+
+use super::LINE_MAX_BYTES;
+use crate::base::Instant;
+
+/// Cut to the limit, and without control characters: a guest's host name must not write lines or colours of its own.
+pub(super) fn tidy(text: &str) -> Cow<'_, str> {
+    let cut = &text[..text.floor_char_boundary(LINE_MAX_BYTES)];
+    let cut = cut.trim_end_matches('\n');
+    if cut.contains(char::is_control) { cut.replace(char::is_control, "?").into() } else { cut.into() }
+}
+
+/// Seconds since start with four decimals.
+pub(super) fn elapsed(now: Instant) -> String {
+    // The clock begins at one second.
+    let nanos = now.as_nanos().saturating_sub(1_000_000_000);
+    format!("{}.{:04}", nanos / 1_000_000_000, nanos % 1_000_000_000 / 100_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_tidy() {
+        assert!(matches!(tidy("plain é"), Cow::Borrowed("plain é")));
+        assert_eq!(tidy("a\nb\x1b[31mc\n"), "a?b?[31mc");
+        assert_eq!(tidy(&"x".repeat(5000)).len(), LINE_MAX_BYTES);
+        assert_eq!(tidy(&"é".repeat(5000)).len(), LINE_MAX_BYTES);
+        assert_eq!(tidy(&format!("x{}", "é".repeat(5000))).len(), LINE_MAX_BYTES - 1);
+    }
+
+    #[test]
+    fn time_since_start() {
+        assert_eq!(elapsed(Instant::from_nanos(1_000_000_000)), "0.0000");
+        assert_eq!(elapsed(Instant::from_nanos(13_012_345_678)), "12.0123");
+        assert_eq!(elapsed(Instant::ZERO), "0.0000");
+    }
+}
