@@ -8,7 +8,7 @@ use std::path::Path;
 
 use log::Level;
 
-use super::elapsed;
+use super::line::{elapsed, prefix};
 use super::sink::Sink;
 use crate::base::Instant;
 
@@ -42,8 +42,7 @@ impl LogFile {
             file.set_permissions(Permissions::from_mode(0o600))?;
         }
         let exe = std::env::current_exe().map(|p| p.display().to_string()).unwrap_or_default();
-        let mut title = format!("{program}: {exe} ({})", std::process::id());
-        title.truncate(title.floor_char_boundary(TITLE_MAX));
+        let title = prefix(&format!("{program}: {exe} ({})", std::process::id()), TITLE_MAX).to_string();
         let mut log = LogFile { file, title, header_bytes: 0, size_bytes: 0, max_bytes, regular };
         let header = format!("{}\n", log.title);
         log.append(header.as_bytes())?;

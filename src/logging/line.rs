@@ -7,9 +7,17 @@ use crate::base::Instant;
 
 /// Cut to the limit, and without control characters: a guest's host name must not write lines or colours of its own.
 pub(super) fn tidy(text: &str) -> Cow<'_, str> {
-    let cut = &text[..text.floor_char_boundary(LINE_MAX_BYTES)];
-    let cut = cut.trim_end_matches('\n');
+    let cut = prefix(text, LINE_MAX_BYTES).trim_end_matches('\n');
     if cut.contains(char::is_control) { cut.replace(char::is_control, "?").into() } else { cut.into() }
+}
+
+/// The longest prefix of at most `max_bytes` that ends with a whole character.
+pub(super) fn prefix(text: &str, max_bytes: usize) -> &str {
+    let mut end = max_bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Seconds since start with four decimals.

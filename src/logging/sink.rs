@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use log::Level;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::elapsed;
+use super::line::elapsed;
 use crate::base::Instant;
 
 /// A destination that takes a line now or not at all.
