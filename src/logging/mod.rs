@@ -32,7 +32,7 @@ use log::{Level, LevelFilter, Metadata, Record};
 use crate::base::{Clock, Instant};
 use crate::config::Verbosity;
 use file::LogFile;
-use line::{elapsed, tidy};
+use line::tidy;
 use sink::{Counting, Stderr};
 use syslog::Syslog;
 
