@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Ok(Command::Run(config) | Command::Attach(config)) => config,
         Ok(Command::Print { text, stdout, status }) => {
             // A reader that went away is nobody to tell.
-            let _ = if stdout { writeln!(std::io::stdout(), "{text}") } else { writeln!(std::io::stderr(), "{text}") };
+            let _ = if stdout { write!(std::io::stdout(), "{text}") } else { write!(std::io::stderr(), "{text}") };
             return ExitCode::from(status);
         }
         Err(exit) => {

@@ -6,6 +6,7 @@ mod from_host;
 mod names;
 mod plan;
 mod start;
+mod summary;
 mod supervise;
 
 pub use engine::{Engine, Next, Parts, Protocols};

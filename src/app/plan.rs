@@ -19,7 +19,6 @@ pub struct Plan {
     pub interface: ns::Interface,
     /// The guest's resolv.conf, where the host's cannot serve there.
     pub resolv_conf: Option<String>,
-    pub assigned: PerFamily<Option<Prefix>>,
     /// IP MTU of the guest link.
     pub mtu: u16,
 }
@@ -78,7 +77,6 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         gateway,
         interface,
         resolv_conf: names.resolv_conf,
-        assigned,
         mtu: if config.mtu == 0 { KERNEL_MTU } else { config.mtu },
         nat,
     }

@@ -8,13 +8,16 @@ use anyhow::{Context, bail};
 
 use super::engine::{Engine, Parts};
 use super::plan::{Plan, plan};
+use super::summary::summary;
 use super::supervise::{Guest, Supervisor};
-use crate::config::{Config, Mode, Target};
+use crate::base::Counters;
+use crate::config::{Config, Mode, Target, Verbosity};
 use crate::fwd::Rule;
 use crate::fwd::ports::Ports;
 use crate::guest::Caps;
 use crate::link::{Capture, Tap};
 use crate::listen::{self, Listener};
+use crate::logging::{self, LogSetup};
 use crate::sys::process::{self, Daemon, OpenFiles, PidFile};
 use crate::{host, ns, sandbox};
 
@@ -23,6 +26,9 @@ use crate::{host, ns, sandbox};
 /// # Errors
 /// One sentence, with its causes, for a person.
 pub fn start(config: &Config) -> anyhow::Result<u8> {
+    // Not ours, and a pipe among them would keep our caller waiting; but a path may still name one of them.
+    let inherited = process::open_descriptors();
+    start_log(config)?;
     let open_files = process::raise_open_files().context("cannot raise the limit on open files")?;
     let namespace = match &config.mode {
         Mode::Spawn { .. } => None,
@@ -30,6 +36,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
             Some(ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?)
         }
     };
+    process::close_descriptors(inherited);
     let capture = config.pcap.as_deref().map(open_capture).transpose()?;
     let pid_file = config
         .pid_file
@@ -45,6 +52,11 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).context("the kernel gives no random bytes")?;
     let plan = plan(config, &network, u64::from_ne_bytes(seed));
+    let rules = rules(config)?;
+    if config.verbosity >= Verbosity::Normal {
+        let inbound = rules.iter().map(|(rule, _)| rule.clone()).collect();
+        summary(config, &network, &plan, inbound).lines().iter().for_each(|line| log::info!("{line}"));
+    }
 
     let daemon =
         if config.foreground { None } else { Some(process::daemonize().context("cannot go to the background")?) };
@@ -54,7 +66,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         (Mode::Attach { .. }, None) => bail!("no namespace to attach to"),
     };
     // While the child sets up its namespace:
-    let listeners = bind(config)?;
+    let listeners = bind(config, &rules)?;
     serve(config, &plan, guest, listeners, capture, pid_file, daemon, &null)
 }
 
@@ -92,10 +104,39 @@ fn serve(
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
     sandbox::enter(&sandbox::Params { chroot_fallback: config.chroot_fallback, ..sandbox::Params::default() })?;
-    if let Some(daemon) = daemon {
-        daemon.ready(null).context("cannot let go of the terminal")?;
+    match daemon {
+        Some(daemon) => {
+            logging::detach_stderr();
+            daemon.ready(null).context("cannot let go of the terminal")?;
+        }
+        None => logging::started(),
     }
-    supervisor.run(&mut engine)
+    let status = supervisor.run(&mut engine)?;
+    report(&engine.counters());
+    Ok(status)
+}
+
+fn start_log(config: &Config) -> anyhow::Result<()> {
+    let setup = LogSetup {
+        ident: config.personality.name(),
+        verbosity: config.verbosity,
+        foreground: config.foreground,
+        file: config.log_file.as_deref().map(|path| (path, config.log_size_bytes)),
+        prefix: matches!(config.mode, Mode::Spawn { .. }),
+    };
+    logging::init(&setup).map_err(anyhow::Error::msg)?;
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
+    Ok(())
+}
+
+/// What was not forwarded, and why, for whoever looks at the log.
+fn report(counters: &Counters) {
+    log::debug!("{} frames from the guest, {} to it", counters.frames_from_guest, counters.frames_to_guest);
+    for (reason, count) in counters.drops() {
+        log::debug!("dropped {count}: {}", reason.name());
+    }
 }
 
 /// Flows of one protocol at most: as many as the peers allow.
@@ -134,20 +175,25 @@ fn open_capture(path: &std::path::Path) -> anyhow::Result<Capture> {
         .with_context(|| format!("cannot write the capture file '{}' (option '--pcap')", path.display()))
 }
 
-/// Binds every port asked for, or says which one could not be had.
-fn bind(config: &Config) -> anyhow::Result<Vec<Listener>> {
-    let options = listen::Options { v4: config.v4, v6: config.v6, freebind: config.freebind };
+/// The inbound rules, each with the option it came from.
+fn rules(config: &Config) -> anyhow::Result<Vec<(Rule, String)>> {
     let ephemeral = ephemeral_ports();
-    let mut bound = Vec::new();
+    let mut all = Vec::new();
     for (ports, flag) in [(&config.tcp_ports, "-t"), (&config.udp_ports, "-u")] {
-        let rules: Vec<Rule> = ports.rules(&ephemeral).map_err(anyhow::Error::msg)?;
-        for rule in &rules {
-            let listeners = listen::bind(rule, &options).map_err(|e| {
-                let origin = ports.origin(rule).unwrap_or_default();
-                anyhow::anyhow!("{e} for option '{flag} {origin}'")
-            })?;
-            bound.extend(listeners);
+        for rule in ports.rules(&ephemeral).map_err(anyhow::Error::msg)? {
+            let origin = format!("{flag} {}", ports.origin(&rule).unwrap_or_default());
+            all.push((rule, origin));
         }
+    }
+    Ok(all)
+}
+
+/// Binds every port asked for, or says which one could not be had.
+fn bind(config: &Config, rules: &[(Rule, String)]) -> anyhow::Result<Vec<Listener>> {
+    let options = listen::Options { v4: config.v4, v6: config.v6 && host::has_ipv6(), freebind: config.freebind };
+    let mut bound = Vec::new();
+    for (rule, origin) in rules {
+        bound.extend(listen::bind(rule, &options).map_err(|e| anyhow::anyhow!("{e} for option '{origin}'"))?);
     }
     Ok(bound)
 }

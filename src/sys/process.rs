@@ -103,6 +103,24 @@ pub fn close_inherited(keep: Option<RawFd>) {
     }
 }
 
+/// The descriptors from 3 on that are open now: what was inherited, if asked first of all.
+pub fn open_descriptors() -> Vec<RawFd> {
+    let Ok(dir) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let mut all: Vec<RawFd> =
+        dir.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).filter(|fd| *fd > 2).collect();
+    // One of them was the directory's own.
+    // SAFETY: F_GETFD only looks, at whatever the number means.
+    all.retain(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0);
+    all
+}
+
+/// Closes descriptors that nothing in this process owns.
+pub fn close_descriptors(all: Vec<RawFd>) {
+    for fd in all {
+        let _ = nix::unistd::close(fd);
+    }
+}
+
 /// Opens `/dev/null` where one of the descriptors 0–2 is missing: the next file opened must not become "stderr".
 ///
 /// # Errors
