@@ -4,6 +4,7 @@ mod addr;
 mod counters;
 mod family;
 mod net;
+mod rate;
 mod time;
 mod token;
 
@@ -11,5 +12,6 @@ pub use addr::{Addr, Endpoint, Family, Mac};
 pub use counters::{Counters, DropReason};
 pub use family::PerFamily;
 pub use net::{Hop, Prefix, Route};
+pub use rate::RateLimit;
 pub use time::{Clock, Instant};
 pub use token::{Kind, Token};

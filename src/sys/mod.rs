@@ -3,6 +3,8 @@
 
 pub mod caps;
 pub mod fdpass;
+pub mod dgram;
+pub mod errqueue;
 pub mod iov;
 pub mod netlink;
 pub mod netns;

@@ -7,6 +7,8 @@ pub mod dhcpv6;
 pub mod emit;
 pub mod name;
 pub mod ndp;
+pub mod fragment;
+pub mod icmp;
 mod packet;
 pub mod pcap;
 pub mod vnet;
