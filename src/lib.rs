@@ -21,3 +21,5 @@ pub mod ns;
 pub mod sandbox;
 
 pub mod app;
+pub mod icmp;
+pub mod udp;

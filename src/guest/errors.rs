@@ -1,7 +1,9 @@
 //! ICMP errors to the guest: who they come from, and how many a second.
 
+use std::io;
+
 use super::{Facts, ToGuest};
-use crate::base::{Addr, RateLimit};
+use crate::base::{Addr, Family, RateLimit};
 use crate::wire::Offload;
 use crate::wire::emit::{self, IpFields};
 use crate::wire::icmp::{self, ErrorKind};
@@ -61,6 +63,20 @@ pub fn reporter(facts: &Facts<'_>, offender: Option<Addr>, target: Addr, remote:
     match offender.filter(|o| o.family() == family && o.is_unicast()) {
         Some(o) => facts.nat.to_guest(o, facts.l2.guest_addr(&o)).unwrap_or_else(own),
         None => own(),
+    }
+}
+
+/// What to tell the guest when the host's kernel refused to send. `mtu`: the path MTU, asked for only if it matters.
+/// `None`: nothing a guest could act on.
+pub fn refusal(e: &io::Error, f: Family, mtu: impl FnOnce() -> Option<u32>) -> Option<ErrorKind> {
+    match e.raw_os_error()? {
+        libc::ENETUNREACH | libc::ENETDOWN => Some(ErrorKind::net_unreachable(f)),
+        libc::EHOSTUNREACH | libc::EHOSTDOWN => Some(ErrorKind::host_unreachable(f)),
+        libc::ECONNREFUSED => Some(ErrorKind::port_unreachable(f)),
+        // A prohibiting route or a packet filter.
+        libc::EACCES | libc::EPERM => Some(ErrorKind::prohibited(f)),
+        libc::EMSGSIZE => mtu().map(|mtu| ErrorKind::too_big(f, mtu)),
+        _ => None,
     }
 }
 

@@ -6,10 +6,12 @@ mod frame;
 mod l2;
 pub mod mock;
 pub mod reassembly;
+mod sent;
 mod slot;
 
 pub use errors::IcmpErrors;
 pub use facts::Facts;
 pub use frame::Frame;
 pub use l2::L2;
+pub use sent::SentHeader;
 pub use slot::{Caps, LinkFull, Reservation, SLOTS_MAX, ToGuest};

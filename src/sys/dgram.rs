@@ -170,6 +170,16 @@ impl Inbox {
         &self.memory[at..at + len]
     }
 
+    /// Puts a datagram that came another way in the place of the `i`-th one.
+    ///
+    /// # Panics
+    /// If it is longer than a datagram can be.
+    pub fn fill(&mut self, i: usize, payload: &[u8]) {
+        let at = i * STRIDE + HEADROOM;
+        self.memory[at..at + payload.len()].copy_from_slice(payload);
+        self.headers[i].msg_len = payload.len() as u32;
+    }
+
     /// Writes `head` directly in front of bytes `from..from + len` of the `i`-th datagram and returns both as one
     /// slice. Overwrites what was there: go forward through a datagram.
     ///
@@ -266,9 +276,8 @@ pub fn send_runs(fd: BorrowedFd<'_>, bytes: &[u8], runs: &[Run]) -> io::Result<u
 /// The kernel's.
 pub fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the kernel reads one int from `value`, which lives on this stack.
-    let r = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), mem::size_of::<i32>() as _)
-    };
+    let r =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), mem::size_of::<i32>() as _) };
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -77,6 +77,17 @@ impl<'a> Scatter<'a> {
     /// Keeps the first `n` bytes, or all.
     pub fn truncate(&mut self, n: usize) {
         self.0.iov_len = self.0.iov_len.min(n);
+    /// Appends a copy of the first `n` bytes, or of all, to `out`.
+    pub fn copy_to(&self, n: usize, out: &mut Vec<u8>) {
+        let n = n.min(self.len());
+        let at = out.len();
+        out.reserve(n);
+        // SAFETY: the constructor's contract makes `iov_len` initialised bytes at `iov_base` accessible for 'a; `reserve`
+        // made room for as many behind `at`; a raw copy makes no reference to memory that somebody else may change.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.0.iov_base.cast::<u8>(), out.as_mut_ptr().add(at), n);
+            out.set_len(at + n);
+        }
     }
 
     /// For system calls.

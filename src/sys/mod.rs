@@ -5,6 +5,7 @@ pub mod caps;
 pub mod fdpass;
 pub mod dgram;
 pub mod errqueue;
+pub mod fields;
 pub mod iov;
 pub mod netlink;
 pub mod netns;

@@ -1,0 +1,89 @@
+//! Errors of the host as ICMP to the guest.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::flow::Flow;
+use crate::base::Addr;
+use crate::flow::FlowKey;
+use crate::guest::errors::{refusal, reporter};
+use crate::guest::{Facts, IcmpErrors, ToGuest};
+use crate::sys::errqueue::{self, Origin, QUOTE_MAX};
+use crate::sys::fields::path_mtu;
+use crate::wire::icmp::ErrorKind;
+
+/// Errors taken from one socket's queue in one go; the kernel's queue is bounded by the receive buffer.
+const DRAIN_MAX: usize = 64;
+
+/// Sends and buffers for errors.
+#[derive(Debug)]
+pub struct Relay {
+    icmp: IcmpErrors,
+    quote: Box<[u8; QUOTE_MAX]>,
+    original: Vec<u8>,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Relay { icmp: IcmpErrors::default(), quote: Box::new([0; QUOTE_MAX]), original: Vec::new() }
+    }
+}
+
+impl Relay {
+    /// Empties the error queue of a flow's socket towards the guest.
+    pub fn drain(&mut self, flow: &Flow, key: &FlowKey, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        for _ in 0..DRAIN_MAX {
+            let Ok(Some(e)) = errqueue::next(flow.socket.as_fd(), &mut self.quote) else { return };
+            // A local error was the answer to a send, which told the guest already.
+            if e.origin == Origin::Local {
+                continue;
+            }
+            let family = key.guest.addr.family();
+            let (Some(kind), Some(sent)) = (ErrorKind::relayed(family, e.kind, e.code, e.info), &flow.sent) else {
+                continue;
+            };
+            sent.quote(&mut self.original, None, &self.quote[..e.quoted], true);
+            let from = reporter(facts, e.offender.map(Addr::from), flow.target.addr, key.remote.addr);
+            self.icmp.send(facts, link, (from, key.guest.addr), kind, &self.original);
+        }
+    }
+
+    /// The host's kernel refused to send what the guest sent last, of which `body` is the payload or its beginning.
+    pub fn refused(
+        &mut self,
+        e: &io::Error,
+        flow: &Flow,
+        key: &FlowKey,
+        body: &[u8],
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+    ) {
+        let Some(sent) = &flow.sent else { return };
+        sent.quote(&mut self.original, None, body, true);
+        let original = std::mem::take(&mut self.original);
+        self.refused_packet(e, Some(flow.socket.as_fd()), key, &original, facts, link);
+        self.original = original;
+    }
+
+    /// The same for a packet at hand, from its IP header on. `socket`: to ask for the path MTU.
+    pub fn refused_packet(
+        &mut self,
+        e: &io::Error,
+        socket: Option<BorrowedFd<'_>>,
+        key: &FlowKey,
+        original: &[u8],
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+    ) {
+        let remote = key.remote.addr;
+        if !remote.is_unicast() {
+            // RFC 1122 §3.2.2: no errors about what went to a group.
+            return;
+        }
+        let mtu = || socket.and_then(|s| path_mtu(s, remote.is_v4()).ok());
+        if let Some(kind) = refusal(e, remote.family(), mtu) {
+            let from = reporter(facts, None, remote, remote);
+            self.icmp.send(facts, link, (from, key.guest.addr), kind, original);
+        }
+    }
+}

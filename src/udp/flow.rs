@@ -1,0 +1,217 @@
+//! One flow: its host socket and what is remembered about it.
+
+use std::io;
+use std::net::{SocketAddrV4, SocketAddrV6};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::base::{Addr, Endpoint, Instant};
+use crate::flow::FlowKey;
+use crate::fwd::Outbound;
+use crate::guest::SentHeader;
+use crate::sys::dgram::set_option;
+use crate::sys::fields::{self, SendFields};
+use crate::wire::Packet;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Guest,
+    Host,
+}
+
+#[derive(Debug)]
+pub struct Flow {
+    pub socket: Socket,
+    /// The peer the socket is connected to.
+    pub target: Endpoint,
+    pub started_by: Side,
+    /// Who sent last, and how often that changed since the first datagram.
+    last_from: Side,
+    turns: u8,
+    pub last_used: Instant,
+    pub sent: Option<SentHeader>,
+    pub fields: Option<SendFields>,
+    /// `UDP_GRO` is on.
+    pub coalesces: bool,
+    /// Large buffers came lately: receive straight into areas of the link.
+    pub large: bool,
+    /// In the run queue.
+    pub queued: bool,
+}
+
+impl Flow {
+    pub fn new(socket: Socket, target: Endpoint, started_by: Side, now: Instant) -> Flow {
+        Flow {
+            socket,
+            target,
+            started_by,
+            last_from: started_by,
+            turns: 0,
+            last_used: now,
+            sent: None,
+            fields: None,
+            coalesces: false,
+            large: false,
+            queued: false,
+        }
+    }
+
+    /// Counts a datagram or a batch of them.
+    pub fn note(&mut self, from: Side, now: Instant) {
+        if from != self.last_from {
+            self.last_from = from;
+            self.turns = self.turns.saturating_add(1);
+        }
+        self.last_used = now;
+    }
+
+    /// How long the flow lives without a datagram; see the module's theory of operation.
+    pub fn timeout(&self, key: &FlowKey, short: Duration, long: Duration) -> Duration {
+        let service = match self.started_by {
+            Side::Guest => key.remote.port,
+            Side::Host => key.guest.port,
+        };
+        // There and back and there again: a second exchange.
+        if self.turns < 2 && service < 1024 { short } else { long }
+    }
+
+    /// Carries the guest's TTL, TOS and don't-fragment over to the socket. `size`: of one IP packet, in bytes.
+    pub fn fields_for(&self, p: &Packet, size: usize) -> SendFields {
+        let may_fragment = !p.dont_fragment
+            || (p.ttl > PROBE_TTL && (size > COMMON_MTU || self.fields.is_some_and(|f| !f.refuse_oversized)));
+        SendFields { ttl: p.ttl, tos: p.tos, refuse_oversized: !may_fragment }
+    }
+}
+
+/// A path probe (traceroute, tracepath) counts TTLs up from one; other packets start at 64 or above.
+const PROBE_TTL: u8 = 32;
+/// Above it nobody probes for path MTU with ordinary traffic, but guests with a large link MTU send so unaware.
+const COMMON_MTU: usize = 1500;
+
+/// A socket for a flow that the guest started: bound to `port` if that is free, connected to `target`.
+///
+/// # Errors
+/// The kernel's; from `connect` they tell about the route.
+pub fn open(port: u16, target: Endpoint, outbound: &Outbound) -> io::Result<Socket> {
+    let v4 = target.addr.is_v4();
+    let socket = new_socket(v4)?;
+    // What stays on this host or link cannot leave through an address or device of the outer network.
+    let local = target.addr.is_loopback() || target.addr.is_link_local();
+    let family = target.addr.family();
+    if !local && let Some(device) = &outbound.device[family] {
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
+    let any = if v4 { Addr::V4_UNSPECIFIED } else { Addr::V6_UNSPECIFIED };
+    let own = outbound.addr[family].filter(|_| !local).unwrap_or(any);
+    bind_preferring(&socket, own, port)?;
+    if target.addr.is_multicast() && !v4 && outbound.scope != 0 {
+        set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, outbound.scope as i32)?;
+    }
+    connect(&socket, target, outbound.scope)?;
+    // From here on other flows of the same guest port may share it: connected sockets are told apart by their peers.
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+/// A socket for a flow that a peer on the host's side started: answers from the address and port the peer sent to.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_inbound(local: Endpoint, peer: Endpoint, scope: u32) -> io::Result<Socket> {
+    let socket = new_socket(peer.addr.is_v4())?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&sock_addr(local, scope))?;
+    connect(&socket, peer, scope)?;
+    Ok(socket)
+}
+
+/// Socket address with the interface index where the address means nothing without.
+pub fn sock_addr(e: Endpoint, scope: u32) -> SockAddr {
+    if let Some(ip) = e.addr.to_v4() {
+        return SocketAddrV4::new(ip, e.port).into();
+    }
+    let ip = e.addr.to_v6().expect("not IPv4");
+    // Link-local unicast, and multicast of link scope or less (RFC 4291 §2.7).
+    let scoped = ip.is_unicast_link_local() || (ip.is_multicast() && ip.octets()[1] & 0x0f <= 2);
+    SocketAddrV6::new(ip, e.port, 0, if scoped { scope } else { 0 }).into()
+}
+
+fn new_socket(v4: bool) -> io::Result<Socket> {
+    let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    if !v4 {
+        socket.set_only_v6(true)?;
+    }
+    fields::ask_for_details(socket.as_fd(), v4)?;
+    Ok(socket)
+}
+
+fn bind_preferring(socket: &Socket, own: Addr, port: u16) -> io::Result<()> {
+    let to = |port| socket.bind(&sock_addr(Endpoint::new(own, port), 0));
+    let Err(e) = to(port) else { return Ok(()) };
+    match e.raw_os_error() {
+        // Taken, by another flow of the guest's port or by a listener of ours perhaps: those share. Alone we do not.
+        Some(libc::EADDRINUSE) => {
+            socket.set_reuse_address(true)?;
+            to(port).or_else(|_| to(0))
+        }
+        // A privileged port.
+        Some(libc::EACCES) => to(0),
+        _ => Err(e),
+    }
+}
+
+fn connect(socket: &Socket, target: Endpoint, scope: u32) -> io::Result<()> {
+    let to = sock_addr(target, scope);
+    match socket.connect(&to) {
+        // A broadcast address, which only the routing table knows for sure.
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) && target.addr.is_v4() => {
+            socket.set_broadcast(true)?;
+            socket.connect(&to)
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+
+    fn loopback(v4: bool) -> UdpSocket {
+        UdpSocket::bind(if v4 { "127.0.0.1:0" } else { "[::1]:0" }).unwrap()
+    }
+
+    fn port_of(s: &Socket) -> u16 {
+        s.local_addr().unwrap().as_socket().unwrap().port()
+    }
+
+    #[test]
+    fn the_guest_port_is_kept_for_every_peer_and_given_up_when_a_stranger_has_it() {
+        for v4 in [true, false] {
+            let (a, b) = (loopback(v4), loopback(v4));
+            let free = port_of(&open(0, a.local_addr().unwrap().into(), &Outbound::default()).unwrap());
+            let one = open(free, a.local_addr().unwrap().into(), &Outbound::default()).unwrap();
+            let two = open(free, b.local_addr().unwrap().into(), &Outbound::default()).unwrap();
+            assert_eq!((port_of(&one), port_of(&two)), (free, free));
+            let taken = a.local_addr().unwrap().port();
+            let other = open(taken, b.local_addr().unwrap().into(), &Outbound::default()).unwrap();
+            assert!(port_of(&other) != taken && port_of(&other) != 0);
+        }
+    }
+
+    #[test]
+    fn second_exchanges_and_high_ports_live_longer() {
+        let (short, long) = (Duration::from_secs(30), Duration::from_secs(120));
+        let peer = loopback(true);
+        let target: Endpoint = peer.local_addr().unwrap().into();
+        let key = |port| FlowKey { guest: Endpoint::new(target.addr, 5000), remote: Endpoint::new(target.addr, port) };
+        let mut f = Flow::new(open(0, target, &Outbound::default()).unwrap(), target, Side::Guest, Instant::ZERO);
+        for (from, expect) in [(Side::Guest, short), (Side::Host, short), (Side::Host, short), (Side::Guest, long)] {
+            f.note(from, Instant::ZERO);
+            assert_eq!((f.timeout(&key(53), short, long), f.timeout(&key(5353), short, long)), (expect, long));
+        }
+    }
+}

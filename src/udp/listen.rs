@@ -1,0 +1,253 @@
+//! Flows that peers on the host's side begin, through listening sockets.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use socket2::Socket;
+
+use super::flow::{self, Flow, Side};
+use super::{BUDGET, SLOTS, Udp, out_of_resources};
+use crate::base::{Addr, DropReason, Endpoint, Kind, Token};
+use crate::flow::{FlowKey, Id, Wheel};
+use crate::guest::{Facts, ToGuest};
+use crate::sys::dgram::{Meta, set_option};
+use crate::sys::errqueue;
+
+/// Where datagrams that reach a listening socket go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The guest's address, if not the one it is known by.
+    pub guest: Option<Addr>,
+    pub guest_port: u16,
+}
+
+#[derive(Debug)]
+pub struct Listener {
+    pub socket: Socket,
+    pub rule: Rule,
+    /// The port it is bound to.
+    port: u16,
+    /// In the run queue.
+    pub queued: bool,
+}
+
+/// A datagram that came to a flow's socket before that was connected, and is another's.
+struct Stray {
+    from: Endpoint,
+    local: Endpoint,
+    payload: Vec<u8>,
+    meta: Meta,
+}
+
+/// Strays handled in one go; more arrive only from peers that send without waiting.
+const STRAYS_MAX: usize = 4 * SLOTS;
+
+impl Listener {
+    pub fn new(socket: Socket, rule: Rule) -> io::Result<Listener> {
+        let bound = socket.local_addr()?;
+        socket.set_nonblocking(true)?;
+        // The flows' sockets bind the same port.
+        socket.set_reuse_address(true)?;
+        let fd = socket.as_fd();
+        set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)?;
+        set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+        // Without this a socket bound to no address hears every group that anybody on the host has joined, and with it
+        // the guest's own multicast.
+        set_option(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
+        if bound.is_ipv6() {
+            for name in [libc::IPV6_RECVPKTINFO, libc::IPV6_RECVHOPLIMIT, libc::IPV6_RECVTCLASS] {
+                set_option(fd, libc::IPPROTO_IPV6, name, 1)?;
+            }
+            set_option(fd, libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)?;
+        }
+        let port = bound.as_socket().map_or(0, |a| a.port());
+        Ok(Listener { socket, rule, port, queued: false })
+    }
+}
+
+/// linux/in6.h; not in libc for every target.
+const IPV6_MULTICAST_ALL: i32 = 29;
+
+impl Udp {
+    /// Reads a listening socket until it is empty or the budget is used up.
+    pub(super) fn accept(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
+        let mut left = BUDGET / SLOTS;
+        let mut strays = Vec::new();
+        while left > 0 {
+            left -= 1;
+            let Some(l) = self.listeners.get(id.index as usize) else { return };
+            let (rule, port) = (l.rule, l.port);
+            let got = match self.framer.inbox.receive(l.socket.as_fd(), SLOTS, true) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    // A pending error, cleared by telling us; nobody to tell it to.
+                    let mut quote = [0; errqueue::QUOTE_MAX];
+                    while errqueue::next(l.socket.as_fd(), &mut quote).is_ok_and(|e| e.is_some()) {}
+                    continue;
+                }
+            };
+            let batch = self.framer.inbox.slots().min(got);
+            for i in 0..batch {
+                let meta = self.framer.inbox.meta(i);
+                let Some(from) = meta.from else { continue };
+                // Opening a flow uses the inbox for strays: keep what is still to be handled.
+                match self.known(rule, from.into(), facts) {
+                    Ok(flow) => self.hand_over(flow, i, &meta, facts, link),
+                    Err(Refused::NoFlow) => {
+                        for n in i..batch {
+                            let m = self.framer.inbox.meta(n);
+                            if let (Some(from), Some(local)) = (m.from, m.local) {
+                                strays.push(Stray {
+                                    from: from.into(),
+                                    local: Endpoint::new(local.into(), port),
+                                    payload: self.framer.inbox.payload(n).to_vec(),
+                                    meta: m,
+                                });
+                            }
+                        }
+                        break;
+                    }
+                    Err(Refused::For(reason)) => self.counters.drop(reason),
+                }
+            }
+            self.settle(rule, &mut strays, facts, link, timers);
+            if self.link_full {
+                break;
+            }
+            if got < SLOTS {
+                return;
+            }
+        }
+        if let Some(l) = self.listeners.get_mut(id.index as usize)
+            && !std::mem::replace(&mut l.queued, true)
+        {
+            self.queue.push_back(Token::new(Kind::ListenUdp, id.index, id.generation));
+        }
+    }
+
+    /// Handles datagrams that were set aside, in order, opening flows as needed.
+    fn settle(
+        &mut self,
+        rule: Rule,
+        strays: &mut Vec<Stray>,
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+        timers: &mut Wheel,
+    ) {
+        let mut at = 0;
+        while at < strays.len() && at < STRAYS_MAX {
+            let (from, local) = (strays[at].from, strays[at].local);
+            let flow = match self.known(rule, from, facts) {
+                Err(Refused::NoFlow) => self.open_inbound(rule, from, local, strays, facts, link, timers),
+                other => other,
+            };
+            match flow {
+                Ok(flow) => {
+                    let Stray { payload, mut meta, .. } = std::mem::replace(&mut strays[at], Stray::nobody());
+                    meta.len = payload.len();
+                    meta.segment = 0;
+                    self.framer.inbox.fill(0, &payload);
+                    self.hand_over(flow, 0, &meta, facts, link);
+                }
+                Err(Refused::For(reason)) => self.counters.drop(reason),
+                Err(Refused::NoFlow) => {}
+            }
+            at += 1;
+        }
+        for _ in at..strays.len() {
+            self.counters.drop(DropReason::FlowTableFull);
+        }
+        strays.clear();
+    }
+
+    fn hand_over(&mut self, id: Id, i: usize, meta: &Meta, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let Some(key) = self.table.key(id).copied() else { return };
+        self.touch(id, Side::Host, facts);
+        self.link_full |= self.framer.deliver(i, meta, &key, facts, link, &mut self.counters).is_err();
+    }
+
+    /// The flow of a datagram from `from`, if there is one.
+    fn known(&self, rule: Rule, from: Endpoint, facts: &Facts<'_>) -> Result<Id, Refused> {
+        let key = key_of(rule, from, facts).map_err(Refused::For)?;
+        match self.table.find(&key) {
+            Some(id) if self.table.get(id).is_some_and(|f| f.target == from) => Ok(id),
+            // None, or one of another peer that looks the same to the guest: it makes way.
+            _ => Err(Refused::NoFlow),
+        }
+    }
+
+    fn open_inbound(
+        &mut self,
+        rule: Rule,
+        from: Endpoint,
+        local: Endpoint,
+        strays: &mut Vec<Stray>,
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+        timers: &mut Wheel,
+    ) -> Result<Id, Refused> {
+        let key = key_of(rule, from, facts).map_err(Refused::For)?;
+        self.flush(facts, link);
+        if let Some(other) = self.table.find(&key) {
+            self.close(other);
+        }
+        self.make_room(facts).map_err(Refused::For)?;
+        let scope = self.config.outbound.scope;
+        let mut opened = flow::open_inbound(local, from, scope);
+        if opened.as_ref().is_err_and(out_of_resources) && self.evict(facts) {
+            opened = flow::open_inbound(local, from, scope);
+        }
+        let socket = opened.map_err(|_| Refused::For(DropReason::HostResources))?;
+        self.collect_strays(&socket, from, local, strays);
+        let flow = Flow::new(socket, from, Side::Host, facts.now);
+        self.insert(key, flow, link.caps().uso, facts, timers).map_err(Refused::For)
+    }
+
+    /// What reached the new socket between `bind` and `connect`, from whomever, was meant for the listening socket.
+    fn collect_strays(&mut self, socket: &Socket, from: Endpoint, local: Endpoint, strays: &mut Vec<Stray>) {
+        while strays.len() < STRAYS_MAX {
+            let Ok(n) = self.framer.inbox.receive(socket.as_fd(), SLOTS, true) else { return };
+            for i in 0..n {
+                let meta = self.framer.inbox.meta(i);
+                strays.push(Stray {
+                    from: meta.from.map_or(from, Endpoint::from),
+                    local,
+                    payload: self.framer.inbox.payload(i).to_vec(),
+                    meta,
+                });
+            }
+            if n < SLOTS {
+                return;
+            }
+        }
+    }
+}
+
+impl Stray {
+    fn nobody() -> Stray {
+        let nowhere = Endpoint::new(Addr::V4_UNSPECIFIED, 0);
+        Stray { from: nowhere, local: nowhere, payload: Vec::new(), meta: Meta::default() }
+    }
+}
+
+enum Refused {
+    /// A flow must be opened first.
+    NoFlow,
+    For(DropReason),
+}
+
+/// Both ends as the guest is to see them.
+fn key_of(rule: Rule, from: Endpoint, facts: &Facts<'_>) -> Result<FlowKey, DropReason> {
+    if from.port == 0 {
+        return Err(DropReason::PortZero);
+    }
+    let observed = rule.guest.or_else(|| facts.l2.guest_addr(&from.addr));
+    let shown = facts.nat.to_guest(from.addr, observed).ok_or(DropReason::Disabled)?;
+    let guest = rule.guest.or_else(|| facts.l2.guest_addr(&shown)).ok_or(DropReason::NoFlow)?;
+    if guest.family() != shown.family() {
+        return Err(DropReason::NoFlow);
+    }
+    Ok(FlowKey { guest: Endpoint::new(guest, rule.guest_port), remote: Endpoint::new(shown, from.port) })
+}
