@@ -1,7 +1,7 @@
 //! One address type for both families, so that everything after parsing is written once.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// IP version, where it matters: at the edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -153,6 +153,17 @@ impl Endpoint {
     /// As a socket address, without scope.
     pub fn to_std(&self) -> SocketAddr {
         SocketAddr::new(self.addr.to_ip(), self.port)
+    }
+
+    /// As a socket address with an interface index (0: none) where the address means nothing without: link-local, and
+    /// multicast of link scope or less (RFC 4007 §6, RFC 4291 §2.7).
+    pub fn to_std_scoped(&self, scope: u32) -> SocketAddr {
+        match self.addr.to_v6() {
+            Some(ip) if ip.is_unicast_link_local() || (ip.is_multicast() && ip.octets()[1] & 0x0f <= 2) => {
+                SocketAddrV6::new(ip, self.port, 0, scope).into()
+            }
+            _ => self.to_std(),
+        }
     }
 }
 

@@ -13,5 +13,5 @@ pub use errors::IcmpErrors;
 pub use facts::Facts;
 pub use frame::Frame;
 pub use l2::L2;
-pub use sent::SentHeader;
+pub use sent::{SentHeader, send_fields};
 pub use slot::{Caps, LinkFull, Reservation, SLOTS_MAX, ToGuest};

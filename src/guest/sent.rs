@@ -1,7 +1,8 @@
-//! What a guest's packet looked like, for an error that may come back about it.
+//! What of a guest's packet is carried over to the host's socket, and what is kept of it for an error that may come back.
 
 use arrayvec::ArrayVec;
 
+use crate::sys::fields::SendFields;
 use crate::wire::checksum::Sum;
 use crate::wire::{self, Csum, IPV4_LEN, IPV6_LEN, Packet};
 
@@ -45,6 +46,11 @@ impl SentHeader {
             lengths_differ: !whole || sent != l4.len() + body_len,
             partial: matches!(csum, Csum::Partial { .. }),
         }
+    }
+
+    /// Bytes behind the first eight of the transport header.
+    pub fn body_len(&self) -> usize {
+        usize::from(self.body_len)
     }
 
     /// Writes the packet as the guest wrote it, as far as it is known, into `out` (cleared first). `l4`: the transport
@@ -95,6 +101,21 @@ impl SentHeader {
         }
     }
 }
+
+/// The guest's TTL, TOS and don't-fragment for a datagram socket that has `old`. `size`: of one IP packet, in bytes.
+///
+/// Don't-fragment is honoured, so that the guest learns the path MTU (RFC 1191, RFC 8201), with two exceptions: what the
+/// guest fragmented itself, and large packets with an ordinary TTL, which a guest whose link MTU is large sends without
+/// knowing. A flow keeps an exception, so that sizes in turn do not cost a system call each.
+pub fn send_fields(p: &Packet, size: usize, old: Option<&SendFields>) -> SendFields {
+    let ordinary = p.ttl > PROBE_TTL && (size > COMMON_MTU || old.is_some_and(|f| !f.refuse_oversized));
+    SendFields { ttl: p.ttl, tos: p.tos, refuse_oversized: p.dont_fragment && !ordinary }
+}
+
+/// A path probe (traceroute, tracepath) counts TTLs up from one; other packets start at 64 or above.
+const PROBE_TTL: u8 = 32;
+/// Above it nobody probes for path MTU with ordinary traffic.
+const COMMON_MTU: usize = 1500;
 
 /// The longest IPv4 header and eight bytes.
 const LEN_MAX: usize = 68;

@@ -1,11 +1,10 @@
 //! One flow: its host socket and what is remembered about it.
 
 use std::io;
-use std::net::{SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::base::{Addr, Endpoint, Instant};
 use crate::flow::FlowKey;
@@ -13,7 +12,6 @@ use crate::fwd::Outbound;
 use crate::guest::SentHeader;
 use crate::sys::dgram::set_option;
 use crate::sys::fields::{self, SendFields};
-use crate::wire::Packet;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -76,19 +74,7 @@ impl Flow {
         // There and back and there again: a second exchange.
         if self.turns < 2 && service < 1024 { short } else { long }
     }
-
-    /// Carries the guest's TTL, TOS and don't-fragment over to the socket. `size`: of one IP packet, in bytes.
-    pub fn fields_for(&self, p: &Packet, size: usize) -> SendFields {
-        let may_fragment = !p.dont_fragment
-            || (p.ttl > PROBE_TTL && (size > COMMON_MTU || self.fields.is_some_and(|f| !f.refuse_oversized)));
-        SendFields { ttl: p.ttl, tos: p.tos, refuse_oversized: !may_fragment }
-    }
 }
-
-/// A path probe (traceroute, tracepath) counts TTLs up from one; other packets start at 64 or above.
-const PROBE_TTL: u8 = 32;
-/// Above it nobody probes for path MTU with ordinary traffic, but guests with a large link MTU send so unaware.
-const COMMON_MTU: usize = 1500;
 
 /// A socket for a flow that the guest started: bound to `port` if that is free, connected to `target`.
 ///
@@ -122,20 +108,9 @@ pub fn open(port: u16, target: Endpoint, outbound: &Outbound) -> io::Result<Sock
 pub fn open_inbound(local: Endpoint, peer: Endpoint, scope: u32) -> io::Result<Socket> {
     let socket = new_socket(peer.addr.is_v4())?;
     socket.set_reuse_address(true)?;
-    socket.bind(&sock_addr(local, scope))?;
+    socket.bind(&local.to_std_scoped(scope).into())?;
     connect(&socket, peer, scope)?;
     Ok(socket)
-}
-
-/// Socket address with the interface index where the address means nothing without.
-pub fn sock_addr(e: Endpoint, scope: u32) -> SockAddr {
-    if let Some(ip) = e.addr.to_v4() {
-        return SocketAddrV4::new(ip, e.port).into();
-    }
-    let ip = e.addr.to_v6().expect("not IPv4");
-    // Link-local unicast, and multicast of link scope or less (RFC 4291 §2.7).
-    let scoped = ip.is_unicast_link_local() || (ip.is_multicast() && ip.octets()[1] & 0x0f <= 2);
-    SocketAddrV6::new(ip, e.port, 0, if scoped { scope } else { 0 }).into()
 }
 
 fn new_socket(v4: bool) -> io::Result<Socket> {
@@ -149,7 +124,7 @@ fn new_socket(v4: bool) -> io::Result<Socket> {
 }
 
 fn bind_preferring(socket: &Socket, own: Addr, port: u16) -> io::Result<()> {
-    let to = |port| socket.bind(&sock_addr(Endpoint::new(own, port), 0));
+    let to = |port| socket.bind(&Endpoint::new(own, port).to_std_scoped(0).into());
     let Err(e) = to(port) else { return Ok(()) };
     match e.raw_os_error() {
         // Taken, by another flow of the guest's port or by a listener of ours perhaps: those share. Alone we do not.
@@ -164,7 +139,7 @@ fn bind_preferring(socket: &Socket, own: Addr, port: u16) -> io::Result<()> {
 }
 
 fn connect(socket: &Socket, target: Endpoint, scope: u32) -> io::Result<()> {
-    let to = sock_addr(target, scope);
+    let to = target.to_std_scoped(scope).into();
     match socket.connect(&to) {
         // A broadcast address, which only the routing table knows for sure.
         Err(e) if e.raw_os_error() == Some(libc::EACCES) && target.addr.is_v4() => {

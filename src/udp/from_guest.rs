@@ -7,7 +7,7 @@ use super::stage::{self, STAGE_MAX};
 use super::{Side, Udp};
 use crate::base::DropReason;
 use crate::flow::Id;
-use crate::guest::{Facts, Frame, SentHeader, ToGuest};
+use crate::guest::{Facts, Frame, SentHeader, ToGuest, send_fields};
 use crate::sys::dgram::{self, PAYLOAD_MAX, SEGMENTS_MAX};
 use crate::sys::iov::Gather;
 use crate::wire::icmp::quote_max;
@@ -30,7 +30,7 @@ impl Udp {
         };
         let body_len = if segment == 0 { len } else { segment };
         let flow = self.table.get(id).ok_or(DropReason::NoFlow)?;
-        let fields = flow.fields_for(packet, packet.payload - packet.l3 + body_len);
+        let fields = send_fields(packet, packet.payload - packet.l3 + body_len, flow.fields.as_ref());
         let small = segment == 0 && len <= STAGE_MAX;
         if self.stage.flow.is_some() && !(small && flow.fields == Some(fields) && self.stage.takes(id, len)) {
             self.flush(facts, link);

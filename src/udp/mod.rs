@@ -69,7 +69,7 @@ use mio::{Interest, Registry};
 use socket2::Socket;
 
 use crate::base::{Addr, Counters, DropReason, Endpoint, Kind, Token};
-use crate::flow::{FlowKey, Id, KeySecret, Table, Wheel};
+use crate::flow::{FlowKey, Id, KeySecret, Pending, Ready, Table, Wheel};
 use crate::fwd::{Outbound, Proto};
 use crate::guest::{Facts, Frame, ToGuest};
 use crate::sys::dgram;
@@ -104,29 +104,6 @@ impl Default for Config {
             outbound: Outbound::default(),
         }
     }
-}
-
-/// What an event said about a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ready {
-    pub readable: bool,
-    pub error: bool,
-}
-
-impl From<&mio::event::Event> for Ready {
-    fn from(e: &mio::event::Event) -> Ready {
-        Ready { readable: e.is_readable(), error: e.is_error() }
-    }
-}
-
-/// Whether [`Udp::resume`] has something to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pending {
-    Nothing,
-    /// In the next loop turn.
-    Turn,
-    /// When the link takes frames again.
-    Link,
 }
 
 /// The engine: all UDP flows and listening sockets.

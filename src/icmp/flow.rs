@@ -1,0 +1,83 @@
+//! One echo flow: its ping socket and what is remembered about it.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::base::{Addr, Endpoint, Instant};
+use crate::fwd::Outbound;
+use crate::guest::SentHeader;
+use crate::sys::dgram::set_option;
+use crate::sys::fields::{self, SendFields};
+
+#[derive(Debug)]
+pub struct Flow {
+    pub socket: Socket,
+    /// Where requests go on the host's side.
+    pub target: Addr,
+    pub last_used: Instant,
+    pub sent: Option<SentHeader>,
+    pub fields: Option<SendFields>,
+    /// In the run queue.
+    pub queued: bool,
+}
+
+impl Flow {
+    pub fn new(socket: Socket, target: Addr, now: Instant) -> Flow {
+        Flow { socket, target, last_used: now, sent: None, fields: None, queued: false }
+    }
+}
+
+/// Why there is no socket.
+#[derive(Debug)]
+pub enum OpenError {
+    /// `net.ipv4.ping_group_range` has none of our groups.
+    Forbidden,
+    Io(io::Error),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(e: io::Error) -> OpenError {
+        OpenError::Io(e)
+    }
+}
+
+/// A ping socket with `identifier` if no other on this host has it, connected to `target`.
+pub fn open(identifier: u16, target: Addr, outbound: &Outbound) -> Result<Socket, OpenError> {
+    let v4 = target.is_v4();
+    let (domain, protocol) = if v4 { (Domain::IPV4, Protocol::ICMPV4) } else { (Domain::IPV6, Protocol::ICMPV6) };
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol)).map_err(|e| {
+        match e.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM) => OpenError::Forbidden,
+            _ => OpenError::Io(e),
+        }
+    })?;
+    fields::ask_for_details(socket.as_fd(), v4)?;
+    // What stays on this host or link cannot leave through an address or device of the outer network.
+    let local = target.is_loopback() || target.is_link_local();
+    let family = target.family();
+    if !local && let Some(device) = &outbound.device[family] {
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
+    let any = if v4 { Addr::V4_UNSPECIFIED } else { Addr::V6_UNSPECIFIED };
+    let own = outbound.addr[family].filter(|_| !local).unwrap_or(any);
+    let bind = |identifier| socket.bind(&Endpoint::new(own, identifier).to_std().into());
+    match bind(identifier) {
+        Err(e) if e.raw_os_error() == Some(libc::EADDRINUSE) => bind(0)?,
+        other => other?,
+    }
+    if target.is_multicast() && !v4 && outbound.scope != 0 {
+        set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, outbound.scope as i32)?;
+    }
+    let to = Endpoint::new(target, 0).to_std_scoped(outbound.scope).into();
+    match socket.connect(&to) {
+        // A broadcast address, which only the routing table knows for sure.
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) && v4 => {
+            socket.set_broadcast(true)?;
+            socket.connect(&to)?;
+        }
+        other => other?,
+    }
+    Ok(socket)
+}
