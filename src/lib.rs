@@ -11,8 +11,10 @@ pub mod fwd;
 pub mod guest;
 
 pub mod gateway;
+pub mod icmp;
 pub mod link;
 pub mod tcp;
+pub mod udp;
 
 pub mod host;
 pub mod listen;
@@ -21,5 +23,3 @@ pub mod ns;
 pub mod sandbox;
 
 pub mod app;
-pub mod icmp;
-pub mod udp;

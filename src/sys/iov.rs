@@ -77,6 +77,8 @@ impl<'a> Scatter<'a> {
     /// Keeps the first `n` bytes, or all.
     pub fn truncate(&mut self, n: usize) {
         self.0.iov_len = self.0.iov_len.min(n);
+    }
+
     /// Appends a copy of the first `n` bytes, or of all, to `out`.
     pub fn copy_to(&self, n: usize, out: &mut Vec<u8>) {
         let n = n.min(self.len());

@@ -2,9 +2,9 @@
 //! the kernel's errno and do one thing each.
 
 pub mod caps;
-pub mod fdpass;
 pub mod dgram;
 pub mod errqueue;
+pub mod fdpass;
 pub mod fields;
 pub mod iov;
 pub mod netlink;

@@ -5,10 +5,10 @@ pub mod checksum;
 pub mod dhcp;
 pub mod dhcpv6;
 pub mod emit;
-pub mod name;
-pub mod ndp;
 pub mod fragment;
 pub mod icmp;
+pub mod name;
+pub mod ndp;
 mod packet;
 pub mod pcap;
 pub mod vnet;
@@ -31,8 +31,9 @@ pub const PROTO_TCP: u8 = 6;
 pub const PROTO_UDP: u8 = 17;
 pub const PROTO_ICMPV6: u8 = 58;
 
-/// Longest Ethernet frame the program handles: header and the largest IP packet.
-pub const FRAME_MAX: usize = ETH_LEN + 65535;
+/// Longest Ethernet frame the program handles: header and the largest IP packet. The length field of IPv6 does not count
+/// its header.
+pub const FRAME_MAX: usize = ETH_LEN + IPV6_LEN + 65535;
 
 /// Big-endian 16 bits at `at`; callers have checked the length.
 pub(crate) fn be16(b: &[u8], at: usize) -> u16 {

@@ -1,0 +1,480 @@
+//! The UDP engine between a guest link in memory and real sockets on the loopback interface.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant as Wall};
+
+use mio::{Events, Poll};
+use spelt::base::{Addr, Clock, DropReason, Endpoint, Instant, Kind, Mac, PerFamily, Token};
+use spelt::flow::{Id, KeySecret, Pending, Ready, Wheel};
+use spelt::fwd::Nat;
+use spelt::guest::mock::MockLink;
+use spelt::guest::reassembly::Reassembly;
+use spelt::guest::{Caps, Facts, Frame, L2};
+use spelt::sys::dgram;
+use spelt::udp::{Config, Rule, Udp};
+use spelt::wire::checksum::Sum;
+use spelt::wire::emit::{self, Head, IpFields, PayloadSum};
+use spelt::wire::{self, Csum, ETH_LEN, Gso, Offload, Packet, Parsed, Transport};
+
+const FULL: Caps = Caps { csum: true, tso: true, uso: true, mtu: 65520 };
+const PLAIN: Caps = Caps { csum: false, tso: false, uso: false, mtu: 1500 };
+
+fn addr(s: &str) -> Addr {
+    s.parse::<std::net::IpAddr>().unwrap().into()
+}
+
+fn guest(v4: bool) -> Addr {
+    addr(if v4 { "192.0.2.7" } else { "2001:db8::7" })
+}
+
+/// What the guest calls the host's loopback.
+fn gateway(v4: bool) -> Addr {
+    addr(if v4 { "192.0.2.1" } else { "2001:db8::1" })
+}
+
+fn loopback(v4: bool) -> UdpSocket {
+    let s = UdpSocket::bind(if v4 { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
+    s.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    s
+}
+
+/// A frame the guest sends, without an offload.
+fn frame(from: Endpoint, to: Endpoint, ttl: u8, payload: &[u8]) -> Vec<u8> {
+    let f = IpFields { src_mac: Mac([2; 6]), dst_mac: Mac([4; 6]), src: from.addr, dst: to.addr, ttl, tos: 0, id: 0 };
+    let mut head = Head::new();
+    emit::udp(&mut head, &f, (from.port, to.port), payload.len(), PayloadSum::Of(Sum::new().add(payload)));
+    [&head, payload].concat()
+}
+
+fn bytes(n: usize) -> Vec<u8> {
+    (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+struct World {
+    poll: Poll,
+    udp: Udp,
+    link: MockLink,
+    timers: Wheel,
+    l2: L2,
+    nat: Nat,
+    clock: Clock,
+    /// Added to the clock.
+    ahead: Duration,
+}
+
+impl World {
+    fn new(caps: Caps) -> World {
+        World::with(caps, Config::default())
+    }
+
+    fn with(caps: Caps, config: Config) -> World {
+        let poll = Poll::new().unwrap();
+        let clock = Clock::start();
+        let both = |f: fn(bool) -> Addr| PerFamily::new(Some(f(true)), Some(f(false)));
+        World {
+            udp: Udp::new(poll.registry().try_clone().unwrap(), KeySecret::fixed([1; 16]), config),
+            poll,
+            link: MockLink::new(caps),
+            timers: Wheel::new(clock.now()),
+            l2: L2 {
+                our_mac: Mac([4; 6]),
+                guest_mac: Mac([2; 6]),
+                guest_v4: Some(guest(true)),
+                guest_v6: Some(guest(false)),
+                guest_link_local: None,
+            },
+            nat: Nat {
+                gateway: both(gateway),
+                map_host_loopback: both(gateway),
+                assigned: both(guest),
+                ..Nat::default()
+            },
+            clock,
+            ahead: Duration::ZERO,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.clock.now() + self.ahead
+    }
+
+    fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), DropReason> {
+        let Ok(Parsed::Ip(p)) = wire::parse(frame, frame.len()) else { panic!("unusable frame") };
+        let facts = Facts { now: self.clock.now() + self.ahead, l2: &self.l2, nat: &self.nat };
+        let frame = Frame { head: frame, rest: &[], offload };
+        self.udp.from_guest(&p, &frame, &facts, &mut self.link, &mut self.timers)
+    }
+
+    fn flush(&mut self) {
+        let facts = Facts { now: self.clock.now() + self.ahead, l2: &self.l2, nat: &self.nat };
+        self.udp.flush(&facts, &mut self.link);
+    }
+
+    fn listen(&mut self, socket: UdpSocket, rule: Rule) {
+        self.udp.listen(socket.into(), rule).unwrap();
+    }
+
+    /// Handles events until `frames` frames reached the guest or two seconds have passed.
+    fn pump(&mut self, frames: usize) -> Vec<(Vec<u8>, Offload)> {
+        self.pump_for(frames, Duration::from_secs(2))
+    }
+
+    fn pump_for(&mut self, frames: usize, time: Duration) -> Vec<(Vec<u8>, Offload)> {
+        let end = Wall::now() + time;
+        let mut events = Events::with_capacity(16);
+        while self.link.sent.len() < frames && Wall::now() < end {
+            let pending = self.udp.pending() == Pending::Turn;
+            let wait = if pending { Duration::ZERO } else { Duration::from_millis(20) };
+            self.poll.poll(&mut events, Some(wait)).unwrap();
+            let facts = Facts { now: self.clock.now() + self.ahead, l2: &self.l2, nat: &self.nat };
+            for e in &events {
+                let t = Token::from_usize(e.token().0).unwrap();
+                let id = Id { index: t.index, generation: t.generation };
+                match t.kind {
+                    Kind::Udp => self.udp.from_host(id, Ready::from(e), &facts, &mut self.link),
+                    Kind::ListenUdp => {
+                        self.udp.from_listener(id, Ready::from(e), &facts, &mut self.link, &mut self.timers);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            if pending {
+                self.udp.resume(&facts, &mut self.link, &mut self.timers);
+            }
+        }
+        std::mem::take(&mut self.link.sent)
+    }
+
+    fn expire(&mut self) {
+        let mut due = Vec::new();
+        self.timers.expire(self.now(), &mut due);
+        let facts = Facts { now: self.clock.now() + self.ahead, l2: &self.l2, nat: &self.nat };
+        for t in due {
+            self.udp.on_timer(Id { index: t.index, generation: t.generation }, &facts, &mut self.timers);
+        }
+    }
+}
+
+/// A UDP frame to the guest, taken apart; complete checksums are verified.
+fn udp(frame: &[u8], offload: &Offload) -> (Packet, Endpoint, Endpoint, Vec<u8>) {
+    let Ok(Parsed::Ip(p)) = wire::parse(frame, frame.len()) else { panic!("not a whole packet") };
+    let Transport::Udp(u) = p.transport else { panic!("not UDP: {:?}", p.transport) };
+    let payload = &frame[p.payload..p.payload + p.payload_len];
+    if let Some(sum) = p.checksum_sum(frame, offload) {
+        assert!(sum.add(payload).is_valid());
+    }
+    (p, Endpoint::new(p.src, u.src_port), Endpoint::new(p.dst, u.dst_port), payload.to_vec())
+}
+
+#[test]
+fn a_datagram_goes_out_and_the_answer_comes_back() {
+    for (v4, caps) in [(true, FULL), (false, FULL), (true, PLAIN), (false, PLAIN)] {
+        let mut w = World::new(caps);
+        let server = loopback(v4);
+        let to = Endpoint::new(gateway(v4), server.local_addr().unwrap().port());
+        let from = Endpoint::new(guest(v4), 40_001);
+        for payload in [&b"hello"[..], b"", &bytes(1400)] {
+            w.send(&frame(from, to, 64, payload), Offload::NONE).unwrap();
+            w.flush();
+            let mut buf = [0; 2000];
+            let (n, peer) = server.recv_from(&mut buf).unwrap();
+            assert_eq!((&buf[..n], peer.port()), (payload, 40_001));
+            server.send_to(&buf[..n], peer).unwrap();
+            let got = w.pump(1);
+            assert_eq!(got.len(), 1);
+            let (_, src, dst, back) = udp(&got[0].0, &got[0].1);
+            assert_eq!((src, dst, &back[..]), (to, from, payload));
+        }
+        assert_eq!(w.udp.len(), 1);
+    }
+}
+
+#[test]
+fn many_small_datagrams_keep_their_boundaries_and_order() {
+    let mut w = World::new(FULL);
+    let server = loopback(true);
+    let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
+    let from = Endpoint::new(guest(true), 40_011);
+    let sizes: Vec<usize> = (0..150).map(|i| if i % 10 == 9 { i % 7 } else { 64 }).collect();
+    for (i, size) in sizes.iter().enumerate() {
+        w.send(&frame(from, to, 64, &vec![i as u8; *size]), Offload::NONE).unwrap();
+    }
+    w.flush();
+    let mut buf = [0; 2000];
+    for (i, size) in sizes.iter().enumerate() {
+        let n = server.recv(&mut buf).unwrap();
+        assert_eq!(&buf[..n], &vec![i as u8; *size][..]);
+    }
+}
+
+#[test]
+fn a_uso_frame_becomes_datagrams() {
+    for v4 in [true, false] {
+        let mut w = World::new(FULL);
+        let server = loopback(v4);
+        let to = Endpoint::new(gateway(v4), server.local_addr().unwrap().port());
+        // 100 segments: more than one send takes.
+        let payload = bytes(500 * 100 + 33);
+        let offload = Offload { csum: Csum::Partial { start: 34, offset: 6 }, gso: Gso::Udp(500) };
+        w.send(&frame(Endpoint::new(guest(v4), 40_002), to, 64, &payload), offload).unwrap();
+        let mut buf = [0; 2000];
+        for part in payload.chunks(500) {
+            let n = server.recv(&mut buf).unwrap();
+            assert_eq!(&buf[..n], part);
+        }
+    }
+}
+
+#[test]
+fn a_coalesced_buffer_becomes_one_uso_frame_or_single_ones() {
+    for (v4, caps, frames) in [(true, FULL, 1), (false, FULL, 1), (true, Caps { uso: false, ..FULL }, 31)] {
+        let mut w = World::new(caps);
+        let server = loopback(v4);
+        let to = Endpoint::new(gateway(v4), server.local_addr().unwrap().port());
+        w.send(&frame(Endpoint::new(guest(v4), 40_003), to, 64, b"go"), Offload::NONE).unwrap();
+        w.flush();
+        let peer = server.recv_from(&mut [0; 10]).unwrap().1;
+        server.connect(peer).unwrap();
+        // Twice: the second time the flow is known for large buffers.
+        for _ in 0..2 {
+            let payload = bytes(1000 * 30 + 17);
+            let run = dgram::Run { at: 0, len: payload.len(), segment: 1000 };
+            dgram::send_runs(server.as_fd(), &payload, &[run]).unwrap();
+            let got = w.pump(frames);
+            assert_eq!(got.len(), frames);
+            let mut all = Vec::new();
+            for (f, offload) in &got {
+                let (_, src, _, part) = udp(f, offload);
+                assert_eq!(src, to);
+                assert_eq!(offload.gso, if frames == 1 { Gso::Udp(1000) } else { Gso::None });
+                all.extend(part);
+            }
+            assert_eq!(all, payload);
+        }
+    }
+}
+
+#[test]
+fn datagrams_above_the_mtu_are_fragmented() {
+    for (v4, caps) in [(true, PLAIN), (false, PLAIN), (true, Caps { mtu: 1500, ..FULL })] {
+        let mut w = World::new(caps);
+        let server = loopback(v4);
+        let to = Endpoint::new(gateway(v4), server.local_addr().unwrap().port());
+        let from = Endpoint::new(guest(v4), 40_004);
+        w.send(&frame(from, to, 64, b"go"), Offload::NONE).unwrap();
+        w.flush();
+        let peer = server.recv_from(&mut [0; 10]).unwrap().1;
+        // The largest is large enough for an area, and must come out all the same.
+        for len in [1473, 4000, 65_507, 40_000, 3000] {
+            let payload = bytes(len);
+            server.send_to(&payload, peer).unwrap();
+            let mut reassembly = Reassembly::default();
+            let mut whole = None;
+            while whole.is_none() {
+                let got = w.pump(1);
+                assert!(!got.is_empty(), "{len} bytes did not arrive");
+                for (f, offload) in got {
+                    assert!(f.len() <= ETH_LEN + 1500 && offload == Offload::NONE);
+                    let Ok(Parsed::Fragment(part)) = wire::parse(&f, f.len()) else { panic!("no fragment") };
+                    let frame = Frame { head: &f, rest: &[], offload };
+                    whole = reassembly.add(&part, &frame, w.now()).unwrap().or(whole);
+                }
+            }
+            let (_, src, dst, back) = udp(&whole.unwrap().frame, &Offload::NONE);
+            assert_eq!((src, dst, back), (to, from, payload));
+        }
+    }
+}
+
+#[test]
+fn a_large_datagram_of_the_guest_arrives_whole() {
+    for v4 in [true, false] {
+        let mut w = World::new(FULL);
+        let server = loopback(v4);
+        let to = Endpoint::new(gateway(v4), server.local_addr().unwrap().port());
+        let payload = bytes(60_000);
+        w.send(&frame(Endpoint::new(guest(v4), 40_005), to, 64, &payload), Offload::NONE).unwrap();
+        let mut buf = vec![0; 70_000];
+        let n = server.recv(&mut buf).unwrap();
+        assert_eq!(buf[..n], payload);
+    }
+}
+
+#[test]
+fn a_closed_port_is_reported_quoting_the_datagram() {
+    for v4 in [true, false] {
+        let mut w = World::new(PLAIN);
+        let port = loopback(v4).local_addr().unwrap().port();
+        let sent = frame(Endpoint::new(guest(v4), 40_006), Endpoint::new(gateway(v4), port), 64, b"anybody?");
+        w.send(&sent, Offload::NONE).unwrap();
+        w.flush();
+        let got = w.pump(1);
+        assert_eq!(got.len(), 1);
+        let f = &got[0].0;
+        let Ok(Parsed::Ip(p)) = wire::parse(f, f.len()) else { panic!() };
+        let Transport::Icmp(icmp) = p.transport else { panic!() };
+        assert_eq!((icmp.kind, icmp.code), if v4 { (3, 3) } else { (1, 4) });
+        assert_eq!((p.src, p.dst), (gateway(v4), guest(v4)));
+        // Four unused bytes, then the packet as it was.
+        assert_eq!(f[p.payload + 4..], sent[ETH_LEN..]);
+        let sum = p.checksum_sum(f, &Offload::NONE).unwrap().add(&f[p.payload..]);
+        assert!(sum.is_valid());
+        // The flow goes on.
+        w.send(&sent, Offload::NONE).unwrap();
+        w.flush();
+        assert_eq!(w.pump(1).len(), 1);
+    }
+}
+
+#[test]
+fn no_route_is_answered_at_once() {
+    let mut w = World::new(PLAIN);
+    // Class E: the kernel has no route for it and says so.
+    let f = frame(Endpoint::new(guest(true), 40_007), Endpoint::new(addr("240.0.0.1"), 9), 64, b"x");
+    assert_eq!(
+        w.send(&f, Offload::NONE).and_then(|()| Ok(w.flush())).err().unwrap_or(DropReason::HostSend),
+        DropReason::HostSend
+    );
+    assert_eq!(w.udp.counters().dropped(DropReason::FlowTableFull), 0);
+}
+
+#[test]
+fn a_client_of_a_listener_is_answered_from_where_it_asked() {
+    for (v4, bind, ask) in [(true, "0.0.0.0:0", "127.0.0.9"), (false, "[::]:0", "::1"), (true, "[::]:0", "127.0.0.9")] {
+        let mut w = World::new(PLAIN);
+        let listener = UdpSocket::bind(bind).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        w.listen(listener, Rule { guest: None, guest_port: 7000 });
+        let clients: Vec<UdpSocket> = (0..3).map(|_| loopback(v4)).collect();
+        let to = SocketAddr::new(ask.parse().unwrap(), port);
+        // All of it is queued before the engine looks.
+        for n in 0..5u8 {
+            for (i, c) in clients.iter().enumerate() {
+                c.send_to(&[i as u8, n], to).unwrap();
+            }
+        }
+        let got = w.pump(15);
+        let mut seen = vec![Vec::new(); 3];
+        for (f, offload) in &got {
+            let (_, src, dst, payload) = udp(f, offload);
+            let i = usize::from(payload[0]);
+            assert_eq!(src, Endpoint::new(gateway(v4), clients[i].local_addr().unwrap().port()));
+            assert_eq!(dst, Endpoint::new(guest(v4), 7000));
+            seen[i].push(payload[1]);
+        }
+        assert_eq!(seen, vec![vec![0, 1, 2, 3, 4]; 3]);
+        assert_eq!(w.udp.len(), 3);
+        for c in &clients {
+            let client = Endpoint::new(gateway(v4), c.local_addr().unwrap().port());
+            w.send(&frame(Endpoint::new(guest(v4), 7000), client, 64, b"answer"), Offload::NONE).unwrap();
+            w.flush();
+            let mut buf = [0; 10];
+            let (n, from) = c.recv_from(&mut buf).unwrap();
+            assert_eq!((&buf[..n], from), (&b"answer"[..], to));
+            // From now on through the flow's own socket.
+            c.send_to(b"again", to).unwrap();
+            let again = w.pump(1);
+            assert_eq!(udp(&again[0].0, &again[0].1).3, b"again");
+        }
+        assert_eq!(w.udp.len(), 3);
+    }
+}
+
+#[test]
+fn loopback_clients_are_refused_where_the_mapping_is_off() {
+    let mut w = World::new(PLAIN);
+    w.nat.map_host_loopback = PerFamily::default();
+    let listener = loopback(true);
+    let to = listener.local_addr().unwrap();
+    w.listen(listener, Rule { guest: None, guest_port: 7001 });
+    loopback(true).send_to(b"x", to).unwrap();
+    assert!(w.pump_for(1, Duration::from_millis(200)).is_empty());
+    assert_eq!((w.udp.counters().dropped(DropReason::Disabled), w.udp.len()), (1, 0));
+}
+
+#[test]
+fn the_oldest_idle_flow_makes_room_but_a_busy_one_does_not() {
+    let mut w = World::with(PLAIN, Config { limit: 3, ..Config::default() });
+    let server = loopback(true);
+    let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
+    let send = |w: &mut World, port| w.send(&frame(Endpoint::new(guest(true), port), to, 64, b"x"), Offload::NONE);
+    for port in 41_000..41_003 {
+        send(&mut w, port).unwrap();
+    }
+    assert_eq!(send(&mut w, 41_003).unwrap_err(), DropReason::FlowTableFull);
+    w.ahead += Duration::from_secs(2);
+    send(&mut w, 41_000).unwrap();
+    send(&mut w, 41_003).unwrap();
+    w.flush();
+    assert_eq!(w.udp.len(), 3);
+    let mut ports = Vec::new();
+    for _ in 0..5 {
+        ports.push(server.recv_from(&mut [0; 4]).unwrap().1.port());
+    }
+    assert_eq!(ports, [41_000, 41_001, 41_002, 41_000, 41_003]);
+}
+
+#[test]
+fn idle_flows_go_and_used_ones_stay() {
+    let mut w = World::new(PLAIN);
+    let server = loopback(true);
+    let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
+    let f = frame(Endpoint::new(guest(true), 42_000), to, 64, b"x");
+    w.send(&f, Offload::NONE).unwrap();
+    w.flush();
+    w.ahead = Duration::from_secs(100);
+    w.send(&f, Offload::NONE).unwrap();
+    w.flush();
+    w.ahead = Duration::from_secs(121);
+    w.expire();
+    assert_eq!(w.udp.len(), 1);
+    w.ahead = Duration::from_secs(221);
+    w.expire();
+    assert!(w.udp.is_empty());
+}
+
+#[test]
+fn ttl_and_tos_pass_both_ways() {
+    let mut w = World::new(PLAIN);
+    let server = loopback(true);
+    dgram::set_option(server.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTTL, 1).unwrap();
+    let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
+    let from = Endpoint::new(guest(true), 43_000);
+    let mut inbox = dgram::Inbox::new(4);
+    for ttl in [5, 6, 64] {
+        w.send(&frame(from, to, ttl, b"x"), Offload::NONE).unwrap();
+        w.flush();
+        assert_eq!(inbox.receive(server.as_fd(), 1, true).unwrap(), 1);
+        assert_eq!(inbox.meta(0).ttl, Some(ttl));
+    }
+    server.set_ttl(17).unwrap();
+    dgram::set_option(server.as_fd(), libc::IPPROTO_IP, libc::IP_TOS, 0x2a).unwrap();
+    server.send_to(b"y", inbox.meta(0).from.unwrap()).unwrap();
+    let got = w.pump(1);
+    let (p, ..) = udp(&got[0].0, &got[0].1);
+    assert_eq!((p.ttl, p.tos), (17, 0x2a));
+}
+
+#[test]
+fn a_full_link_parks_the_flow_and_loses_only_what_was_read() {
+    let mut w = World::new(PLAIN);
+    let server = loopback(true);
+    let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
+    w.send(&frame(Endpoint::new(guest(true), 44_000), to, 64, b"x"), Offload::NONE).unwrap();
+    w.flush();
+    let peer = server.recv_from(&mut [0; 4]).unwrap().1;
+    for n in 0..100u8 {
+        server.send_to(&[n], peer).unwrap();
+    }
+    w.link.room = 2;
+    assert_eq!(w.pump(2).len(), 2);
+    assert_eq!(w.udp.pending(), Pending::Link);
+    let lost = w.udp.counters().dropped(DropReason::LinkFull) as usize;
+    w.link.room = usize::MAX;
+    let facts = Facts { now: w.clock.now(), l2: &w.l2, nat: &w.nat };
+    w.udp.resume(&facts, &mut w.link, &mut w.timers);
+    let got = w.pump(98 - lost);
+    assert_eq!(got.len(), 98 - lost);
+    assert_eq!(got.last().unwrap().0.last(), Some(&99));
+}
