@@ -1,6 +1,7 @@
 //! The event loop: poll, one reading of the clock, one call an event, due timers, run queue, one flush.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -8,13 +9,16 @@ use mio::{Events, Interest, Poll};
 
 use super::from_guest::FromGuest;
 use crate::base::{Clock, Counters, Instant, Kind, Token};
-use crate::flow::{Id, KeySecret, Wheel};
-use crate::fwd::{Nat, Outbound};
+use crate::flow::{KeySecret, Pending, Wheel};
+use crate::fwd::{Nat, Outbound, Proto};
 use crate::gateway::{self, Gateway};
-use crate::guest::{Facts, L2};
+use crate::guest::reassembly::Reassembly;
+use crate::guest::{Facts, L2, ToGuest};
+use crate::icmp::{self, Icmp};
 use crate::link::{Batch, Input, Tap};
 use crate::listen::{Acceptor, Listener};
 use crate::tcp::Tcp;
+use crate::udp::{self, Udp};
 
 /// What a running engine is made of.
 pub struct Parts {
@@ -27,6 +31,8 @@ pub struct Parts {
     pub protocols: Protocols,
     /// Flows of one protocol at most.
     pub flows_max: usize,
+    /// Lives of idle UDP flows: one exchange, more than one.
+    pub udp_timeouts: (Duration, Duration),
 }
 
 /// What is forwarded.
@@ -45,9 +51,14 @@ pub struct Engine {
     pub(super) batch: Batch,
     /// The tap may hold more frames than the last pass took.
     pub(super) tap_has_more: bool,
+    /// The tap became writable in this turn.
+    link_takes: bool,
     pub(super) gateway: Gateway,
     pub(super) protocols: Protocols,
     pub(super) tcp: Tcp,
+    pub(super) udp: Udp,
+    pub(super) icmp: Icmp,
+    pub(super) reassembly: Reassembly,
     pub(super) from_guest: FromGuest,
     pub(super) timers: Wheel,
     pub(super) l2: L2,
@@ -77,38 +88,48 @@ impl Engine {
         let poll = Poll::new()?;
         let clock = Clock::start();
         let registry = poll.registry();
-        registry.register(
-            &mut SourceFd(&std::os::fd::AsRawFd::as_raw_fd(&parts.tap)),
-            only(Kind::Link),
-            Interest::READABLE,
-        )?;
-        for (i, l) in parts.listeners.iter().enumerate() {
-            let kind = match l.proto {
-                crate::fwd::Proto::Tcp => Kind::ListenTcp,
-                crate::fwd::Proto::Udp => Kind::ListenUdp,
-            };
-            let token = mio::Token(Token::new(kind, i as u32, 0).to_usize());
-            registry.register(&mut SourceFd(&std::os::fd::AsRawFd::as_raw_fd(l)), token, Interest::READABLE)?;
-        }
+        registry.register(&mut SourceFd(&parts.tap.as_raw_fd()), only(Kind::Link), Interest::READABLE)?;
         let secret = || KeySecret::random().map_err(io::Error::other);
-        let mtu = crate::guest::ToGuest::caps(&parts.tap).mtu;
-        let tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, parts.outbound, mtu, parts.flows_max)?;
-        let acceptor = parts.listeners.first().map(|l| Acceptor::new(&l.socket)).transpose()?;
+        let mtu = parts.tap.caps().mtu;
+        let (short, long) = parts.udp_timeouts;
+        let tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, parts.outbound.clone(), mtu, parts.flows_max)?;
+        let config = udp::Config { limit: parts.flows_max, short, long, outbound: parts.outbound.clone() };
+        let mut udp = Udp::new(registry.try_clone()?, secret()?, config);
+        let config = icmp::Config { outbound: parts.outbound, ..icmp::Config::default() };
+        let icmp = Icmp::new(registry.try_clone()?, secret()?, config);
+        let mut listeners = Vec::new();
+        for l in parts.listeners {
+            match l.proto {
+                Proto::Tcp => {
+                    let token = mio::Token(Token::new(Kind::ListenTcp, listeners.len() as u32, 0).to_usize());
+                    registry.register(&mut SourceFd(&l.as_raw_fd()), token, Interest::READABLE)?;
+                    listeners.push(l);
+                }
+                Proto::Udp => {
+                    udp.listen(l.socket, udp::Rule { guest: l.target, guest_port: l.target_port })?;
+                }
+            }
+        }
+        let acceptor = listeners.first().map(|l| Acceptor::new(&l.socket)).transpose()?;
         Ok(Engine {
             timers: Wheel::new(clock.now()),
             gateway: Gateway::new(parts.gateway, clock.now()),
             protocols: parts.protocols,
             tcp,
+            udp,
+            icmp,
+            reassembly: Reassembly::default(),
             acceptor,
             poll,
             clock,
             tap: parts.tap,
             batch: Batch::new(),
             tap_has_more: true,
+            link_takes: false,
             from_guest: FromGuest::default(),
             l2: parts.l2,
             nat: parts.nat,
-            listeners: parts.listeners,
+            listeners,
             due: Vec::new(),
         })
     }
@@ -140,11 +161,10 @@ impl Engine {
             for event in &events {
                 let Some(token) = Token::from_usize(event.token().0) else { continue };
                 match token.kind {
-                    Kind::Link => self.tap_has_more = true,
-                    Kind::Tcp => self.tcp_event(id(token), event, now),
-                    Kind::ListenTcp => self.accept(token.index as usize, now),
+                    Kind::Link => self.link_event(event),
+                    // After the traffic of this turn.
                     Kind::Signal | Kind::Quit => self.due.push(token),
-                    Kind::Udp | Kind::Icmp | Kind::ListenUdp | Kind::Gateway => {}
+                    _ => self.from_host(token, event.into(), now),
                 }
             }
             if self.tap_has_more {
@@ -167,7 +187,8 @@ impl Engine {
     }
 
     fn wait(&self) -> Option<Duration> {
-        if self.tap_has_more || self.tcp.has_pending() {
+        let turn = [self.udp.pending(), self.icmp.pending()].contains(&Pending::Turn);
+        if self.tap_has_more || self.tcp.has_pending() || turn {
             return Some(Duration::ZERO);
         }
         self.timers.next().map(|at| at.since(self.clock.now()))
@@ -175,12 +196,13 @@ impl Engine {
 
     /// Due timers and the caller's events. True: the caller says stop.
     fn expire(&mut self, now: Instant, on_event: &mut impl FnMut(Token) -> Next) -> bool {
-        self.timers.expire(now, &mut self.due);
-        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-        for token in self.due.drain(..) {
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.expire(now, &mut due);
+        let mut stop = false;
+        for token in due.drain(..) {
             match token.kind {
-                Kind::Tcp => self.tcp.on_timer(id(token), &facts, &mut self.tap, &mut self.timers),
                 Kind::Gateway => {
+                    let facts = Facts { now, l2: &self.l2, nat: &self.nat };
                     if let Some(at) = self.gateway.on_timer(&facts, &mut self.tap) {
                         self.timers.arm(at, token);
                     }
@@ -188,27 +210,49 @@ impl Engine {
                 Kind::Signal | Kind::Quit => match on_event(token) {
                     Next::Continue => {}
                     Next::WakeAfter(period) => self.timers.arm(now + period, Token::only(Kind::Quit)),
-                    Next::Stop => return true,
+                    Next::Stop => stop = true,
                 },
-                _ => {}
+                _ => self.flow_timer(token, now),
             }
         }
-        false
+        self.due = due;
+        stop
     }
 
+    /// The link has frames, or takes frames again.
+    fn link_event(&mut self, event: &mio::event::Event) {
+        self.tap_has_more |= event.is_readable();
+        self.link_takes |= event.is_writable();
+    }
+
+    /// Flows that wait for their turn or for the link, then everything that was put off to the end of the turn.
     fn finish_turn(&mut self, now: Instant) {
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+        let link = std::mem::take(&mut self.link_takes);
         if self.tcp.has_pending() {
             self.tcp.run_pending(&facts, &mut self.tap, &mut self.timers);
         }
+        if link {
+            self.tcp.link_ready(&facts, &mut self.tap, &mut self.timers);
+        }
+        let due = |p| p == Pending::Turn || p == Pending::Link && link;
+        if due(self.udp.pending()) {
+            self.udp.resume(&facts, &mut self.tap, &mut self.timers);
+        }
+        if due(self.icmp.pending()) {
+            self.icmp.resume(&facts, &mut self.tap);
+        }
         self.tcp.flush(&facts, &mut self.tap);
+        self.udp.flush(&facts, &mut self.tap);
         self.tap.flush();
     }
 
     /// Sums over all parts.
     pub fn counters(&self) -> Counters {
         let mut all = self.from_guest.counters.clone();
-        all.add(&self.tcp.counters);
+        for part in [&self.tcp.counters, self.udp.counters(), self.icmp.counters(), self.reassembly.counters()] {
+            all.add(part);
+        }
         all.frames_to_guest = self.tap.frames_to_guest;
         all.bytes_to_guest = self.tap.bytes_to_guest;
         all
@@ -217,8 +261,4 @@ impl Engine {
 
 fn only(kind: Kind) -> mio::Token {
     mio::Token(Token::only(kind).to_usize())
-}
-
-fn id(token: Token) -> Id {
-    Id { index: token.index, generation: token.generation }
 }

@@ -8,7 +8,7 @@ use super::engine::Engine;
 use crate::base::{Counters, DropReason, Instant};
 use crate::guest::{Facts, Frame, L2};
 use crate::link::{FRAMES, Input};
-use crate::wire::{self, Packet, Parsed, Transport};
+use crate::wire::{self, Offload, Packet, Parsed, Transport};
 
 /// State of this stage: nothing but its counters.
 #[derive(Debug, Default)]
@@ -19,53 +19,122 @@ pub struct FromGuest {
 impl Engine {
     /// One pass over the link's input.
     pub(super) fn drain_link(&mut self, now: Instant) -> io::Result<Input> {
-        self.batch.clear();
-        let input = self.tap.receive(&mut self.batch)?;
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.clear();
+        let input = self.tap.receive(&mut batch);
         let mut run: ArrayVec<(Packet, Frame<'_>), FRAMES> = ArrayVec::new();
-        for frame in self.batch.frames() {
-            let counters = &mut self.from_guest.counters;
-            counters.frames_from_guest += 1;
-            counters.bytes_from_guest += frame.len() as u64;
+        for frame in batch.frames() {
+            self.from_guest.counters.frames_from_guest += 1;
+            self.from_guest.counters.bytes_from_guest += frame.len() as u64;
             let packet = match wire::parse(frame.head, frame.len()) {
                 Ok(Parsed::Ip(packet)) => packet,
-                Ok(Parsed::Arp { .. }) => {
-                    let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-                    count(counters, self.gateway.arp(&frame, &facts, &mut self.tap));
+                Ok(other) => {
+                    self.not_whole(&other, &frame, now);
                     continue;
                 }
-                Ok(Parsed::Fragment(_)) => continue,
                 Err(reason) => {
-                    counters.drop(reason);
+                    self.from_guest.counters.drop(reason);
                     continue;
                 }
             };
-            if !checksum_holds(&packet, &frame) {
-                counters.drop(DropReason::TransportChecksum);
-                continue;
-            }
-            learn(&mut self.l2, &packet);
-            let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-            if self.gateway.claims(&packet) {
-                count(counters, self.gateway.answer(&packet, &frame, &facts, &mut self.tap));
-                continue;
-            }
             if let Transport::Tcp(_) = packet.transport {
                 if run.last().is_some_and(|(last, _)| !same_flow(last, &packet)) {
-                    self.tcp.from_guest(&run, &facts, &mut self.tap, &mut self.timers);
-                    run.clear();
+                    self.tcp_run(&mut run, now);
                 }
-                run.push((packet, frame));
+                if self.admit(&packet, &frame) {
+                    run.push((packet, frame));
+                }
+            } else {
+                self.datagram(&packet, &frame, now);
             }
         }
+        self.tcp_run(&mut run, now);
+        self.udp.flush(&Facts { now, l2: &self.l2, nat: &self.nat }, &mut self.tap);
+        drop(run);
+        self.batch = batch;
+        input
+    }
+
+    fn tcp_run(&mut self, run: &mut ArrayVec<(Packet, Frame<'_>), FRAMES>, now: Instant) {
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-        self.tcp.from_guest(&run, &facts, &mut self.tap, &mut self.timers);
-        Ok(input)
+        self.tcp.from_guest(run, &facts, &mut self.tap, &mut self.timers);
+        run.clear();
+    }
+
+    /// ARP, and fragments, which may complete a packet.
+    fn not_whole(&mut self, parsed: &Parsed, frame: &Frame<'_>, now: Instant) {
+        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+        let outcome = match parsed {
+            Parsed::Arp { .. } => self.gateway.arp(frame, &facts, &mut self.tap),
+            Parsed::Fragment(fragment) => match self.reassembly.add(fragment, frame, now) {
+                Ok(Some(whole)) => {
+                    let frame = Frame { head: &whole.frame, rest: &[], offload: Offload::NONE };
+                    self.whole(&whole.packet, &frame, now);
+                    Ok(())
+                }
+                Ok(None) => Ok(()),
+                Err(reason) => Err(reason),
+            },
+            Parsed::Ip(_) => Ok(()),
+        };
+        self.from_guest.count(outcome);
+    }
+
+    fn whole(&mut self, packet: &Packet, frame: &Frame<'_>, now: Instant) {
+        if let Transport::Tcp(_) = packet.transport {
+            if self.admit(packet, frame) {
+                let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+                self.tcp.from_guest(&[(*packet, *frame)], &facts, &mut self.tap, &mut self.timers);
+            }
+        } else {
+            self.datagram(packet, frame, now);
+        }
+    }
+
+    /// Everything that is neither TCP nor in pieces.
+    fn datagram(&mut self, packet: &Packet, frame: &Frame<'_>, now: Instant) {
+        if !self.admit(packet, frame) {
+            return;
+        }
+        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+        let outcome = if self.gateway.claims(packet) {
+            self.gateway.answer(packet, frame, &facts, &mut self.tap)
+        } else {
+            match packet.transport {
+                Transport::Udp(_) => self.udp.from_guest(packet, frame, &facts, &mut self.tap, &mut self.timers),
+                Transport::Icmp(_) => self.icmp.from_guest(packet, frame, &facts, &mut self.tap, &mut self.timers),
+                _ => Err(DropReason::Protocol),
+            }
+        };
+        self.from_guest.count(outcome);
+    }
+
+    /// True for what may go on: a protocol that is on, with the right checksum. The sender's addresses are learnt.
+    fn admit(&mut self, packet: &Packet, frame: &Frame<'_>) -> bool {
+        let on = match packet.transport {
+            Transport::Tcp(_) => self.protocols.tcp,
+            Transport::Udp(_) => self.protocols.udp || self.gateway.claims(packet),
+            Transport::Icmp(_) => self.protocols.icmp || self.gateway.claims(packet),
+            Transport::Other(_) => true,
+        };
+        let outcome = if !on {
+            Err(DropReason::Disabled)
+        } else if !checksum_holds(packet, frame) {
+            Err(DropReason::TransportChecksum)
+        } else {
+            learn(&mut self.l2, packet);
+            Ok(())
+        };
+        self.from_guest.count(outcome);
+        outcome.is_ok()
     }
 }
 
-fn count(counters: &mut Counters, outcome: Result<(), DropReason>) {
-    if let Err(reason) = outcome {
-        counters.drop(reason);
+impl FromGuest {
+    fn count(&mut self, outcome: Result<(), DropReason>) {
+        if let Err(reason) = outcome {
+            self.counters.drop(reason);
+        }
     }
 }
 

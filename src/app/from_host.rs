@@ -1,24 +1,36 @@
 //! Events of host sockets, to whom they concern.
 
-use mio::event::Event;
-
 use super::engine::Engine;
-use crate::base::{Endpoint, Instant};
-use crate::flow::{FlowKey, Id};
+use crate::base::{Endpoint, Instant, Kind, Token};
+use crate::flow::{FlowKey, Id, Ready};
 use crate::guest::Facts;
 use crate::listen::Accepted;
-use crate::tcp::Ready;
 
 impl Engine {
-    pub(super) fn tcp_event(&mut self, id: Id, event: &Event, now: Instant) {
-        let ready = Ready {
-            readable: event.is_readable(),
-            writable: event.is_writable(),
-            read_closed: event.is_read_closed(),
-            error: event.is_error(),
-        };
+    /// One event of a socket on the host's side.
+    pub(super) fn from_host(&mut self, token: Token, ready: Ready, now: Instant) {
+        let id = Id { index: token.index, generation: token.generation };
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-        self.tcp.from_host(id, ready, &facts, &mut self.tap, &mut self.timers);
+        match token.kind {
+            Kind::Tcp => self.tcp.from_host(id, ready, &facts, &mut self.tap, &mut self.timers),
+            Kind::Udp => self.udp.from_host(id, ready, &facts, &mut self.tap),
+            Kind::Icmp => self.icmp.from_host(id, ready, &facts, &mut self.tap),
+            Kind::ListenUdp => self.udp.from_listener(id, ready, &facts, &mut self.tap, &mut self.timers),
+            Kind::ListenTcp => self.accept(token.index as usize, now),
+            _ => {}
+        }
+    }
+
+    /// One due timer of a flow.
+    pub(super) fn flow_timer(&mut self, token: Token, now: Instant) {
+        let id = Id { index: token.index, generation: token.generation };
+        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+        match token.kind {
+            Kind::Tcp => self.tcp.on_timer(id, &facts, &mut self.tap, &mut self.timers),
+            Kind::Udp => self.udp.on_timer(id, &facts, &mut self.timers),
+            Kind::Icmp => self.icmp.on_timer(id, &facts, &mut self.timers),
+            _ => {}
+        }
     }
 
     /// Every client that waits at a listener becomes a flow to the guest.

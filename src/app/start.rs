@@ -3,6 +3,7 @@
 //! then is the first byte of the guest read and the caller told that all is ready.
 
 use std::fs::File;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
@@ -97,6 +98,7 @@ fn serve(
         listeners,
         protocols: super::engine::Protocols { tcp: config.tcp, udp: config.udp, icmp: config.icmp },
         flows_max: FLOWS_MAX,
+        udp_timeouts: udp_timeouts(),
     })
     .context("cannot set up the event loop")?;
     supervisor.register(&mut engine)?;
@@ -196,6 +198,16 @@ fn bind(config: &Config, rules: &[(Rule, String)]) -> anyhow::Result<Vec<Listene
         bound.extend(listen::bind(rule, &options).map_err(|e| anyhow::anyhow!("{e} for option '{origin}'"))?);
     }
     Ok(bound)
+}
+
+/// Those of the host's connection tracking, so that a flow lives here as long as behind the host's own NAT.
+fn udp_timeouts() -> (Duration, Duration) {
+    let read = |name: &str, default| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/{name}")).ok();
+        let seconds = text.and_then(|t| t.trim().parse().ok()).filter(|s| (1..=86400).contains(s));
+        Duration::from_secs(seconds.unwrap_or(default))
+    };
+    (read("nf_conntrack_udp_timeout", 30), read("nf_conntrack_udp_timeout_stream", 120))
 }
 
 /// The kernel's range for ports it chooses itself.

@@ -1,16 +1,24 @@
 //! What engines and event loop tell each other about sockets with something to do.
 
 /// What an event said about a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
     pub readable: bool,
-    /// The socket's error queue has something.
+    pub writable: bool,
+    /// The peer has shut down its sending side, or all is over.
+    pub read_closed: bool,
+    /// The socket has an error, or its error queue has something.
     pub error: bool,
 }
 
 impl From<&mio::event::Event> for Ready {
     fn from(e: &mio::event::Event) -> Ready {
-        Ready { readable: e.is_readable(), error: e.is_error() }
+        Ready {
+            readable: e.is_readable(),
+            writable: e.is_writable(),
+            read_closed: e.is_read_closed(),
+            error: e.is_error(),
+        }
     }
 }
 

@@ -13,7 +13,8 @@ pub const FRAMES: usize = 32;
 /// Room for one frame and its offload header, in whole cache lines.
 const STRIDE: usize = (VNET_LEN + FRAME_MAX).next_multiple_of(64);
 
-/// Private memory for a pass of frames. Pages that no frame has touched cost nothing.
+/// Private memory for a pass of frames. Pages that no frame has touched cost nothing; the default has no memory at all.
+#[derive(Default)]
 pub struct Batch {
     memory: Vec<u8>,
     frames: ArrayVec<Received, FRAMES>,
@@ -27,15 +28,9 @@ struct Received {
     offload: Offload,
 }
 
-impl Default for Batch {
-    fn default() -> Self {
-        Batch { memory: vec![0; FRAMES * STRIDE], frames: ArrayVec::new() }
-    }
-}
-
 impl Batch {
     pub fn new() -> Batch {
-        Batch::default()
+        Batch { memory: vec![0; FRAMES * STRIDE], frames: ArrayVec::new() }
     }
 
     pub fn clear(&mut self) {

@@ -60,8 +60,9 @@ use std::io;
 use socket2::Socket;
 
 use crate::base::{Addr, Counters, Family, Instant, Kind, PerFamily, Token};
-use crate::flow::{FlowKey, Id, KeySecret, Table, Wheel};
+use crate::flow::{FlowKey, Id, KeySecret, Ready, Table, Wheel};
 use crate::fwd::Outbound;
+use crate::guest::IcmpErrors;
 use crate::sys::socket;
 use crate::wire::{IPV4_LEN, IPV6_LEN, TCP_LEN};
 use conn::{Conn, Limits};
@@ -80,16 +81,6 @@ const WINDOW_MAX: u32 = 4 << 20;
 const WINDOW_SHIFT: u8 = 8;
 /// Bytes one flow may move to the guest before others have their turn.
 const BUDGET_BYTES: usize = 1 << 20;
-
-/// What the event loop saw on a socket.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Ready {
-    pub readable: bool,
-    pub writable: bool,
-    /// The peer has shut down its sending side, or all is over.
-    pub read_closed: bool,
-    pub error: bool,
-}
 
 /// All TCP flows.
 pub struct Tcp {
@@ -110,6 +101,7 @@ pub struct Tcp {
     /// Flows whose handshake may not be complete, oldest first.
     embryonic: VecDeque<Id>,
     held_total: usize,
+    errors: IcmpErrors,
     pub counters: Counters,
 }
 
@@ -160,6 +152,7 @@ impl Tcp {
             on_link: Vec::new(),
             embryonic: VecDeque::new(),
             held_total: 0,
+            errors: IcmpErrors::default(),
             counters: Counters::default(),
         })
     }

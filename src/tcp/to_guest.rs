@@ -8,11 +8,11 @@ use arrayvec::ArrayVec;
 use super::conn::State;
 use super::seq::Seq;
 use super::*;
-use crate::guest::{Facts, Reservation, SLOTS_MAX, ToGuest};
+use crate::guest::{Facts, Reservation, SLOTS_MAX, ToGuest, errors};
 use crate::sys::iov::Scatter;
 use crate::wire::checksum::Sum;
 use crate::wire::emit::{self, Head, PayloadSum, TcpFields};
-use crate::wire::{Csum, Gso, Offload, TcpFlags, TcpHeader};
+use crate::wire::{Csum, ETH_LEN, Gso, Offload, TcpFlags, TcpHeader};
 
 /// Bytes of one peek at most: a few large frames stay in the cache between the socket's copy and the link's.
 const PEEK_BYTES: usize = 256 << 10;
@@ -288,15 +288,32 @@ impl Tcp {
         self.emit(key, &fields, facts, link);
     }
 
-    /// Before the RST for a connect that failed: the ICMP error that tells why.
+    /// Before the RST for a connect that failed: the ICMP error that tells why, quoting the SYN.
     pub(super) fn explain(
         &mut self,
-        _key: &FlowKey,
-        _syn: Seq,
-        _e: &io::Error,
-        _facts: &Facts<'_>,
-        _link: &mut dyn ToGuest,
+        key: &FlowKey,
+        syn: Seq,
+        e: &io::Error,
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
     ) {
+        let family = key.remote.addr.family();
+        let Some(kind) = errors::refusal(e, family, || None).filter(|_| !refused_by_peer(e)) else { return };
+        // What the guest sent, as far as it needs it: RFC 792 asks for the header and eight bytes behind it.
+        let fields = TcpFields {
+            src: key.guest,
+            dst: key.remote,
+            seq: syn.0,
+            ack: 0,
+            flags: TcpFlags::SYN,
+            window: 0,
+            options: &[],
+        };
+        let mut original = Head::new();
+        emit::tcp(&mut original, (facts.l2.guest_mac, facts.l2.our_mac), 0, &fields, 0, PayloadSum::Of(Sum::new()));
+        let target = facts.nat.address_to_host(key.remote.addr);
+        let reporter = errors::reporter(facts, None, target, key.remote.addr);
+        self.errors.send(facts, link, (reporter, key.guest.addr), kind, &original[ETH_LEN..]);
     }
 
     fn send_bare(&mut self, id: Id, seq: Seq, flags: TcpFlags, facts: &Facts<'_>, link: &mut dyn ToGuest) {
@@ -314,6 +331,11 @@ impl Tcp {
         emit::tcp(&mut head, macs, 0, fields, 0, PayloadSum::Of(Sum::new()));
         let _ = link.send(&head, Offload { csum: Csum::Complete, gso: Gso::None });
     }
+}
+
+/// The peer's own RST is passed on as what it was.
+fn refused_by_peer(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ECONNREFUSED | libc::ECONNRESET))
 }
 
 /// What one call of [`Tcp::send_payload`] did, in bytes.
