@@ -247,6 +247,11 @@ impl Engine {
         self.tap.flush();
     }
 
+    /// The guest's namespace has no process left: see [`Tap::abandon`].
+    pub fn guest_is_gone(&self) {
+        self.tap.abandon();
+    }
+
     /// Sums over all parts.
     pub fn counters(&self) -> Counters {
         let mut all = self.from_guest.counters.clone();

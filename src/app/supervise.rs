@@ -95,6 +95,10 @@ impl Supervisor {
             _ => self.on_end(&mut status, ending),
         });
         match (served, &mut self.end) {
+            (Ok(()), End::Child(_)) => {
+                engine.guest_is_gone();
+                Ok(status)
+            }
             (Ok(()), _) => Ok(status),
             // The tap is gone: with a namespace that is expected, and the exit status is still the command's.
             (Err(e), End::Child(child)) => match child.try_wait()? {

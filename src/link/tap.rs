@@ -3,7 +3,8 @@
 //! A frame is written when it is committed, while its payload is in the cache: the kernel delivers it to the guest's
 //! stack before `writev` returns, so there is nothing to gain by waiting.
 //!
-//! System calls: read (frames from the guest), writev (frames to it), write (capture file).
+//! System calls: read (frames from the guest), writev (frames to it), write (capture file), ioctl (TUNSETPERSIST, once,
+//! at the end).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -89,6 +90,13 @@ impl Tap {
             batch.push(skip, len.min(FRAME_MAX + 1), offload);
         }
         Ok(Input::More)
+    }
+
+    /// To be called when nobody is left in the guest's namespace. Destroying a device waits for an RCU grace period, some
+    /// 20 ms of the caller's time; left to its namespace, it goes when the kernel tears that down, in the background.
+    pub fn abandon(&self) {
+        // A device that is gone already needs nothing.
+        let _ = crate::sys::tun::make_persistent(&self.fd);
     }
 
     /// Ends a loop turn.

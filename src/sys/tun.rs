@@ -105,6 +105,16 @@ pub fn mac(fd: impl AsFd) -> io::Result<[u8; 6]> {
     Ok(mac)
 }
 
+/// Leaves the device to its network namespace: closing the descriptor does not destroy it any more.
+///
+/// # Errors
+/// `EBADFD` if the device is gone.
+pub fn make_persistent(fd: impl AsFd) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes its flag by value.
+    let r = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETPERSIST as libc::Ioctl, 1 as libc::c_ulong) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// True if `fd` still belongs to a device.
 pub fn is_attached(fd: impl AsFd) -> bool {
     // SAFETY: an all-zero ifreq is a valid value of this plain C struct.
