@@ -169,6 +169,10 @@ fn become_command(what: &Spawn) -> ! {
     let e = process::exec(&program, &args);
     let name = program.to_string_lossy();
     let (text, status) = match e.raw_os_error() {
+        // The search also ends with "permission denied" if only some directory of PATH was closed to us.
+        Some(libc::EACCES) if !name.contains('/') && !in_path(&name) => {
+            (format!("command `{name}` not found in PATH"), EXIT_NOT_FOUND)
+        }
         Some(libc::ENOENT) if !name.contains('/') => (format!("command `{name}` not found in PATH"), EXIT_NOT_FOUND),
         Some(libc::ENOENT) if Path::new(&*name).exists() => {
             (format!("cannot run `{name}`: the interpreter or loader it asks for does not exist"), EXIT_NOT_FOUND)
@@ -181,6 +185,11 @@ fn become_command(what: &Spawn) -> ! {
     };
     eprintln!("spelt: {text}");
     process::exit_now(status)
+}
+
+fn in_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
 /// Program and arguments; the user's shell, told by the dash that it is a login shell, if there is no command.
