@@ -51,6 +51,8 @@ tests!(
     a_sandboxed_parent_keeps_its_child,
     the_sandbox_leaves_nothing_to_find,
     attach_by_pid_and_by_path,
+    attach_by_path_and_explicit_user_namespace,
+    root_can_do_it_too,
     attach_by_name_until_the_name_is_deleted,
     attach_to_an_existing_tap_leaves_it_alone,
     failures_say_what_to_do,
@@ -103,6 +105,9 @@ fn exit_statuses_are_those_of_a_shell() {
     {
         assert_eq!(run(command).status.code(), Some(status), "{command}");
     }
+    // The command is then an ordinary process of the host's numbering.
+    let out = finish(scenario("run").env("NO_PID_NAMESPACE", "").env("COMMAND", "[ $$ -gt 2 ] && exit 8"));
+    assert_eq!(out.status.code(), Some(8), "{}", stderr(&out));
     for (program, status, message) in [
         ("no-such-program", 127, "command `no-such-program` not found in PATH"),
         ("/nonexistent/x", 127, "command `/nonexistent/x` not found"),
@@ -163,6 +168,25 @@ fn attach_by_pid_and_by_path() {
     let since = Instant::now();
     assert_eq!(watcher.0.wait().unwrap().code(), Some(0));
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+}
+
+/// As RootlessKit does it.
+fn attach_by_path_and_explicit_user_namespace() {
+    let guest = Guest::start();
+    let (net, user) = (format!("path:/proc/{}/ns/net", guest.pid), format!("/proc/{}/ns/user", guest.pid));
+    let out = text(&finish(scenario("attach").env("TARGET", &net).env("USERNS", &user)));
+    assert!(out.contains("inside: inet 192.0.2.7/24"), "{out}");
+    let out = text(&finish(scenario("attach").env("TARGET", &net).env("USERNS", "/proc/self/ns/user")));
+    assert!(out.contains("cannot join the network namespace"), "{out}");
+}
+
+/// Root, here of a user namespace, needs no other rights than anybody.
+fn root_can_do_it_too() {
+    let mut c = unprivileged("unshare");
+    c.args(["-Ur", "-n"]).arg(binary()).env("SCENARIO", "sandboxed").env("COMMAND", "ip -4 -o addr; exit 6");
+    let out = finish(&mut c);
+    assert!(text(&out).contains("inet 192.0.2.7/24"), "{}", text(&out));
+    assert_eq!(out.status.code(), Some(6));
 }
 
 /// As rootless Podman does it: the whole happens inside a user namespace, the namespace has only a name there.
@@ -270,8 +294,6 @@ fn times() {
 
 // ---- what the second process does
 
-/// Not a test: what this binary does when a test has started it.
-
 fn second_process(name: &str) -> ! {
     let status = match name {
         "run" => run_command(|_| Ok(())),
@@ -326,7 +348,7 @@ fn spawn_of(interface: Interface, command: Vec<String>) -> Spawn {
         command: command.into_iter().map(Into::into).collect(),
         hostname: None,
         resolv_conf: Some(b"nameserver 192.0.2.53\n".to_vec()),
-        pid_namespace: true,
+        pid_namespace: std::env::var_os("NO_PID_NAMESPACE").is_none(),
         open_files: Some(process::raise_open_files().unwrap()),
     }
 }
@@ -389,7 +411,8 @@ fn attach(interface: Interface, until_gone: bool) -> Result<i32, String> {
         Some(("name", name)) => Target::Name(name.into()),
         _ => return Err("bad target".into()),
     };
-    let namespace = Namespace::open(&target, None, false).map_err(|e| e.to_string())?;
+    let user = std::env::var_os("USERNS").map(PathBuf::from);
+    let namespace = Namespace::open(&target, user.as_deref(), false).map_err(|e| e.to_string())?;
     let tap = namespace.attach(&interface).map_err(|e| e.to_string())?;
     let o = tap.offloads;
     println!("{} vnet_header {} csum {} tso {} uso {}", tap.name, o.vnet_header, o.csum, o.tso, o.uso);

@@ -139,3 +139,174 @@ fn name_of(family: Family) -> &'static str {
         Family::V6 => "IPv6",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Hop;
+
+    fn addr(s: &str) -> Addr {
+        s.parse::<std::net::IpAddr>().unwrap().into()
+    }
+
+    fn prefix(s: &str) -> Prefix {
+        let (a, len) = s.split_once('/').unwrap();
+        Prefix::new(addr(a), len.parse().unwrap())
+    }
+
+    fn link(index: u32, name: &str) -> Link {
+        Link { index, name: name.into(), mtu: 1500, loopback: index == 1 }
+    }
+
+    fn address(index: u32, p: &str) -> Address {
+        let prefix = prefix(p);
+        Address { index, prefix, global: !prefix.addr.is_link_local(), deprecated: false, temporary: false }
+    }
+
+    fn route(index: u32, dst: &str, via: Option<&str>, metric: u32) -> TableRoute {
+        let route = Route { metric: Some(metric), ..Route::new(prefix(dst), via.map(addr)) };
+        TableRoute { index, route, preferred_source: None }
+    }
+
+    /// A laptop: wired (2) and wireless (3), both with default routes, and a second address on the wire.
+    fn host() -> Dump {
+        Dump {
+            links: vec![link(1, "lo"), link(2, "eth0"), link(3, "wlan0")],
+            addresses: vec![
+                address(1, "127.0.0.1/8"),
+                address(2, "192.0.2.7/24"),
+                address(2, "192.0.2.8/32"),
+                address(3, "198.51.100.7/24"),
+                address(2, "fe80::7/64"),
+                address(2, "2001:db8::7/64"),
+                address(2, "2001:db8::99/128"),
+            ],
+            routes: vec![
+                route(3, "0.0.0.0/0", Some("198.51.100.1"), 600),
+                route(2, "0.0.0.0/0", Some("192.0.2.1"), 100),
+                route(2, "192.0.2.0/24", None, 100),
+                route(2, "fe80::/64", None, 256),
+                route(2, "::/0", Some("fe80::1:1"), 1024),
+            ],
+        }
+    }
+
+    fn v4(dump: &Dump) -> Template {
+        choose(dump, &Select::default()).unwrap().families.v4.unwrap()
+    }
+
+    fn v6(dump: &Dump) -> Template {
+        choose(dump, &Select::default()).unwrap().families.v6.unwrap()
+    }
+
+    #[test]
+    fn lowest_metric_wins_whatever_the_order() {
+        let t = v4(&host());
+        assert_eq!(t.interface.unwrap().name, "eth0");
+        assert_eq!((t.gateway, t.addr), (Some(addr("192.0.2.1")), Some(prefix("192.0.2.7/24"))));
+        assert_eq!(t.addrs, [prefix("192.0.2.7/24"), prefix("192.0.2.8/32")]);
+        assert_eq!(t.routes.len(), 2);
+        let network = choose(&host(), &Select::default()).unwrap();
+        assert_eq!(network.notices, ["several IPv4 default routes: taking the preferred one, through eth0"]);
+        assert_eq!(network.interface_name(), Some("eth0"));
+    }
+
+    #[test]
+    fn preferred_source_comes_before_the_first_address() {
+        let mut d = host();
+        d.routes[1].preferred_source = Some(addr("192.0.2.8"));
+        let t = v4(&d);
+        assert_eq!(t.addr, Some(prefix("192.0.2.8/32")));
+        assert_eq!(t.addrs, [prefix("192.0.2.8/32"), prefix("192.0.2.7/24")]);
+    }
+
+    #[test]
+    fn deprecated_and_temporary_addresses_come_last() {
+        let mut d = host();
+        d.addresses[5].temporary = true;
+        assert_eq!(v6(&d).addr, Some(prefix("2001:db8::99/128")));
+        d.addresses[6].deprecated = true;
+        assert_eq!(v6(&d).addrs, [prefix("2001:db8::7/64")]);
+    }
+
+    #[test]
+    fn named_interface_overrides_and_must_exist() {
+        let named = |name: &str| Select { interface: Some(name.into()), ..Select::default() };
+        let n = choose(&host(), &named("wlan0")).unwrap();
+        assert_eq!(n.families.v4.unwrap().gateway, Some(addr("198.51.100.1")));
+        assert!(n.families.v6.unwrap().is_local());
+        let e = choose(&host(), &named("eth7")).unwrap_err();
+        assert_eq!(e.to_string(), "interface `eth7` does not exist; `ip link` lists those that do");
+        let out = Select { outbound: PerFamily::new(Some("wlan0".into()), None), ..Select::default() };
+        let n = choose(&host(), &out).unwrap();
+        assert_eq!(n.families.v4.unwrap().interface.unwrap().name, "wlan0");
+        assert_eq!(n.families.v6.unwrap().interface.unwrap().name, "eth0");
+    }
+
+    #[test]
+    fn without_a_default_route_the_first_that_leads_anywhere() {
+        let mut d = host();
+        d.routes = vec![
+            route(1, "127.0.0.0/8", None, 0),
+            route(2, "169.254.0.0/16", None, 1000),
+            route(3, "10.0.0.0/8", Some("198.51.100.2"), 0),
+        ];
+        let t = v4(&d);
+        assert_eq!((t.interface.unwrap().name.as_str(), t.gateway), ("wlan0", None));
+        assert_eq!(t.addr, Some(prefix("198.51.100.7/24")));
+    }
+
+    #[test]
+    fn local_mode_is_a_matter_of_each_family() {
+        let mut d = host();
+        d.routes.retain(|r| r.route.family() == Family::V6);
+        let (four, six) = (v4(&d), v6(&d));
+        assert!(four.is_local() && !six.is_local());
+        assert_eq!((four.addr, four.gateway), (Some(prefix("169.254.2.1/16")), Some(addr("169.254.2.2"))));
+        assert_eq!(four.routes, [Route::default_via(addr("169.254.2.2"))]);
+        let n = choose(&Dump::default(), &Select::default()).unwrap();
+        let six = n.families.v6.unwrap();
+        assert_eq!((six.addr, six.gateway, n.our_link_local), (None, Some(addr("fe80::1")), addr("fe80::1")));
+    }
+
+    #[test]
+    fn our_link_local_is_the_gateways_or_the_hosts() {
+        assert_eq!(choose(&host(), &Select::default()).unwrap().our_link_local, addr("fe80::1:1"));
+        let mut d = host();
+        d.routes[4] = route(2, "::/0", Some("2001:db8::1"), 1024);
+        assert_eq!(choose(&d, &Select::default()).unwrap().our_link_local, addr("fe80::7"));
+    }
+
+    #[test]
+    fn ipv6_without_a_global_address_still_has_its_interface() {
+        let mut d = host();
+        d.addresses.retain(|a| a.prefix.addr.is_v4() || a.prefix.addr.is_link_local());
+        let t = v6(&d);
+        assert_eq!((t.addr, t.addrs.len(), t.gateway), (None, 0, Some(addr("fe80::1:1"))));
+        assert_eq!(t.routes.len(), 1);
+    }
+
+    #[test]
+    fn gateway_of_the_other_family_is_no_gateway() {
+        let mut d = host();
+        d.routes[1].route.hops = vec![Hop { gateway: Some(addr("fe80::1:1")), weight: 1, onlink: false }];
+        assert_eq!(v4(&d).gateway, None);
+    }
+
+    #[test]
+    fn switched_off_family_is_absent() {
+        let n = choose(&host(), &Select { v6: false, ..Select::default() }).unwrap();
+        assert!(n.families.v6.is_none() && n.families.v4.is_some());
+    }
+
+    #[test]
+    fn full_table_is_cut_but_keeps_its_default_route() {
+        let mut d = host();
+        let many = (0..5000u32).map(|n| route(2, &format!("10.{}.{}.0/24", n / 250, n % 250), Some("192.0.2.1"), 0));
+        d.routes.splice(0..0, many);
+        let n = choose(&d, &Select::default()).unwrap();
+        let routes = n.families.v4.unwrap().routes;
+        assert!(routes.len() == ROUTES_MAX && routes[0].is_default());
+        assert_eq!(n.notices[1], "only 1024 of 5002 IPv4 routes are copied");
+    }
+}

@@ -128,7 +128,11 @@ fn table_route(message: &RouteNetlinkMessage, asked: AddressFamily) -> Option<Ta
     let RouteNetlinkMessage::NewRoute(m) = message else { return None };
     let h = &m.header;
     // A kernel without IPv6 answers with IPv4 routes.
-    if h.address_family != asked || h.kind != RouteType::Unicast || h.flags.contains(RouteFlags::Cloned) {
+    if h.address_family != asked || h.kind != RouteType::Unicast {
+        return None;
+    }
+    // Dead: the interface is down, the kernel does not use the route either.
+    if h.flags.intersects(RouteFlags::Cloned | RouteFlags::Dead) {
         return None;
     }
     let family = if asked == AddressFamily::Inet { Family::V4 } else { Family::V6 };
@@ -138,7 +142,7 @@ fn table_route(message: &RouteNetlinkMessage, asked: AddressFamily) -> Option<Ta
         return None;
     }
     let dst = checked_prefix(raw.dst, h.destination_prefix_length)?;
-    let onlink = h.flags.bits() & u32::from(RouteNextHopFlags::Onlink.bits()) != 0;
+    let onlink = h.flags.contains(RouteFlags::Onlink);
     let (index, hops) = raw.hops(onlink)?;
     let connected =
         h.protocol == RouteProtocol::Kernel && hops.iter().all(|h| h.gateway.is_none()) && h.scope != RouteScope::Host;
@@ -239,4 +243,119 @@ fn through(via: &RouteVia) -> Option<Addr> {
 
 fn checked_prefix(addr: Addr, len: u8) -> Option<Prefix> {
     (len <= if addr.is_v4() { 32 } else { 128 }).then_some(Prefix::new(addr, len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::netlink::messages;
+
+    /// A netlink message of `kind` with attributes `(type, value)`.
+    fn datagram(kind: u16, head: &[u8], attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut body = head.to_vec();
+        for (kind, value) in attributes {
+            body.extend((value.len() as u16 + 4).to_ne_bytes());
+            body.extend(kind.to_ne_bytes());
+            body.extend(*value);
+            body.resize(body.len().next_multiple_of(4), 0);
+        }
+        let mut d = (body.len() as u32 + 16).to_ne_bytes().to_vec();
+        d.extend(kind.to_ne_bytes());
+        d.extend([0; 10]);
+        d.extend(body);
+        d
+    }
+
+    fn inner(datagram: &[u8]) -> Option<RouteNetlinkMessage> {
+        match messages(datagram).pop()?.payload {
+            netlink_packet_core::NetlinkPayload::InnerMessage(m) => Some(m),
+            _ => None,
+        }
+    }
+
+    fn route_of(head: [u8; 12], attributes: &[(u16, &[u8])]) -> Option<TableRoute> {
+        table_route(&inner(&datagram(NEWROUTE, &head, attributes))?, AddressFamily::Inet)
+    }
+
+    const NEWROUTE: u16 = 24;
+    const NEWADDR: u16 = 20;
+    /// IPv4, main table, protocol static, scope global, unicast; destination length to be filled in.
+    const HEAD: [u8; 12] = [2, 0, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0];
+    const OIF: u16 = 4;
+    const GATEWAY: u16 = 5;
+    const METRIC: u16 = 6;
+    const PREFSRC: u16 = 7;
+    const MULTIPATH: u16 = 9;
+    const TABLE: u16 = 15;
+
+    #[test]
+    fn default_route() {
+        let attributes: [(u16, &[u8]); 5] = [
+            (TABLE, &254u32.to_ne_bytes()),
+            (GATEWAY, &[192, 0, 2, 1]),
+            (OIF, &2u32.to_ne_bytes()),
+            (METRIC, &100u32.to_ne_bytes()),
+            (PREFSRC, &[192, 0, 2, 7]),
+        ];
+        let r = route_of(HEAD, &attributes).unwrap();
+        let expected = Route { metric: Some(100), ..Route::default_via(Addr::v4([192, 0, 2, 1])) };
+        assert_eq!(r, TableRoute { index: 2, route: expected, preferred_source: Some(Addr::v4([192, 0, 2, 7])) });
+    }
+
+    #[test]
+    fn multipath_within_one_interface_only() {
+        let hop = |index: u32, weight: u8, n: u8| {
+            let mut h = vec![16, 0, 0, weight - 1];
+            h.extend(index.to_ne_bytes());
+            h.extend([8, 0, GATEWAY as u8, 0, 10, 0, 0, n]);
+            h
+        };
+        let r = route_of(HEAD, &[(MULTIPATH, &[hop(2, 1, 1), hop(2, 9, 2)].concat())]).unwrap();
+        assert_eq!((r.index, r.route.hops.len(), r.route.gateway()), (2, 2, Some(Addr::v4([10, 0, 0, 2]))));
+        assert_eq!(route_of(HEAD, &[(MULTIPATH, &[hop(2, 1, 1), hop(3, 9, 2)].concat())]), None);
+    }
+
+    #[test]
+    fn other_tables_kinds_and_families_are_left_out() {
+        let oif: (u16, &[u8]) = (OIF, &[2, 0, 0, 0]);
+        assert!(route_of(HEAD, &[oif]).is_some());
+        assert_eq!(route_of(HEAD, &[oif, (TABLE, &1000u32.to_ne_bytes())]), None);
+        for (at, value) in [(0, 10), (1, 33), (3, 16), (4, 255), (7, 6), (8, 1)] {
+            let mut head = HEAD;
+            head[at] = value;
+            assert_eq!(route_of(head, &[oif]), None, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn own_end_of_a_point_to_point_address() {
+        let d = datagram(NEWADDR, &[2, 32, 0, 0, 5, 0, 0, 0], &[(1, &[10, 0, 0, 2]), (2, &[10, 0, 0, 1])]);
+        let a = address(&inner(&d).unwrap()).unwrap();
+        assert_eq!((a.index, a.prefix.to_string().as_str(), a.global), (5, "10.0.0.1/32", true));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_attributes_decode_or_not(
+            kind in proptest::sample::select(vec![16u16, NEWADDR, NEWROUTE]),
+            family in proptest::sample::select(vec![0u8, 2, 10, 99]),
+            head in proptest::collection::vec(proptest::num::u8::ANY, 15),
+            attributes in proptest::collection::vec((0..64u16, proptest::collection::vec(proptest::num::u8::ANY, 0..40)), 0..8),
+        ) {
+            let mut start = head.clone();
+            start.insert(0, family);
+            if kind == NEWROUTE {
+                (start[4], start[7]) = (254, 1);
+            }
+            let len = if kind == NEWROUTE { 12 } else if kind == NEWADDR { 8 } else { 16 };
+            let list: Vec<(u16, &[u8])> = attributes.iter().map(|(k, v)| (*k, &v[..])).collect();
+            if let Some(m) = inner(&datagram(kind, &start[..len], &list)) {
+                link(&m);
+                for p in address(&m).map(|a| a.prefix).into_iter().chain(table_route(&m, AddressFamily::Inet).map(|r| r.route.dst)) {
+                    let longest = if p.addr.is_v4() { 32 } else { 128 };
+                    proptest::prop_assert!(p.len <= longest);
+                }
+            }
+        }
+    }
 }

@@ -107,8 +107,9 @@ pub enum Error {
 /// # Errors
 /// See [`Error`]. No network at all is not an error.
 pub fn read(select: &Select) -> Result<Network, Error> {
-    let dump = dump::read(has_ipv6())?;
-    let select = Select { v6: select.v6 && has_ipv6(), ..select.clone() };
+    let ipv6 = has_ipv6();
+    let dump = dump::read(ipv6)?;
+    let select = Select { v6: select.v6 && ipv6, ..select.clone() };
     let mut network = choose(&dump, &select)?;
     network.resolv = Resolv::read(std::path::Path::new(RESOLV_CONF));
     Ok(network)

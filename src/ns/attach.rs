@@ -1,8 +1,10 @@
 //! An existing namespace.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -115,6 +117,15 @@ impl Namespace {
 }
 
 impl Target {
+    /// As on a command line: digits are a process, what has a slash is a path, anything else a name.
+    pub fn parse(text: &OsStr) -> Target {
+        match text.to_str().map(str::parse::<i32>) {
+            Some(Ok(pid)) if pid > 0 => Target::Pid(pid),
+            Some(_) if !text.as_bytes().contains(&b'/') => Target::Name(text.to_string_lossy().into_owned()),
+            _ => Target::Path(text.into()),
+        }
+    }
+
     fn path(&self) -> PathBuf {
         match self {
             Target::Pid(pid) => format!("/proc/{pid}/ns/net").into(),
@@ -165,4 +176,19 @@ fn not_opened(target: &Target, path: &Path, e: &io::Error) -> Error {
         _ => "",
     };
     Error::Failed(format!("cannot open the network namespace {target} at `{}`: {e}{hint}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_told_apart() {
+        let parse = |s: &str| Target::parse(OsStr::new(s));
+        assert_eq!(parse("4711"), Target::Pid(4711));
+        assert_eq!(parse("./4711"), Target::Path("./4711".into()));
+        assert_eq!(parse("/proc/1/ns/net"), Target::Path("/proc/1/ns/net".into()));
+        assert_eq!(parse("blue"), Target::Name("blue".into()));
+        assert_eq!(parse("-5"), Target::Name("-5".into()));
+    }
 }

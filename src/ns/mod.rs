@@ -21,7 +21,8 @@
 //!
 //! Both children are forks of a process that must have one thread.
 //!
-//! System calls, only at set-up: clone3, fork, prctl, openat, read, write, mount, umount2, sethostname, socketpair, sendmsg,
+//! System calls, only at set-up: clone3, clone (fork), close_range, prctl, pidfd_open, inotify_init1, inotify_add_watch,
+//! fstatfs, readlink, openat, read, write, mount, umount2, sethostname, socketpair, sendmsg,
 //! recvmsg, ioctl (TUNSETIFF, TUNSETOFFLOAD, NS_GET_USERNS), setns, netlink as in `host`, poll, execve, wait4,
 //! rt_sigtimedwait, kill. At run time: read (inotify), newfstatat (watch), poll, waitid, pidfd_send_signal.
 

@@ -42,8 +42,10 @@ pub fn recv(from: BorrowedFd<'_>, room: usize) -> io::Result<(Vec<u8>, Option<Ow
         let mut fd = None;
         for c in msg.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = c {
-                // SAFETY: the kernel has just installed these descriptors for us and nobody else knows them.
-                fd = fds.into_iter().map(|f| unsafe { OwnedFd::from_raw_fd(f) }).last();
+                for raw in fds {
+                    // SAFETY: the kernel has just installed this descriptor for us and nobody else knows it.
+                    fd = Some(unsafe { OwnedFd::from_raw_fd(raw) });
+                }
             }
         }
         let len = msg.bytes;

@@ -1,12 +1,15 @@
 //! Route netlink: whole dumps, and batches of changes in one round trip.
 
 use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// A route netlink socket of the network namespace the process was in when it was opened.
 pub struct Netlink {
@@ -58,6 +61,31 @@ impl Netlink {
             self.apply_batch(part, &mut outcome)?;
         }
         Ok(outcome)
+    }
+
+    /// From now on [`Netlink::next_within`] delivers what the kernel tells this multicast group.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn subscribe(&self, group: u32) -> io::Result<()> {
+        self.socket.add_membership(group)
+    }
+
+    /// The next messages of the groups subscribed to; `None` after `timeout`.
+    ///
+    /// # Errors
+    /// `ENOBUFS` when more came than the receive buffer holds.
+    pub fn next_within(&mut self, timeout: Duration) -> io::Result<Option<Vec<RouteNetlinkMessage>>> {
+        let wait = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, wait)? == 0 {
+            return Ok(None);
+        }
+        let inner = |m: NetlinkMessage<RouteNetlinkMessage>| match m.payload {
+            NetlinkPayload::InnerMessage(m) => Some(m),
+            _ => None,
+        };
+        Ok(Some(messages(self.receive()?).into_iter().filter_map(inner).collect()))
     }
 
     /// The kernel answers failures always, successes only on demand: one acknowledgement, of the last change, ends the

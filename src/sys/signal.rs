@@ -36,7 +36,7 @@ impl Signals {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn next(&mut self) -> io::Result<Option<Received>> {
+    pub fn take(&mut self) -> io::Result<Option<Received>> {
         Ok(self.0.read_signal()?.map(|s| Received {
             number: s.ssi_signo as i32,
             // SI_USER, SI_QUEUE, SI_TKILL and their like are zero or negative.

@@ -115,14 +115,6 @@ pub fn make_persistent(fd: impl AsFd) -> io::Result<()> {
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// True if `fd` still belongs to a device.
-pub fn is_attached(fd: impl AsFd) -> bool {
-    // SAFETY: an all-zero ifreq is a valid value of this plain C struct.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // SAFETY: TUNGETIFF writes one ifreq, which lives until the call returns.
-    unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNGETIFF as libc::Ioctl, &mut request) == 0 }
-}
-
 pub const DEVICE: &str = "/dev/net/tun";
 const TUN_F_USO4: libc::c_uint = 0x20;
 const TUN_F_USO6: libc::c_uint = 0x40;
