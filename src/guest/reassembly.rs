@@ -97,7 +97,7 @@ impl Reassembly {
             return Err(DropReason::FragmentInvalid);
         }
         let (start, end) = (f.offset, f.offset + f.data_len);
-        let misfit = f.data_len == 0 || (f.more && f.data_len % 8 != 0) || end + header_len(f) > PACKET_MAX;
+        let misfit = f.data_len == 0 || (f.more && !f.data_len.is_multiple_of(8)) || end + header_len(f) > PACKET_MAX;
         let p = &mut self.partial[at];
         let data = frame.contiguous(f.data, f.data_len, &mut self.scratch);
         match p.place(start as u32, end as u32, f.more, data) {

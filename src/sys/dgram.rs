@@ -141,6 +141,7 @@ impl Inbox {
             from: (!hdr.msg_name.is_null()).then(|| socket_addr(&self.names[i])).flatten(),
             ..Meta::default()
         };
+        #[allow(clippy::unnecessary_cast, reason = "not usize in every libc")]
         let used = (hdr.msg_controllen as usize).min(mem::size_of::<Control>());
         for_each_cmsg(&self.control[i], used, |level, kind, data| match (level, kind) {
             (libc::SOL_UDP, libc::UDP_GRO) => meta.segment = int(data) as u16,

@@ -55,7 +55,9 @@ pub fn next(fd: BorrowedFd<'_>, quote: &mut [u8; QUOTE_MAX]) -> io::Result<Optio
         return if e.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(e) };
     }
     let mut found = None;
-    for_each_cmsg(&control, m.msg_controllen as usize, |level, kind, data| {
+    #[allow(clippy::unnecessary_cast, reason = "not usize in every libc")]
+    let used = m.msg_controllen as usize;
+    for_each_cmsg(&control, used, |level, kind, data| {
         if matches!((level, kind), (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)) {
             found = parse(data, n as usize);
         }

@@ -140,7 +140,7 @@ impl Udp {
         while at < strays.len() && at < STRAYS_MAX {
             let (from, local) = (strays[at].from, strays[at].local);
             let flow = match self.known(rule, from, facts) {
-                Err(Refused::NoFlow) => self.open_inbound(rule, from, local, strays, facts, link, timers),
+                Err(Refused::NoFlow) => self.open_inbound(rule, (from, local), strays, facts, link, timers),
                 other => other,
             };
             match flow {
@@ -181,8 +181,7 @@ impl Udp {
     fn open_inbound(
         &mut self,
         rule: Rule,
-        from: Endpoint,
-        local: Endpoint,
+        (from, local): (Endpoint, Endpoint),
         strays: &mut Vec<Stray>,
         facts: &Facts<'_>,
         link: &mut dyn ToGuest,

@@ -1,5 +1,6 @@
 //! Received datagrams as frames to the guest: whole, coalesced (USO), cut or fragmented.
 
+use std::ops::Range;
 use std::os::fd::AsFd;
 
 use super::flow::Flow;
@@ -54,7 +55,7 @@ impl Framer {
         let mut at = 0;
         loop {
             let len = segment.min(meta.len - at);
-            self.datagram(i, at, len, (&f, key), &caps, link, counters)?;
+            self.datagram(i, at..at + len, (&f, key), &caps, link, counters)?;
             at += len;
             if at >= meta.len {
                 return Ok(());
@@ -138,18 +139,18 @@ impl Framer {
         Some(Ok(large))
     }
 
-    /// One datagram, `at` bytes into the `i`-th buffer, in one frame or in fragments.
+    /// One datagram, a part of the `i`-th buffer, in one frame or in fragments.
     fn datagram(
         &mut self,
         i: usize,
-        at: usize,
-        len: usize,
+        part: Range<usize>,
         (f, key): (&IpFields, &FlowKey),
         caps: &Caps,
         link: &mut dyn ToGuest,
         counters: &mut Counters,
     ) -> Result<(), LinkFull> {
-        let payload = &self.inbox.payload(i)[at..at + len];
+        let (at, len) = (part.start, part.len());
+        let payload = &self.inbox.payload(i)[part];
         let mut head = Head::new();
         if len <= single_max(caps, f) {
             let sum = payload_sum(caps, || Sum::new().add(payload));
