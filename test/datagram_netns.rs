@@ -1,0 +1,508 @@
+//! UDP and echo between real network stacks: each test runs again in a user and network namespace of its own, where ping
+//! sockets are allowed, routers can be built and a tap device has a real kernel behind it.
+
+use std::process::Command;
+
+macro_rules! in_namespace {
+    ($($name:ident)+) => {
+        $(#[test]
+        fn $name() {
+            run_inside(stringify!($name));
+        })+
+
+        /// Called by [`run_inside`] in the namespace.
+        #[test]
+        #[ignore = "started by the other tests in a namespace"]
+        fn inside() {
+            match std::env::var(WHICH).expect("started by hand").as_str() {
+                $(stringify!($name) => inner::$name(),)+
+                other => panic!("no test {other}"),
+            }
+        }
+    };
+}
+
+const WHICH: &str = "SPELT_TEST_INSIDE";
+
+in_namespace! {
+    echo_is_answered_with_the_guests_identifier
+    large_replies_are_fragmented
+    errors_of_routers_quote_the_request
+    errors_of_routers_quote_the_datagram
+    oversized_datagrams_teach_the_path_mtu_or_are_fragmented
+    out_of_descriptors_old_flows_live
+    segmentation_offload_works_with_a_real_kernel
+}
+
+fn run_inside(name: &str) {
+    let out = Command::new("timeout")
+        .args(["30", "unshare", "-rn"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "inside", "--ignored", "--nocapture"])
+        .env(WHICH, name)
+        .output()
+        .expect("unshare(1) and timeout(1) are needed");
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+}
+
+mod inner {
+    use std::net::UdpSocket;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::process::Command;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant as Wall};
+
+    use mio::unix::SourceFd;
+    use mio::{Events, Interest, Poll};
+    use spelt::base::{Addr, Clock, DropReason, Kind, Mac, PerFamily, Token};
+    use spelt::flow::{Id, KeySecret, Pending, Ready, Wheel};
+    use spelt::fwd::Nat;
+    use spelt::guest::mock::MockLink;
+    use spelt::guest::reassembly::Reassembly;
+    use spelt::guest::{Caps, Facts, Frame, L2, ToGuest};
+    use spelt::icmp::{self, Icmp};
+    use spelt::link::{Batch, Tap};
+    use spelt::sys::{dgram, tun};
+    use spelt::udp::{self, Udp};
+    use spelt::wire::checksum::Sum;
+    use spelt::wire::emit::{self, Head, IpFields, PayloadSum};
+    use spelt::wire::icmp::{ECHO_V4, ECHO_V6, message};
+    use spelt::wire::{self, ETH_LEN, Gso, Offload, Packet, Parsed, Transport};
+
+    const PLAIN: Caps = Caps { csum: false, tso: false, uso: false, mtu: 1500 };
+    const OUR_MAC: Mac = Mac([4; 6]);
+    const GUEST_MAC: Mac = Mac([2; 6]);
+
+    fn addr(s: &str) -> Addr {
+        s.parse::<std::net::IpAddr>().unwrap().into()
+    }
+
+    fn guest(v4: bool) -> Addr {
+        addr(if v4 { "192.0.2.7" } else { "2001:db8::7" })
+    }
+
+    fn gateway(v4: bool) -> Addr {
+        addr(if v4 { "192.0.2.1" } else { "2001:db8::1" })
+    }
+
+    fn ip(args: &str) {
+        assert!(Command::new("ip").args(args.split(' ')).status().unwrap().success(), "ip {args}");
+    }
+
+    fn sysctl(name: &str, value: &str) {
+        std::fs::write(format!("/proc/sys/net/{name}"), value).unwrap();
+    }
+
+    fn host() {
+        ip("link set lo up");
+        sysctl("ipv4/ping_group_range", "0 0");
+    }
+
+    /// Runs `f` in a new network namespace on a thread of its own, after `inside` has run there with the thread's id.
+    fn beside<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+        std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            f()
+        })
+    }
+
+    /// A router behind a veth pair: 10.1.0.2 and fd01::2 there, 10.1.0.1 and fd01::1 here. It knows a way to 10.2.0.0/16
+    /// and fd02::/64, none to 10.3.0.0/16 and fd03::/64.
+    struct Router {
+        stop: mpsc::Sender<()>,
+        thread: std::thread::JoinHandle<()>,
+    }
+
+    impl Router {
+        fn new(mtu: u16) -> Router {
+            host();
+            let (stop, stopped) = mpsc::channel();
+            let (tell, told) = mpsc::channel();
+            let (go, ready) = mpsc::channel();
+            let (up, is_up) = mpsc::channel();
+            let thread = beside(move || {
+                tell.send(nix::unistd::gettid()).unwrap();
+                let () = ready.recv().unwrap();
+                ip("link set lo up");
+                ip("addr add 10.1.0.2/24 dev r1");
+                ip("addr add fd01::2/64 dev r1 nodad");
+                ip("link set r1 up");
+                ip("route add 10.2.0.0/16 via 10.1.0.7");
+                ip("route add fd02::/64 via fd01::7");
+                sysctl("ipv4/ip_forward", "1");
+                sysctl("ipv6/conf/all/forwarding", "1");
+                up.send(()).unwrap();
+                let _ = stopped.recv_timeout(Duration::from_secs(20));
+            });
+            let tid = told.recv().unwrap();
+            ip("link add r0 type veth peer name r1");
+            ip(&format!("link set r1 netns {tid}"));
+            ip("addr add 10.1.0.1/24 dev r0");
+            ip("addr add fd01::1/64 dev r0 nodad");
+            ip(&format!("link set r0 mtu {mtu} up"));
+            go.send(()).unwrap();
+            is_up.recv().unwrap();
+            ip("route add 10.2.0.0/16 via 10.1.0.2");
+            ip("route add fd02::/64 via fd01::2");
+            ip("route add 10.3.0.0/16 via 10.1.0.2");
+            ip("route add fd03::/64 via fd01::2");
+            Router { stop, thread }
+        }
+
+        fn stop(self) {
+            self.stop.send(()).unwrap();
+            self.thread.join().unwrap();
+        }
+    }
+
+    struct World<L> {
+        poll: Poll,
+        udp: Udp,
+        icmp: Icmp,
+        link: L,
+        timers: Wheel,
+        l2: L2,
+        nat: Nat,
+        clock: Clock,
+    }
+
+    impl<L: ToGuest> World<L> {
+        fn new(link: L) -> World<L> {
+            let poll = Poll::new().unwrap();
+            let registry = || poll.registry().try_clone().unwrap();
+            let clock = Clock::start();
+            let both = |f: fn(bool) -> Addr| PerFamily::new(Some(f(true)), Some(f(false)));
+            World {
+                udp: Udp::new(registry(), KeySecret::fixed([1; 16]), udp::Config::default()),
+                icmp: Icmp::new(registry(), KeySecret::fixed([1; 16]), icmp::Config::default()),
+                link,
+                timers: Wheel::new(clock.now()),
+                l2: L2 {
+                    our_mac: OUR_MAC,
+                    guest_mac: GUEST_MAC,
+                    guest_v4: Some(guest(true)),
+                    guest_v6: Some(guest(false)),
+                    guest_link_local: None,
+                },
+                nat: Nat { gateway: both(gateway), map_host_loopback: both(gateway), ..Nat::default() },
+                clock,
+                poll,
+            }
+        }
+
+        fn take(&mut self, frame: &Frame<'_>) -> Result<(), DropReason> {
+            let Ok(Parsed::Ip(p)) = wire::parse(frame.head, frame.len()) else { return Ok(()) };
+            let facts = Facts { now: self.clock.now(), l2: &self.l2, nat: &self.nat };
+            match p.transport {
+                Transport::Udp(_) => self.udp.from_guest(&p, frame, &facts, &mut self.link, &mut self.timers),
+                Transport::Icmp(_) => self.icmp.from_guest(&p, frame, &facts, &mut self.link, &mut self.timers),
+                _ => Ok(()),
+            }
+        }
+
+        fn send(&mut self, frame: &[u8]) -> Result<(), DropReason> {
+            let result = self.take(&Frame { head: frame, rest: &[], offload: Offload::NONE });
+            self.flush();
+            result
+        }
+
+        fn flush(&mut self) {
+            let facts = Facts { now: self.clock.now(), l2: &self.l2, nat: &self.nat };
+            self.udp.flush(&facts, &mut self.link);
+        }
+
+        /// One loop turn; true if the link has something to read.
+        fn turn(&mut self) -> bool {
+            let mut events = Events::with_capacity(16);
+            let mut link = false;
+            let pending = self.udp.pending() == Pending::Turn;
+            let wait = Duration::from_millis(if pending { 0 } else { 20 });
+            self.poll.poll(&mut events, Some(wait)).unwrap();
+            let facts = Facts { now: self.clock.now(), l2: &self.l2, nat: &self.nat };
+            for e in &events {
+                let t = Token::from_usize(e.token().0).unwrap();
+                let id = Id { index: t.index, generation: t.generation };
+                match t.kind {
+                    Kind::Udp => self.udp.from_host(id, Ready::from(e), &facts, &mut self.link),
+                    Kind::Icmp => self.icmp.from_host(id, Ready::from(e), &facts, &mut self.link),
+                    Kind::Link => link = true,
+                    other => panic!("{other:?}"),
+                }
+            }
+            if pending {
+                self.udp.resume(&facts, &mut self.link, &mut self.timers);
+            }
+            link
+        }
+    }
+
+    impl World<MockLink> {
+        fn plain() -> World<MockLink> {
+            World::new(MockLink::new(PLAIN))
+        }
+
+        /// The next frame to the guest, within two seconds.
+        fn next(&mut self) -> Vec<u8> {
+            let end = Wall::now() + Duration::from_secs(2);
+            while self.link.sent.is_empty() && Wall::now() < end {
+                self.turn();
+            }
+            assert!(!self.link.sent.is_empty(), "nothing came to the guest");
+            self.link.sent.remove(0).0
+        }
+    }
+
+    fn fields(dst: Addr, ttl: u8) -> IpFields {
+        let src = guest(dst.is_v4());
+        IpFields { src_mac: GUEST_MAC, dst_mac: OUR_MAC, src, dst, ttl, tos: 0, id: 99 }
+    }
+
+    fn echo(dst: Addr, ttl: u8, identifier: u16, seq: u16, body: &[u8]) -> Vec<u8> {
+        let (i, s) = (identifier.to_be_bytes(), seq.to_be_bytes());
+        let kind = if dst.is_v4() { ECHO_V4 } else { ECHO_V6 };
+        let mut out = Vec::new();
+        message(&mut out, &fields(dst, ttl), [kind, 0, 0, 0, i[0], i[1], s[0], s[1]], body);
+        out
+    }
+
+    fn datagram(dst: Addr, ttl: u8, (src_port, port): (u16, u16), payload: &[u8]) -> Vec<u8> {
+        let mut head = Head::new();
+        let sum = PayloadSum::Of(Sum::new().add(payload));
+        emit::udp(&mut head, &fields(dst, ttl), (src_port, port), payload.len(), sum);
+        [&head, payload].concat()
+    }
+
+    fn bytes(n: usize) -> Vec<u8> {
+        (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+    }
+
+    /// Type, code and what follows the first four bytes of an ICMP message with a right checksum.
+    fn icmp_of(frame: &[u8]) -> (Packet, (u8, u8), &[u8]) {
+        let Ok(Parsed::Ip(p)) = wire::parse(frame, frame.len()) else { panic!("not a whole packet") };
+        let Transport::Icmp(h) = p.transport else { panic!("not ICMP") };
+        let rest = &frame[p.payload..p.payload + p.payload_len];
+        assert!(p.checksum_sum(frame, &Offload::NONE).unwrap().add(rest).is_valid());
+        (p, (h.kind, h.code), rest)
+    }
+
+    pub fn echo_is_answered_with_the_guests_identifier() {
+        host();
+        for v4 in [true, false] {
+            let mut w = World::plain();
+            // The second flow's identifier is taken by the first, so it is another on the host's side.
+            for (dst, identifier) in [(gateway(v4), 77), (gateway(v4), 0), (gateway(!v4), 77)] {
+                for (seq, len) in [(1, 0), (2, 56), (3, 1400)] {
+                    w.send(&echo(dst, 64, identifier, seq, &bytes(len))).unwrap();
+                    let f = w.next();
+                    let (p, kind, rest) = icmp_of(&f);
+                    assert_eq!(kind, if dst.is_v4() { (0, 0) } else { (129, 0) });
+                    assert_eq!((p.src, p.dst), (dst, guest(dst.is_v4())));
+                    assert_eq!(rest[..4], [identifier.to_be_bytes(), (seq as u16).to_be_bytes()].concat());
+                    assert_eq!(rest[4..], bytes(len));
+                }
+            }
+            assert_eq!(w.icmp.len(), 3);
+        }
+    }
+
+    pub fn large_replies_are_fragmented() {
+        host();
+        for (v4, len) in [(true, 3000), (false, 3000), (true, 65_507 - 20), (false, 65_000)] {
+            let mut w = World::plain();
+            w.send(&echo(gateway(v4), 64, 5, 6, &bytes(len))).unwrap();
+            let mut reassembly = Reassembly::default();
+            let whole = loop {
+                let f = w.next();
+                assert!(f.len() <= ETH_LEN + 1500);
+                let Ok(Parsed::Fragment(part)) = wire::parse(&f, f.len()) else { panic!("no fragment") };
+                let frame = Frame { head: &f, rest: &[], offload: Offload::NONE };
+                if let Some(whole) = reassembly.add(&part, &frame, w.clock.now()).unwrap() {
+                    break whole;
+                }
+            };
+            assert_eq!(icmp_of(&whole.frame).2[4..], bytes(len));
+        }
+    }
+
+    pub fn errors_of_routers_quote_the_request() {
+        let router = Router::new(1500);
+        for (v4, target, far) in [(true, "10.3.0.9", "10.1.0.2"), (false, "fd03::9", "fd01::2")] {
+            let mut w = World::plain();
+            let routed = addr(if v4 { "10.2.0.9" } else { "fd02::9" });
+            for seq in 1..4 {
+                let sent = echo(routed, 1, 3, seq, &bytes(32));
+                w.send(&sent).unwrap();
+                let error = w.next();
+                let (p, kind, rest) = icmp_of(&error);
+                assert_eq!((kind, p.src), (if v4 { (11, 0) } else { (3, 0) }, addr(far)));
+                assert_eq!(rest[4..], sent[ETH_LEN..]);
+            }
+            // Several under way at once, as traceroute does it.
+            let sent = [echo(addr(target), 64, 4, 1, &bytes(32)), echo(addr(target), 64, 4, 2, &bytes(32))];
+            for f in &sent {
+                w.send(f).unwrap();
+            }
+            for f in &sent {
+                let error = w.next();
+                let (p, kind, rest) = icmp_of(&error);
+                assert_eq!((kind, p.src, p.dst), (if v4 { (3, 0) } else { (1, 0) }, addr(far), guest(v4)));
+                assert_eq!(rest[4..], f[ETH_LEN..]);
+            }
+        }
+        router.stop();
+    }
+
+    pub fn errors_of_routers_quote_the_datagram() {
+        let router = Router::new(1500);
+        for (v4, far) in [(true, "10.1.0.2"), (false, "fd01::2")] {
+            let mut w = World::plain();
+            let (routed, unrouted) = if v4 { ("10.2.0.9", "10.3.0.9") } else { ("fd02::9", "fd03::9") };
+            for (target, ttl, v4_kind, v6_kind) in [(routed, 1, (11, 0), (3, 0)), (unrouted, 64, (3, 0), (1, 0))] {
+                let sent = datagram(addr(target), ttl, (5000, 33_434 + u16::from(ttl)), b"probe");
+                w.send(&sent).unwrap();
+                let error = w.next();
+                let (p, kind, rest) = icmp_of(&error);
+                assert_eq!((kind, p.src), (if v4 { v4_kind } else { v6_kind }, addr(far)));
+                assert_eq!(rest[4..], sent[ETH_LEN..]);
+            }
+            // A network this host has no route to: refused by the kernel at once.
+            let nowhere = addr(if v4 { "10.9.0.1" } else { "fd09::1" });
+            let sent = datagram(nowhere, 64, (5000, 9), b"lost");
+            assert_eq!(w.send(&sent).unwrap_err(), DropReason::HostSend);
+            let error = w.next();
+            let (p, kind, rest) = icmp_of(&error);
+            assert_eq!((kind, p.src), (if v4 { (3, 0) } else { (1, 0) }, gateway(v4)));
+            assert_eq!(rest[4..], sent[ETH_LEN..]);
+        }
+        router.stop();
+    }
+
+    pub fn oversized_datagrams_teach_the_path_mtu_or_are_fragmented() {
+        let router = Router::new(1400);
+        for (v4, target) in [(true, "10.1.0.2"), (false, "fd01::2")] {
+            let mut w = World::plain();
+            let sent = datagram(addr(target), 64, (5001, 9), &bytes(1420));
+            w.send(&sent).unwrap();
+            let error = w.next();
+            let (_, kind, rest) = icmp_of(&error);
+            assert_eq!((kind, &rest[..4]), (if v4 { (3, 4) } else { (2, 0) }, &[0, 0, 5, 120][..]));
+            assert_eq!(rest[4..], sent[ETH_LEN..][..rest.len() - 4]);
+            // Staged runs of datagrams above the path MTU too.
+            let before = w.udp.counters().dropped(DropReason::HostSend);
+            for _ in 0..3 {
+                let frame = Frame { head: &sent, rest: &[], offload: Offload::NONE };
+                w.take(&frame).unwrap();
+            }
+            w.flush();
+            assert_eq!(w.udp.counters().dropped(DropReason::HostSend), before + 3);
+            assert_eq!(icmp_of(&w.next()).1, if v4 { (3, 4) } else { (2, 0) });
+            // What a guest with a large link MTU sends is fragmented here: nobody listens there, which proves it arrived.
+            w.send(&datagram(addr(target), 64, (5002, 9), &bytes(4000))).unwrap();
+            assert_eq!(icmp_of(&w.next()).1, if v4 { (3, 3) } else { (1, 4) });
+        }
+        router.stop();
+    }
+
+    pub fn out_of_descriptors_old_flows_live() {
+        host();
+        let mut w = World::plain();
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let port = server.local_addr().unwrap().port();
+        use nix::sys::resource::{Resource, setrlimit};
+        setrlimit(Resource::RLIMIT_NOFILE, 40, 40).unwrap();
+        let mut refused = 0;
+        for n in 0..60 {
+            match w.send(&datagram(gateway(true), 64, (20_000 + n, port), b"x")) {
+                Ok(()) => assert_eq!(refused, 0),
+                Err(reason) => {
+                    assert_eq!(reason, DropReason::HostResources);
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 0 && w.udp.len() > 5);
+        w.send(&datagram(gateway(true), 64, (20_000, port), b"still here")).unwrap();
+        let mut buf = [0; 20];
+        while server.recv(&mut buf).unwrap() == 1 {}
+        assert_eq!(&buf[..10], b"still here");
+    }
+
+    pub fn segmentation_offload_works_with_a_real_kernel() {
+        host();
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let port = server.local_addr().unwrap().port();
+        let payload = bytes(1000 * 40 + 33);
+        let (give, tap) = mpsc::channel();
+        let expect = payload.clone();
+        let guest_side = beside(move || {
+            let (fd, on) = tun::open("tap0").unwrap();
+            ip("link set tap0 address 02:02:02:02:02:02 mtu 1500 up");
+            ip("addr add 192.0.2.7/24 dev tap0");
+            ip("neigh add 192.0.2.1 lladdr 04:04:04:04:04:04 dev tap0");
+            let s = UdpSocket::bind("192.0.2.7:5555").unwrap();
+            s.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            s.connect(("192.0.2.1", port)).unwrap();
+            give.send((fd, on)).unwrap();
+            let run = dgram::Run { at: 0, len: expect.len(), segment: 1000 };
+            dgram::send_runs(s.as_fd(), &expect, &[run]).unwrap();
+            let mut buf = [0; 3000];
+            // Twice the same, then one datagram above the MTU.
+            for _ in 0..2 {
+                for part in expect.chunks(1000) {
+                    let n = s.recv(&mut buf).unwrap();
+                    assert_eq!(&buf[..n], part);
+                }
+            }
+            let n = s.recv(&mut buf).unwrap();
+            assert_eq!(buf[..n], expect[..2500]);
+        });
+        let (fd, on) = tap.recv().unwrap();
+        assert!(on.vnet_header && on.csum && on.uso, "{on:?}");
+        let caps = Caps { csum: on.csum, tso: on.tso, uso: on.uso, mtu: 1500 };
+        let mut w = World::new(Tap::new(fd, true, caps, None));
+        let token = mio::Token(Token::only(Kind::Link).to_usize());
+        w.poll.registry().register(&mut SourceFd(&w.link.as_raw_fd()), token, Interest::READABLE).unwrap();
+
+        let (mut batch, mut superframes) = (Batch::new(), 0);
+        let echoer = std::thread::spawn(move || {
+            let mut buf = [0; 3000];
+            for part in payload.chunks(1000) {
+                let n = server.recv(&mut buf).unwrap();
+                assert_eq!(&buf[..n], part);
+            }
+            let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 5555));
+            server.connect(peer).unwrap();
+            let run = dgram::Run { at: 0, len: payload.len(), segment: 1000 };
+            for _ in 0..2 {
+                dgram::send_runs(server.as_fd(), &payload, &[run]).unwrap();
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            server.send(&payload[..2500]).unwrap();
+        });
+        let end = Wall::now() + Duration::from_secs(10);
+        while !guest_side.is_finished() && Wall::now() < end {
+            if w.turn() {
+                loop {
+                    batch.clear();
+                    w.link.receive(&mut batch).unwrap();
+                    if batch.is_empty() {
+                        break;
+                    }
+                    for f in batch.frames() {
+                        superframes += usize::from(f.offload.gso == Gso::Udp(1000));
+                        let _ = w.take(&f);
+                    }
+                    w.flush();
+                }
+            }
+        }
+        echoer.join().unwrap();
+        guest_side.join().unwrap();
+        assert_eq!(superframes, 1);
+        // Two USO frames and two fragments.
+        assert_eq!(w.udp.counters().frames_to_guest, 4);
+    }
+}
