@@ -99,7 +99,7 @@ mod inner {
         sysctl("ipv4/ping_group_range", "0 0");
     }
 
-    /// Runs `f` in a new network namespace on a thread of its own, after `inside` has run there with the thread's id.
+    /// Runs `f` in a new network namespace on a thread of its own.
     fn beside<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
         std::thread::spawn(move || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
@@ -128,31 +128,54 @@ mod inner {
                 ip("addr add 10.1.0.2/24 dev r1");
                 ip("addr add fd01::2/64 dev r1 nodad");
                 ip("link set r1 up");
+                ip("neigh add fd01::1 lladdr 02:00:00:00:00:a0 dev r1");
                 ip("route add 10.2.0.0/16 via 10.1.0.7");
                 ip("route add fd02::/64 via fd01::7");
                 sysctl("ipv4/ip_forward", "1");
                 sysctl("ipv6/conf/all/forwarding", "1");
+                // An error for every probe. Not a rate limit of 0: that empties the bucket route errors share with it.
+                sysctl("ipv4/icmp_ratemask", "0");
+                sysctl("ipv6/icmp/ratelimit", "0");
                 up.send(()).unwrap();
                 let _ = stopped.recv_timeout(Duration::from_secs(20));
             });
             let tid = told.recv().unwrap();
-            ip("link add r0 type veth peer name r1");
+            // Fixed neighbours: discovery on a link that is just coming up may take seconds.
+            ip("link add r0 address 02:00:00:00:00:a0 type veth peer name r1 address 02:00:00:00:00:a1");
             ip(&format!("link set r1 netns {tid}"));
             ip("addr add 10.1.0.1/24 dev r0");
             ip("addr add fd01::1/64 dev r0 nodad");
             ip(&format!("link set r0 mtu {mtu} up"));
+            ip("neigh add fd01::2 lladdr 02:00:00:00:00:a1 dev r0");
             go.send(()).unwrap();
             is_up.recv().unwrap();
             ip("route add 10.2.0.0/16 via 10.1.0.2");
             ip("route add fd02::/64 via fd01::2");
             ip("route add 10.3.0.0/16 via 10.1.0.2");
             ip("route add fd03::/64 via fd01::2");
+            answers("10.1.0.2");
+            answers("fd01::2");
             Router { stop, thread }
         }
 
         fn stop(self) {
             self.stop.send(()).unwrap();
             self.thread.join().unwrap();
+        }
+    }
+
+    /// Waits until the router refuses datagrams to a port nobody listens at: the link is up both ways.
+    fn answers(router: &str) {
+        let s = UdpSocket::bind(if router.contains(':') { "[::]:0" } else { "0.0.0.0:0" }).unwrap();
+        s.connect((router, 9)).unwrap();
+        s.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let end = Wall::now() + Duration::from_secs(5);
+        loop {
+            let _ = s.send(b"?");
+            match s.recv(&mut [0; 4]) {
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => return,
+                _ => assert!(Wall::now() < end, "{router} does not answer"),
+            }
         }
     }
 
