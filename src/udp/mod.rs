@@ -39,7 +39,7 @@
 //! # To the guest
 //! Readable socket: `recvmmsg` into private slots with room for headers in front, each sent as one contiguous frame; when
 //! buffers become large, straight into areas of the link. `UDP_GRO` is on where the link takes USO: a coalesced buffer is
-//! one frame. Datagrams above the MTU are fragmented. A flow yields after [`BUDGET`] datagrams and goes on in
+//! one frame. Datagrams above the MTU are fragmented. A flow yields after 256 datagrams and goes on in
 //! [`Udp::resume`]; so it does when the link is full, and what was read and not taken is counted as dropped.
 //!
 //! # Limits
