@@ -321,7 +321,7 @@ mod inner {
                     let (p, kind, rest) = icmp_of(&f);
                     assert_eq!(kind, if dst.is_v4() { (0, 0) } else { (129, 0) });
                     assert_eq!((p.src, p.dst), (dst, guest(dst.is_v4())));
-                    assert_eq!(rest[..4], [identifier.to_be_bytes(), (seq as u16).to_be_bytes()].concat());
+                    assert_eq!(rest[..4], [identifier.to_be_bytes(), u16::to_be_bytes(seq)].concat());
                     assert_eq!(rest[4..], bytes(len));
                 }
             }
