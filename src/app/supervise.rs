@@ -114,7 +114,7 @@ impl Supervisor {
 
     fn on_signal(&mut self, ending: &mut bool) -> Next {
         let mut next = Next::Continue;
-        while let Ok(Some(signal)) = self.signals.next() {
+        while let Ok(Some(signal)) = self.signals.take() {
             let End::Child(child) = &self.end else { return Next::Stop };
             // The terminal's keys reach the whole foreground group: the command has the signal already, and decides.
             if !signal.from_process {
