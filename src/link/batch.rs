@@ -6,9 +6,12 @@ use crate::guest::Frame;
 use crate::wire::vnet::VNET_LEN;
 use crate::wire::{FRAME_MAX, Offload};
 
-/// Frames of one pass at most. With segmentation offload each is up to 64 KiB: enough to be worth one `sendmsg`, few
-/// enough to stay in the second-level cache.
+/// Frames of one pass at most.
 pub const FRAMES: usize = 32;
+
+/// A pass ends once it has this many bytes: enough to be worth one `sendmsg`, little enough to be still in the
+/// second-level cache when it is sent. Without the limit the translator took a quarter more processor time per byte.
+const PASS_BYTES: usize = 256 << 10;
 
 /// Room for one frame and its offload header, in whole cache lines.
 const STRIDE: usize = (VNET_LEN + FRAME_MAX).next_multiple_of(64);
@@ -18,6 +21,7 @@ const STRIDE: usize = (VNET_LEN + FRAME_MAX).next_multiple_of(64);
 pub struct Batch {
     memory: Vec<u8>,
     frames: ArrayVec<Received, FRAMES>,
+    bytes: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -30,11 +34,12 @@ struct Received {
 
 impl Batch {
     pub fn new() -> Batch {
-        Batch { memory: vec![0; FRAMES * STRIDE], frames: ArrayVec::new() }
+        Batch { memory: vec![0; FRAMES * STRIDE], frames: ArrayVec::new(), bytes: 0 }
     }
 
     pub fn clear(&mut self) {
         self.frames.clear();
+        self.bytes = 0;
     }
 
     pub fn len(&self) -> usize {
@@ -46,7 +51,7 @@ impl Batch {
     }
 
     pub fn is_full(&self) -> bool {
-        self.frames.is_full()
+        self.frames.is_full() || self.bytes >= PASS_BYTES
     }
 
     /// Room for the next frame.
@@ -61,6 +66,7 @@ impl Batch {
     /// The room handed out last now holds a frame of `len` bytes, `start` bytes into it.
     pub fn push(&mut self, start: usize, len: usize, offload: Offload) {
         debug_assert!(start + len <= STRIDE);
+        self.bytes += len;
         self.frames.push(Received { start, len, offload });
     }
 

@@ -49,14 +49,6 @@ pub fn set_peek_offset(fd: BorrowedFd<'_>, offset: usize) -> io::Result<()> {
     set_int(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, i32::try_from(offset).unwrap_or(i32::MAX))
 }
 
-/// Limits how much unsent data the socket takes: beyond it, it is not writable (tcp(7)).
-///
-/// # Errors
-/// The kernel's.
-pub fn set_notsent_lowat(fd: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
-    set_int(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, i32::try_from(bytes).unwrap_or(i32::MAX))
-}
-
 /// Makes a later close send a RST and drop what is queued.
 ///
 /// # Errors

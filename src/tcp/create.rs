@@ -228,7 +228,6 @@ fn prepare(socket: &Socket, peek_offset: bool) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     // The remote's death is ours to notice: the guest's own probes are answered here.
     socket.set_keepalive(true)?;
-    socket::set_notsent_lowat(socket.as_fd(), NOTSENT_BYTES)?;
     if peek_offset {
         socket::set_peek_offset(socket.as_fd(), 0)?;
     }
