@@ -164,7 +164,7 @@ impl Engine {
                     Kind::Link => self.link_event(event),
                     // After the traffic of this turn.
                     Kind::Signal | Kind::Quit => self.due.push(token),
-                    _ => self.from_host(token, event.into(), now),
+                    _ => self.host_event(token, event.into(), now),
                 }
             }
             if self.tap_has_more {

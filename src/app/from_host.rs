@@ -8,7 +8,7 @@ use crate::listen::Accepted;
 
 impl Engine {
     /// One event of a socket on the host's side.
-    pub(super) fn from_host(&mut self, token: Token, ready: Ready, now: Instant) {
+    pub(super) fn host_event(&mut self, token: Token, ready: Ready, now: Instant) {
         let id = Id { index: token.index, generation: token.generation };
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         match token.kind {

@@ -20,7 +20,7 @@ pub fn summary(config: &Config, network: &Network, plan: &Plan, inbound: Vec<Rul
         router: g.gateway.v4,
         our_link_local: None,
     });
-    let ipv6 = g.v6.then(|| Assigned {
+    let ipv6 = g.v6.then_some(Assigned {
         addr: plan.nat.assigned.v6,
         prefix: 0,
         router: g.gateway.v6,

@@ -12,6 +12,7 @@ impl Sum {
     }
 
     #[must_use]
+    #[allow(clippy::should_implement_trait, reason = "an operator would hide that order and parity matter")]
     pub fn add(self, data: &[u8]) -> Sum {
         Sum(fold64(self.0 + sum_be(data)))
     }
