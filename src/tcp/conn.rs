@@ -87,8 +87,11 @@ pub struct Conn {
     fin: Option<Seq>,
     /// Data up to here was outstanding when a loss was found (RFC 6582); new holes below it are resent at once.
     recover: Option<Seq>,
-    /// How much a resend covers; doubles while a timeout is being recovered from.
+    /// How far from `una` on a recovery resends: a segment, and after a timeout as much more as is acknowledged (slow
+    /// start, RFC 5681 §3.1).
     burst: u32,
+    /// End of what the recovery has resent already: no byte goes twice before the timer says so.
+    resent: Seq,
     rtt: Rtt,
     /// When to resend or to probe; [`Instant::FAR`] when nothing is outstanding.
     resend_at: Instant,
@@ -160,6 +163,7 @@ impl Conn {
             fin: None,
             recover: None,
             burst: 0,
+            resent: iss,
             rtt: Rtt::new(),
             resend_at: Instant::FAR,
             last_heard: now,
@@ -233,11 +237,18 @@ impl Conn {
             return self.on_reset(seq, v);
         }
         if t.flags.contains(TcpFlags::SYN) {
-            if self.state == State::SynReceived && seq == self.irs {
-                v.resend = true;
-            } else {
+            if self.state != State::SynReceived || seq != self.irs {
                 // RFC 5961 §4.2: a challenge ACK, whatever the sequence number.
                 v.ack = true;
+            } else if t.flags.contains(TcpFlags::ACK) && Seq(t.ack) == self.nxt {
+                // The end of a simultaneous open (RFC 9293 §3.5, figure 7): the guest has our SYN, we have had its.
+                self.una = self.nxt;
+                self.wl2 = self.una;
+                self.establish(now, v);
+                v.ack = true;
+                return Ok(Accepted::default());
+            } else {
+                v.resend = true;
             }
             return Err(DropReason::TcpUnacceptable);
         }
@@ -289,6 +300,7 @@ impl Conn {
         self.peer_options(t, &limits);
         if acks_syn {
             self.una = self.nxt;
+            self.wl2 = self.una;
             self.establish(now, v);
             v.ack = true;
         } else {
@@ -332,13 +344,14 @@ impl Conn {
             return Ok(());
         }
         // RFC 9293 §3.10.7.4 and RFC 5961 §5.2: an ACK of what was never sent, or of long ago, is answered and ignored.
-        if ack > self.nxt || self.una.since(ack) > self.max_wnd {
+        let oldest = self.una - self.max_wnd;
+        if ack.0.wrapping_sub(oldest.0) > self.nxt.0.wrapping_sub(oldest.0) {
             v.ack = true;
             return Err(DropReason::TcpUnacceptable);
         }
         let window_before = self.wnd;
         let room_before = self.room();
-        if self.wl1 < seq || (self.wl1 == seq && self.wl2 <= ack) {
+        if ack >= self.una && (self.wl1 < seq || (self.wl1 == seq && self.wl2 <= ack)) {
             self.set_window(t, seq, ack);
         }
         if ack > self.una {
@@ -350,8 +363,23 @@ impl Conn {
             // It answers, so it lives: a closed window is no reason to give up (RFC 9293 §3.8.6.1).
             self.retries = self.retries.min(1);
         }
+        if window_before == 0 && self.wnd > 0 && self.state == State::Established {
+            self.on_window_opened(now, v);
+        }
         v.may_send |= self.room() > room_before;
         Ok(())
+    }
+
+    /// The intervals of the probes say nothing about the path, and the next probe is not due any more. What was under way
+    /// when the guest took its window back, it has thrown away; waiting for the backed-off timer would stall for minutes.
+    fn on_window_opened(&mut self, now: Instant, v: &mut Verdict) {
+        self.rtt.answered();
+        if self.una == self.nxt {
+            self.resend_at = Instant::FAR;
+        } else if !v.resend {
+            self.resend_at = now + self.rtt.timeout();
+            self.start_recovery(true, v);
+        }
     }
 
     fn set_window(&mut self, t: &TcpHeader, seq: Seq, ack: Seq) {
@@ -363,7 +391,8 @@ impl Conn {
 
     fn on_progress(&mut self, ack: Seq, now: Instant, v: &mut Verdict) {
         let fin_acked = self.fin_sent && self.fin.is_some_and(|f| ack > f);
-        v.acked += ack.since(self.una) - u32::from(fin_acked);
+        let progress = ack.since(self.una);
+        v.acked += progress - u32::from(fin_acked);
         self.una = ack;
         self.rtt.acked(ack, self.retries == 0 && self.recover.is_none(), now);
         self.retries = 0;
@@ -372,7 +401,9 @@ impl Conn {
         match self.recover {
             Some(r) if ack < r => {
                 // RFC 6582 §3.2: a partial ACK names the next hole.
-                self.burst = if self.after_timeout { (self.burst * 2).min(1 << 20) } else { u32::from(self.mss) };
+                if self.after_timeout {
+                    self.burst = (self.burst + progress).min(1 << 20);
+                }
                 v.resend = true;
             }
             Some(_) => {
@@ -390,10 +421,17 @@ impl Conn {
     fn on_duplicate_ack(&mut self, v: &mut Verdict) {
         self.dup_acks = self.dup_acks.saturating_add(1);
         if self.dup_acks == 3 && self.recover.is_none() {
-            self.recover = Some(self.nxt);
-            self.burst = u32::from(self.mss);
-            v.resend = true;
+            self.start_recovery(false, v);
         }
+    }
+
+    fn start_recovery(&mut self, after_timeout: bool, v: &mut Verdict) {
+        self.recover = Some(self.nxt);
+        self.after_timeout = after_timeout;
+        self.burst = u32::from(self.mss);
+        self.resent = self.una;
+        self.dup_acks = 0;
+        v.resend = true;
     }
 
     fn on_payload(
@@ -487,11 +525,15 @@ impl Conn {
 
     /// `n` new payload bytes were sent.
     pub fn sent(&mut self, n: u32, now: Instant) {
-        self.nxt += n;
-        self.rtt.time(self.nxt, now);
-        if self.resend_at == Instant::FAR {
+        if n == 0 {
+            return;
+        }
+        // RFC 6298 §5.1. With nothing outstanding a deadline can only be that of a window probe.
+        if self.una == self.nxt || self.resend_at == Instant::FAR {
             self.resend_at = now + self.rtt.timeout();
         }
+        self.nxt += n;
+        self.rtt.time(self.nxt, now);
     }
 
     /// The host side has ended after all data that was sent: our FIN is due.
@@ -523,9 +565,19 @@ impl Conn {
         self.fin_sent && self.fin.is_some_and(|f| self.una > f)
     }
 
-    /// Payload bytes to resend from the oldest unacknowledged one on; 0 if only a FIN is outstanding.
+    /// Where a resend starts: at the oldest unacknowledged byte, or behind what this recovery has resent before.
+    pub fn resend_seq(&self) -> Seq {
+        self.una.max(self.resent)
+    }
+
+    /// Payload bytes to resend from [`Conn::resend_seq`] on.
     pub fn resend_len(&self) -> u32 {
-        self.burst.min(self.in_flight())
+        (self.una + self.burst.min(self.in_flight())).since(self.resend_seq())
+    }
+
+    /// `n` bytes from [`Conn::resend_seq`] on were sent again.
+    pub fn resent(&mut self, n: u32) {
+        self.resent = self.resend_seq() + n;
     }
 
     /// The oldest unacknowledged sequence number is our FIN's.
@@ -548,10 +600,7 @@ impl Conn {
                 State::TimeWait => self.state = State::Closed,
                 State::SynReceived | State::SynSent => self.on_timeout(SYN_RETRIES, now, v),
                 State::Established if self.una != self.nxt => {
-                    self.recover = Some(self.nxt);
-                    self.after_timeout = true;
-                    self.burst = u32::from(self.mss);
-                    self.dup_acks = 0;
+                    self.start_recovery(true, v);
                     self.on_timeout(DATA_RETRIES, now, v);
                 }
                 State::Established if self.room() == 0 && !self.fin_sent => {
@@ -573,6 +622,7 @@ impl Conn {
         self.retries += 1;
         if self.retries > limit {
             v.abort = true;
+            v.resend = false;
             return;
         }
         v.resend = true;
@@ -582,6 +632,17 @@ impl Conn {
 
     fn keepalive_at(&self) -> Instant {
         self.last_heard + KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * u32::from(self.keepalives)
+    }
+
+    /// True if our window field counts in units of 2^shift.
+    #[cfg(test)]
+    pub(super) fn scaled(&self) -> bool {
+        self.rcv_shift > 0
+    }
+
+    /// True if something is resent or probed by a timer.
+    pub(super) fn has_timer(&self) -> bool {
+        self.resend_at != Instant::FAR
     }
 
     /// When [`Conn::on_timer`] wants to be called.
@@ -602,9 +663,11 @@ impl Conn {
         }
     }
 
-    /// By how much the right edge would move; to tell whether a window update is worth a frame.
-    pub fn offer_gain(&self, space: u32) -> u32 {
-        (self.rcv_nxt + space.min(65535 << self.rcv_shift)).since(self.adv)
+    /// True if a window update is worth a frame of its own: the edge would move by `least` bytes, or by half of all that
+    /// can be offered (RFC 9293 §3.8.6.2.2), which without scaling, or when memory is short, is less.
+    pub fn offer_is_worth(&self, space: u32, least: u32) -> bool {
+        let most = space.min(65535 << self.rcv_shift);
+        (self.rcv_nxt + most).since(self.adv) >= least.min(most / 2).max(1 << self.rcv_shift)
     }
 
     /// Bytes of window the guest may still fill.
@@ -612,13 +675,16 @@ impl Conn {
         self.adv.since(self.rcv_nxt)
     }
 
-    /// The window field: scaled and rounded down, or not scaled for a SYN.
-    pub fn window_field(&self, syn: bool) -> u16 {
+    /// The window field: scaled, or not scaled for a SYN. Rounded up, and what that adds is a promise too: rounded down,
+    /// the right edge would move left and right as data comes in (RFC 7323 §2.4).
+    pub fn window_field(&mut self, syn: bool) -> u16 {
         if self.state == State::SynSent {
             return SYN_WINDOW;
         }
         let shift = if syn { 0 } else { self.rcv_shift };
-        u16::try_from(self.offered() >> shift).unwrap_or(u16::MAX)
+        let field = u16::try_from(self.offered().div_ceil(1 << shift)).unwrap_or(u16::MAX);
+        self.adv = self.adv.max(self.rcv_nxt + (u32::from(field) << shift));
+        field
     }
 
     pub fn una(&self) -> Seq {

@@ -142,7 +142,7 @@ impl Tcp {
         let Some(flow) = self.flows.get(id) else { return };
         let space = self.space(flow);
         // RFC 9293 §3.8.6.2.2: no small updates.
-        if !flow.conn.guest_has_ended() && flow.conn.offer_gain(space) >= HOLD_BYTES / 4 {
+        if !flow.conn.guest_has_ended() && flow.conn.offer_is_worth(space, HOLD_BYTES / 4) {
             self.owe_ack(id);
         }
     }

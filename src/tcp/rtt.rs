@@ -65,6 +65,11 @@ impl Rtt {
         self.timed = None;
     }
 
+    /// The peer has shown that it is there.
+    pub fn answered(&mut self) {
+        self.back_off = 0;
+    }
+
     pub fn timeout(&self) -> Duration {
         let base = if self.srtt_us == 0 {
             RTO_INITIAL

@@ -107,8 +107,10 @@ impl Tcp {
                 return Stop::Link;
             }
             budget -= got.sent;
-            // A short read empties the queue (epoll(7)); an end or error behind the data needs one more look.
-            if got.peeked < got.room && !self.flow(id).read_closed {
+            // A short read empties the queue (epoll(7)); an end or error behind the data needs one more look, and so does
+            // urgent data, at which every read stops (tcp(7)).
+            let flow = self.flow(id);
+            if got.peeked < got.room && !flow.read_closed {
                 return Stop::HostData;
             }
         }
@@ -126,7 +128,7 @@ impl Tcp {
     ) -> Result<Got, Stop> {
         let caps = link.caps();
         let skip = seq.since(self.flow(id).conn.una()) as usize;
-        let flow = self.flows.get(id).expect("the caller has just used it");
+        let flow = self.flows.get_mut(id).expect("the caller has just used it");
         let mss = flow.conn.mss();
         let size = frame_payload(mss, &key.remote.addr, caps.tso && caps.csum);
         let mut reservation = Reservation::new(link, want.div_ceil(size), size).ok_or(Stop::Link)?;
@@ -144,7 +146,7 @@ impl Tcp {
             }
         };
         let macs = (facts.l2.mac_for(&key.remote.addr), facts.l2.guest_mac);
-        let mut fields = fields(key, &flow.conn, TcpFlags::ACK);
+        let mut fields = fields(key, &mut flow.conn, TcpFlags::ACK);
         let mut sent = 0;
         while sent < peeked {
             let len = size.min(peeked - sent);
@@ -180,9 +182,9 @@ impl Tcp {
             State::Established => {}
             _ => return,
         }
-        let una = flow.conn.una();
+        let from = flow.conn.resend_seq();
         if flow.conn.resend_is_fin() {
-            return self.send_bare(id, una, TcpFlags::FIN | TcpFlags::ACK, facts, link);
+            return self.send_bare(id, flow.conn.una(), TcpFlags::FIN | TcpFlags::ACK, facts, link);
         }
         let want = (flow.conn.resend_len() as usize).min(PEEK_BYTES);
         let Some(key) = self.flows.key(id).copied() else { return };
@@ -190,20 +192,24 @@ impl Tcp {
             return;
         }
         if let Some(s) = &flow.socket {
-            let _ = socket::set_peek_offset(s.as_fd(), 0);
+            let _ = socket::set_peek_offset(s.as_fd(), from.since(flow.conn.una()) as usize);
         }
         // Whatever stops it, the timer tries again.
-        let _ = self.send_payload(id, &key, una, want, facts, link);
+        if let Ok(got) = self.send_payload(id, &key, from, want, facts, link) {
+            self.flow(id).conn.resent(got.sent as u32);
+        }
         self.reseek(id);
     }
 
     /// SYN or SYN-ACK, the same each time.
     pub(super) fn send_syn(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        let answer = self.flow(id).conn.state() == State::SynReceived;
-        if answer {
+        let Some(flow) = self.flows.get(id) else { return };
+        let answer = flow.conn.state() == State::SynReceived;
+        if answer && flow.conn.offered() == 0 {
             self.offer(id);
         }
-        let Some(flow) = self.flows.get(id) else { return };
+        let Some(key) = self.flows.key(id).copied() else { return };
+        let flow = self.flow(id);
         let (mss, shift) = flow.conn.syn_options();
         let [hi, lo] = mss.to_be_bytes();
         let mut options: ArrayVec<u8, 8> = ArrayVec::from_iter([2, 4, hi, lo]);
@@ -211,12 +217,10 @@ impl Tcp {
             options.extend([1, 3, 3, shift]);
         }
         let flags = if answer { TcpFlags::SYN | TcpFlags::ACK } else { TcpFlags::SYN };
-        let Some(key) = self.flows.key(id) else { return };
-        let mut fields = fields(key, &flow.conn, flags);
+        let mut fields = fields(&key, &mut flow.conn, flags);
         fields.seq = flow.conn.una().0;
-        fields.window = flow.conn.window_field(true);
         fields.options = &options;
-        self.emit(key, &fields, facts, link);
+        self.emit(&key, &fields, facts, link);
     }
 
     /// The ACKs owed since the last flush, one per flow.
@@ -253,17 +257,17 @@ impl Tcp {
 
     /// RFC 9293 §3.10.7: a RST the guest accepts in any state: exactly at its next expected byte, with an ACK.
     pub(super) fn send_reset(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        let Some(flow) = self.flows.get(id) else { return };
+        let Some(key) = self.flows.key(id).copied() else { return };
+        let flow = self.flow(id);
         if matches!(flow.conn.state(), State::TimeWait | State::Closed) {
             return;
         }
-        let mut fields = fields(self.flows.key(id).expect("found just now"), &flow.conn, TcpFlags::RST | TcpFlags::ACK);
+        let mut fields = fields(&key, &mut flow.conn, TcpFlags::RST | TcpFlags::ACK);
         if flow.conn.state() == State::SynSent {
             fields.flags = TcpFlags::RST;
         }
         fields.seq = flow.conn.nxt().0;
         fields.window = 0;
-        let key = *self.flows.key(id).expect("found just now");
         self.emit(&key, &fields, facts, link);
     }
 
@@ -317,11 +321,10 @@ impl Tcp {
     }
 
     fn send_bare(&mut self, id: Id, seq: Seq, flags: TcpFlags, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        let Some(flow) = self.flows.get(id) else { return };
-        let Some(key) = self.flows.key(id) else { return };
-        let mut fields = fields(key, &flow.conn, flags);
+        let Some(key) = self.flows.key(id).copied() else { return };
+        let mut fields = fields(&key, &mut self.flow(id).conn, flags);
         fields.seq = seq.0;
-        self.emit(key, &fields, facts, link);
+        self.emit(&key, &fields, facts, link);
     }
 
     /// A segment without payload. If the link is full it is lost like any frame, and a timer makes up for it.
@@ -345,7 +348,7 @@ struct Got {
     room: usize,
 }
 
-fn fields<'a>(key: &FlowKey, conn: &Conn, flags: TcpFlags) -> TcpFields<'a> {
+fn fields<'a>(key: &FlowKey, conn: &mut Conn, flags: TcpFlags) -> TcpFields<'a> {
     let ack = if flags.contains(TcpFlags::ACK) { conn.rcv_nxt().0 } else { 0 };
     TcpFields {
         src: key.remote,
@@ -353,7 +356,7 @@ fn fields<'a>(key: &FlowKey, conn: &Conn, flags: TcpFlags) -> TcpFields<'a> {
         seq: conn.nxt().0,
         ack,
         flags,
-        window: conn.window_field(false),
+        window: conn.window_field(flags.contains(TcpFlags::SYN)),
         options: &[],
     }
 }
