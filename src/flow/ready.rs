@@ -9,6 +9,8 @@ pub struct Ready {
     pub read_closed: bool,
     /// The socket has an error, or its error queue has something.
     pub error: bool,
+    /// Urgent data is in a TCP socket's queue, or was.
+    pub urgent: bool,
 }
 
 impl From<&mio::event::Event> for Ready {
@@ -18,6 +20,7 @@ impl From<&mio::event::Event> for Ready {
             writable: e.is_writable(),
             read_closed: e.is_read_closed(),
             error: e.is_error(),
+            urgent: e.is_priority(),
         }
     }
 }

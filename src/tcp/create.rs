@@ -15,7 +15,7 @@ use crate::fwd::Proto;
 use crate::guest::{Facts, ToGuest};
 use crate::wire::{Packet, TcpFlags, TcpHeader};
 
-/// A half-open flow may be thrown out for a new one after this long.
+/// A half-open flow may be thrown out for a new one after this long, or at once if such are half of all.
 const EMBRYONIC_MIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// An established one after this long without a segment.
 const IDLE_MIN: std::time::Duration = std::time::Duration::from_secs(30);
@@ -34,39 +34,41 @@ impl Tcp {
         if t.flags.contains(TcpFlags::RST) {
             return;
         }
+        // RFC 9293 §3.9.2.3: nothing to or from a group address is answered, RST included.
+        let silent = if t.src_port == 0 || t.dst_port == 0 {
+            Some(DropReason::PortZero)
+        } else if !packet.dst.is_unicast() {
+            Some(DropReason::DestinationAddress)
+        } else if !packet.src.is_unicast() {
+            Some(DropReason::SourceAddress)
+        } else if t.flags.contains(TcpFlags::SYN | TcpFlags::FIN) {
+            // No stack sends that, only scanners do; Linux ignores it too.
+            Some(DropReason::TcpUnacceptable)
+        } else {
+            None
+        };
+        if let Some(reason) = silent {
+            return self.counters.drop(reason);
+        }
         let outcome = if !t.flags.contains(TcpFlags::SYN) || t.flags.contains(TcpFlags::ACK) {
             Err(DropReason::NoFlow)
         } else {
-            self.connect(packet, t, key, facts, link, timers)
+            self.connect(t, key, facts, link, timers)
         };
         if let Err(reason) = outcome {
             self.counters.drop(reason);
-            match reason {
-                DropReason::DestinationAddress | DropReason::SourceAddress | DropReason::PortZero => {}
-                _ => self.refuse(t, packet.payload_len, key, facts, link),
-            }
+            self.refuse(t, packet.payload_len, key, facts, link);
         }
     }
 
     fn connect(
         &mut self,
-        packet: &Packet,
         t: &TcpHeader,
         key: &FlowKey,
         facts: &Facts<'_>,
         link: &mut dyn ToGuest,
         timers: &mut Wheel,
     ) -> Result<(), DropReason> {
-        if t.src_port == 0 || t.dst_port == 0 {
-            return Err(DropReason::PortZero);
-        }
-        // RFC 9293 §3.9.2.3: a SYN to or from a group address is ignored.
-        if !packet.dst.is_unicast() {
-            return Err(DropReason::DestinationAddress);
-        }
-        if !packet.src.is_unicast() {
-            return Err(DropReason::SourceAddress);
-        }
         self.make_room(facts, link)?;
         let target = facts.nat.to_host(Proto::Tcp, key.remote);
         let id = self.flows.next_id();
@@ -156,6 +158,8 @@ impl Tcp {
             laps: 0,
             readable: false,
             read_closed: false,
+            urgent: false,
+            half_open: true,
             ack_owed: false,
             queued: false,
             shut: false,
@@ -169,13 +173,12 @@ impl Tcp {
             self.embryonic.retain(|i| flows.get(*i).is_some());
         }
         self.embryonic.push_back(id);
+        self.half_open += 1;
         id
     }
 
     fn is_embryonic(&self, id: Id) -> bool {
-        self.flows
-            .get(id)
-            .is_some_and(|f| matches!(f.conn.state(), State::Connecting | State::SynSent | State::SynReceived))
+        self.flows.get(id).is_some_and(|f| f.half_open)
     }
 
     /// Makes room in a full table: the oldest half-open flow goes first, so that a flood of SYNs throws out itself, then
@@ -190,7 +193,10 @@ impl Tcp {
         let idle = |id: &Id, least| {
             self.flows.get(*id).is_some_and(|f| facts.now.since(f.conn.last_heard()) >= least).then_some(*id)
         };
-        let victim = (self.embryonic.front().and_then(|i| idle(i, EMBRYONIC_MIN)))
+        // While a flood fills the table within that second, an established flow that is merely idle must not pay for it.
+        let flood = self.half_open * 2 >= self.flows.len();
+        let young = if flood { std::time::Duration::ZERO } else { EMBRYONIC_MIN };
+        let victim = (self.embryonic.front().and_then(|i| idle(i, young)))
             .or_else(|| self.flows.oldest().and_then(|i| idle(&i, IDLE_MIN)));
         let id = victim.ok_or(DropReason::FlowTableFull)?;
         self.reset_both(id, facts, link);
@@ -218,7 +224,7 @@ impl Tcp {
         self.registry.register(
             &mut SourceFd(&socket.as_raw_fd()),
             mio::Token(token(id).to_usize()),
-            Interest::READABLE | Interest::WRITABLE,
+            Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY,
         )
     }
 }
@@ -228,6 +234,8 @@ fn prepare(socket: &Socket, peek_offset: bool) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     // The remote's death is ours to notice: the guest's own probes are answered here.
     socket.set_keepalive(true)?;
+    // Urgent data stays where it is in the stream: a byte taken out would shift every position after it (RFC 6093 §6).
+    socket.set_out_of_band_inline(true)?;
     if peek_offset {
         socket::set_peek_offset(socket.as_fd(), 0)?;
     }

@@ -47,7 +47,7 @@ impl Tcp {
     fn is_replaced_by(&self, id: Id, t: &TcpHeader) -> bool {
         use crate::wire::TcpFlags;
         t.flags & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST) == TcpFlags::SYN
-            && self.flows.get(id).is_some_and(|f| f.conn.may_be_replaced_by(seq::Seq(t.seq)))
+            && self.flows.get(id).is_some_and(|f| f.held.is_empty() && f.conn.may_be_replaced_by(seq::Seq(t.seq)))
     }
 
     /// Returns how many segments of the run were dealt with, at least one.
@@ -108,18 +108,26 @@ impl Tcp {
             return self.reset_both(id, facts, link);
         }
         let Some(flow) = self.flows.get_mut(id) else { return };
+        if let (Some(s), true) = (&flow.socket, v.acked > 0) {
+            discard(s, v.acked as usize);
+        }
+        if v.established && flow.half_open {
+            flow.half_open = false;
+            self.half_open -= 1;
+        }
+        let delivered = if pieces.is_empty() { Ok(()) } else { self.deliver(id, pieces) };
         if v.reset_by_guest {
-            if let Some(s) = &flow.socket {
+            if let Some(s) = self.flows.get(id).and_then(|f| f.socket.as_ref()) {
                 let _ = socket::set_reset_on_close(s.as_fd());
             }
             return self.remove(id);
         }
-        if let (Some(s), true) = (&flow.socket, v.acked > 0) {
-            discard(s, v.acked as usize);
-        }
-        if !pieces.is_empty()
-            && let Err(e) = self.deliver(id, pieces)
-        {
+        if let Err(e) = delivered {
+            // What the peer sent before it closed or reset is still the guest's: an early answer, most often.
+            if let Some(flow) = self.flows.get_mut(id) {
+                flow.readable = true;
+            }
+            self.push(id, facts, link);
             return self.host_failed(id, &e, facts, link);
         }
         if v.guest_fin {
@@ -131,25 +139,33 @@ impl Tcp {
         for _ in 0..v.dup_acks {
             self.send_ack(id, facts, link);
         }
-        if v.ack && v.dup_acks == 0 {
+        // Duplicates repeat the old window; data accepted beside them needs an ACK with a new one.
+        if v.ack {
             self.owe_ack(id);
         }
         if v.established || v.may_send || v.acked > 0 {
             self.push(id, facts, link);
         }
-        let Some(flow) = self.flows.get_mut(id) else { return };
-        match flow.conn.state() {
-            State::Closed => self.remove(id),
-            State::TimeWait => {
-                if flow.ack_owed {
-                    self.send_ack(id, facts, link);
-                }
-                if let Some(flow) = self.flows.get_mut(id) {
-                    flow.socket = None;
-                }
-            }
-            _ => {}
+        self.settle(id, facts, link);
+    }
+
+    /// Lets go of what is over towards the guest: the socket, or all, but not before the remainder has left for it.
+    /// True if nothing is left to be done with the socket.
+    pub(super) fn settle(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) -> bool {
+        let Some(flow) = self.flows.get(id) else { return true };
+        let (state, drained) = (flow.conn.state(), flow.held.is_empty());
+        if !matches!(state, State::Closed | State::TimeWait) {
+            return false;
         }
+        if flow.ack_owed && state == State::TimeWait {
+            self.send_ack(id, facts, link);
+        }
+        if drained && state == State::Closed {
+            self.remove(id);
+        } else if drained && let Some(flow) = self.flows.get_mut(id) {
+            flow.socket = None;
+        }
+        drained
     }
 
     /// Hands payload to the socket; what it does not take becomes the flow's remainder.

@@ -12,6 +12,7 @@ impl Tcp {
     /// An event on the flow's socket. A stale id is ignored.
     pub fn from_host(&mut self, id: Id, ready: Ready, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
         let Some(flow) = self.flows.get_mut(id) else { return };
+        flow.urgent |= ready.urgent;
         if flow.conn.state() == State::Connecting {
             if ready.writable || ready.error || ready.read_closed {
                 // Data may have come with the handshake's end.
@@ -139,6 +140,9 @@ impl Tcp {
             flow.held.shrink_to_fit();
         }
         self.shut_when_drained(id);
+        if self.settle(id, facts, link) {
+            return;
+        }
         let Some(flow) = self.flows.get(id) else { return };
         let space = self.space(flow);
         // RFC 9293 §3.8.6.2.2: no small updates.

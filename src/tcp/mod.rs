@@ -45,6 +45,7 @@
 //! System calls: socket, setsockopt, connect, bind, epoll_ctl (one per flow), sendmsg (data to the host), recvmsg (peek),
 //! recvfrom (discard), getsockopt (`SO_MEMINFO`, `SO_ERROR`), shutdown, close.
 
+mod audit;
 mod conn;
 mod create;
 mod from_guest;
@@ -100,6 +101,8 @@ pub struct Tcp {
     on_link: Vec<Id>,
     /// Flows whose handshake may not be complete, oldest first.
     embryonic: VecDeque<Id>,
+    /// Flows whose handshake is not complete.
+    half_open: usize,
     held_total: usize,
     errors: IcmpErrors,
     pub counters: Counters,
@@ -119,6 +122,10 @@ struct Flow {
     readable: bool,
     /// An end or an error is to be read after the data.
     read_closed: bool,
+    /// The peer uses urgent data, so a short read need not mean that the queue is empty.
+    urgent: bool,
+    /// The handshake with the guest is not complete; counted in [`Tcp::half_open`].
+    half_open: bool,
     ack_owed: bool,
     queued: bool,
     shut: bool,
@@ -151,10 +158,18 @@ impl Tcp {
             run_queue: VecDeque::new(),
             on_link: Vec::new(),
             embryonic: VecDeque::new(),
+            half_open: 0,
             held_total: 0,
             errors: IcmpErrors::default(),
             counters: Counters::default(),
         })
+    }
+
+    /// As on a kernel without `SO_PEEK_OFF` for TCP. For tests: before the first flow.
+    #[doc(hidden)]
+    pub fn forgo_peek_offset(&mut self) {
+        self.peek_offset = PerFamily::new(false, false);
+        self.scratch = vec![0; SCRATCH_BYTES];
     }
 
     /// Flows now, those in TIME-WAIT included.
@@ -193,6 +208,7 @@ impl Tcp {
     fn remove(&mut self, id: Id) {
         if let Some((_, flow)) = self.flows.remove(id) {
             self.held_total -= flow.held.len();
+            self.half_open -= usize::from(flow.half_open);
         }
     }
 }

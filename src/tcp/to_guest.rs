@@ -110,7 +110,7 @@ impl Tcp {
             // A short read empties the queue (epoll(7)); an end or error behind the data needs one more look, and so does
             // urgent data, at which every read stops (tcp(7)).
             let flow = self.flow(id);
-            if got.peeked < got.room && !flow.read_closed {
+            if got.peeked < got.room && !flow.read_closed && !flow.urgent {
                 return Stop::HostData;
             }
         }

@@ -88,7 +88,7 @@ fn run(mut p: Peer, ops: Vec<Op>) {
         assert_eq!(before.2 || v.guest_fin, p.conn.guest_has_ended());
         if matches!(p.state(), State::Established | State::TimeWait) {
             let syn_window = edge.is_none();
-            let now = p.conn.rcv_nxt() + (u32::from(p.conn.window_field(false)) << 8 * u32::from(p.conn.scaled()));
+            let now = p.conn.rcv_nxt() + (u32::from(p.conn.window_field(false)) << (8 * u32::from(p.conn.scaled())));
             assert!(syn_window || edge.is_some_and(|e| now >= e), "the window moved left");
             edge = Some(now);
         }

@@ -1,0 +1,65 @@
+//! Looks for flows that nothing will ever move again, and for books that do not balance. For tests and debug watchdogs.
+
+use super::conn::State;
+use super::*;
+
+impl Tcp {
+    /// What no event, timer or queue would cure, or what is miscounted; `Ok` if there is no such thing.
+    ///
+    /// # Errors
+    /// The first fault found, in words.
+    #[doc(hidden)]
+    pub fn audit(&self) -> Result<(), String> {
+        let held: usize = self.flows.iter().map(|(_, _, f)| f.held.len()).sum();
+        if held != self.held_total {
+            return Err(format!("{held} bytes are held, the count says {}", self.held_total));
+        }
+        let half_open = self.flows.iter().filter(|(_, _, f)| f.half_open).count();
+        if half_open != self.half_open {
+            return Err(format!("{half_open} flows are half open, the count says {}", self.half_open));
+        }
+        for (id, key, flow) in self.flows.iter() {
+            if let Some(fault) = self.fault(id, flow) {
+                return Err(format!("{}: {fault}: {:?}", key.guest.port, flow.conn));
+            }
+        }
+        Ok(())
+    }
+
+    fn fault(&self, id: Id, flow: &Flow) -> Option<&'static str> {
+        let conn = &flow.conn;
+        let established = conn.state() == State::Established;
+        if flow.queued && !self.run_queue.contains(&id) && !self.on_link.contains(&id) {
+            return Some("said to be queued, but is not");
+        }
+        if flow.ack_owed && !self.owed.contains(&id) {
+            return Some("owes an ACK nobody will send");
+        }
+        if conn.deadline() < flow.armed {
+            return Some("its deadline is not armed");
+        }
+        if established && conn.una() != conn.nxt() && !conn.has_timer() {
+            return Some("has data under way and no timer");
+        }
+        if established && flow.readable && !conn.host_has_ended() && !flow.queued && !conn.has_timer() {
+            return Some("has data to read and waits for nothing");
+        }
+        if conn.fin_due() {
+            return Some("has a FIN to send and does not");
+        }
+        let half_open = matches!(conn.state(), State::Connecting | State::SynSent | State::SynReceived);
+        if half_open != flow.half_open {
+            return Some("is half open or not, and counted otherwise");
+        }
+        if conn.state() == State::TimeWait && !conn.has_timer() {
+            return Some("stays in TIME-WAIT for ever");
+        }
+        if conn.state() == State::Closed && flow.held.is_empty() {
+            return Some("is over and still here");
+        }
+        if conn.guest_has_ended() && flow.held.is_empty() && !flow.shut {
+            return Some("has not passed the guest's FIN on");
+        }
+        None
+    }
+}
