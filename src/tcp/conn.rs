@@ -695,6 +695,13 @@ impl Conn {
         self.nxt
     }
 
+    /// The number a segment without data bears: the next to send, unless the guest has taken back window that was used
+    /// already. Beyond its window it would drop our ACK unread, and with both sides full nothing would ever move again.
+    pub fn bare_seq(&self) -> Seq {
+        let edge = self.wl2 + self.wnd;
+        if self.state != State::Established || self.nxt <= edge { self.nxt } else { self.una.max(edge) }
+    }
+
     pub fn rcv_nxt(&self) -> Seq {
         self.rcv_nxt
     }

@@ -244,8 +244,8 @@ impl Tcp {
     pub(super) fn send_ack(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         flow.ack_owed = false;
-        let nxt = flow.conn.nxt();
-        self.send_bare(id, nxt, TcpFlags::ACK, facts, link);
+        let seq = flow.conn.bare_seq();
+        self.send_bare(id, seq, TcpFlags::ACK, facts, link);
     }
 
     /// An ACK with an old sequence number: the guest must answer it with its own ACK and window.
@@ -266,7 +266,7 @@ impl Tcp {
         if flow.conn.state() == State::SynSent {
             fields.flags = TcpFlags::RST;
         }
-        fields.seq = flow.conn.nxt().0;
+        fields.seq = flow.conn.bare_seq().0;
         fields.window = 0;
         self.emit(&key, &fields, facts, link);
     }

@@ -152,6 +152,19 @@ fact!(window_taken_back_leaves_no_room(p = sending) {
 });
 
 fact!(
+    /// RFC 9293 §3.10.7.4: what lies beyond the guest's window it drops, ACK and all.
+    ack_stays_inside_a_window_taken_back(p = sending) {
+        assert_eq!(p.rel(p.conn.bare_seq()), 1 + 4 * MSS);
+        p.recv(Seg { win: 10, ..ACK });
+        assert_eq!(p.rel(p.conn.bare_seq()), 11);
+        p.recv(Seg { ack: 1 + MSS, win: 0, ..ACK });
+        assert_eq!(p.rel(p.conn.bare_seq()), 1 + MSS);
+        p.recv(Seg { ack: 1 + MSS, ..ACK });
+        assert_eq!(p.rel(p.conn.bare_seq()), 1 + 4 * MSS);
+    }
+);
+
+fact!(
     /// RFC 9293 §3.8.6.2.1: no small segments while an ACK is still to come.
     sender_avoids_silly_windows(p = sending) {
         p.recv(Seg { ack: 1 + MSS, win: 3 * MSS as u16 + 100, ..ACK });
