@@ -1,0 +1,104 @@
+//! One thread that echoes: TCP connections and UDP datagrams on the same port.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use mio::net::{TcpStream, UdpSocket};
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+
+use crate::stats;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Address and port
+    #[arg(long)]
+    listen: SocketAddr,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    stats::raise_descriptor_limit()?;
+    let mut poll = Poll::new()?;
+    let listener = stats::listen(options.listen, Some("cubic"))?;
+    listener.set_nonblocking(true)?;
+    let mut listener = mio::net::TcpListener::from_std(listener);
+    let mut datagrams = UdpSocket::bind(options.listen)?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    poll.registry().register(&mut datagrams, DATAGRAMS, Interest::READABLE)?;
+    stats::wake_at_end_of_input(mio::Waker::new(poll.registry(), END)?);
+    println!(r#"{{"ready":true}}"#);
+
+    let mut connections: Slab<Connection> = Slab::new();
+    let mut events = Events::with_capacity(1024);
+    loop {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            other => other?,
+        }
+        for event in &events {
+            match event.token() {
+                END => return Ok(()),
+                DATAGRAMS => echo_datagrams(&datagrams),
+                LISTENER => accept(&listener, &poll, &mut connections)?,
+                Token(at) => {
+                    if connections.get_mut(at).is_some_and(|connection| !connection.turn()) {
+                        connections.remove(at);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn accept(listener: &mio::net::TcpListener, poll: &Poll, connections: &mut Slab<Connection>) -> Result<()> {
+    while let Ok((mut stream, _)) = listener.accept() {
+        let _ = stream.set_nodelay(true);
+        let entry = connections.vacant_entry();
+        poll.registry().register(&mut stream, Token(entry.key()), Interest::READABLE | Interest::WRITABLE)?;
+        entry.insert(Connection { stream, held: Vec::new() });
+    }
+    Ok(())
+}
+
+fn echo_datagrams(socket: &UdpSocket) {
+    let mut room = [0; 65536];
+    loop {
+        match socket.recv_from(&mut room) {
+            Ok((len, from)) => drop(socket.send_to(&room[..len], from)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            // An ICMP error of an earlier answer: the next datagram is not concerned.
+            Err(_) => {}
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// Read, and not taken by the socket yet.
+    held: Vec<u8>,
+}
+
+impl Connection {
+    /// Echoes until the socket would block. Returns whether the connection goes on.
+    fn turn(&mut self) -> bool {
+        let mut room = [0; 65536];
+        loop {
+            while !self.held.is_empty() {
+                match self.stream.write(&self.held) {
+                    Ok(n) => drop(self.held.drain(..n)),
+                    Err(error) => return error.kind() == ErrorKind::WouldBlock,
+                }
+            }
+            match self.stream.read(&mut room) {
+                Ok(0) => return false,
+                Ok(n) => self.held.extend_from_slice(&room[..n]),
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            }
+        }
+    }
+}
+
+const LISTENER: Token = Token(usize::MAX - 1);
+const DATAGRAMS: Token = Token(usize::MAX - 2);
+const END: Token = Token(usize::MAX - 3);

@@ -1,0 +1,72 @@
+//! The laboratory's tool: traffic of every kind the tests and benchmarks need, and a delay-and-loss relay between two
+//! network namespaces. Every subcommand is bounded in time and prints one line of JSON when it is done.
+
+mod bulk;
+mod crr;
+mod echo;
+mod pattern;
+mod relay;
+mod rr;
+mod start;
+mod stats;
+mod stream;
+mod tun;
+mod udp;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "lab", about = "Traffic, delay and loss for spelt's tests and benchmarks")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Carry frames between two taps, late and with loss
+    Relay(relay::Options),
+    /// Echo what TCP connections and UDP datagrams bring, one port for both, until standard input ends
+    Echo(echo::Options),
+    /// Measure 1-byte round trips over one TCP connection
+    TcpRr(rr::Options),
+    /// Measure 1-byte round trips of UDP datagrams
+    UdpRr(rr::Options),
+    /// Measure connections: connect, one byte each way, close
+    TcpCrr(crr::Options),
+    /// Send and receive seeded streams, several at a time, and say what arrived
+    Stream(stream::Options),
+    /// Serve `bulk` clients until standard input ends
+    BulkServe(bulk::ServeOptions),
+    /// Many transfers at the same time
+    Bulk(bulk::Options),
+    /// Open connections to `echo`, hold them until standard input ends, then see which still work
+    Hold(bulk::HoldOptions),
+    /// Send datagrams as fast as possible
+    UdpFlood(udp::FloodOptions),
+    /// Count datagrams until standard input ends
+    UdpSink(udp::SinkOptions),
+    /// Time a command from start to exit, many times
+    StartTime(start::Options),
+}
+
+fn main() {
+    let result = match Cli::parse().command {
+        Command::Relay(options) => relay::run(&options),
+        Command::Echo(options) => echo::run(&options),
+        Command::TcpRr(options) => rr::tcp(&options),
+        Command::UdpRr(options) => rr::udp(&options),
+        Command::TcpCrr(options) => crr::run(&options),
+        Command::Stream(options) => stream::run(&options),
+        Command::BulkServe(options) => bulk::serve(&options),
+        Command::Bulk(options) => bulk::run(&options),
+        Command::Hold(options) => bulk::hold(&options),
+        Command::UdpFlood(options) => udp::flood(&options),
+        Command::UdpSink(options) => udp::sink(&options),
+        Command::StartTime(options) => start::run(&options),
+    };
+    if let Err(error) = result {
+        eprintln!("lab: {error:#}");
+        std::process::exit(1);
+    }
+}
