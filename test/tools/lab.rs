@@ -4,6 +4,7 @@
 mod bulk;
 mod crr;
 mod echo;
+mod enter;
 mod pattern;
 mod relay;
 mod rr;
@@ -46,6 +47,8 @@ enum Command {
     UdpFlood(udp::FloodOptions),
     /// Count datagrams until standard input ends
     UdpSink(udp::SinkOptions),
+    /// Run a command as the root of a guest
+    Enter(enter::Options),
     /// Time a command from start to exit, many times
     StartTime(start::Options),
 }
@@ -63,6 +66,7 @@ fn main() {
         Command::Hold(options) => bulk::hold(&options),
         Command::UdpFlood(options) => udp::flood(&options),
         Command::UdpSink(options) => udp::sink(&options),
+        Command::Enter(options) => enter::run(&options),
         Command::StartTime(options) => start::run(&options),
     };
     if let Err(error) = result {
