@@ -3,9 +3,11 @@
     guest ----- spelt, run by an ordinary user in `host` ----- remote ----- far
                                                    \\---- relay with delay and loss ----/
 
-host    eth0 192.0.2.2/24, 2001:db8:1::2/64, default routes to .1 and ::1; /etc/resolv.conf of its own
+host    eth0 192.0.2.2/24, 2001:db8:1::2/64, default routes to .1 and ::1; lo 203.0.113.5 and 2001:db8:4::5;
+        /etc/resolv.conf of its own
 remote  192.0.2.1 and .10, 2001:db8:1::1 and ::10; routes between host and far
 far     198.51.100.2/24 and 2001:db8:2::2/64 behind a link of MTU 1400
+bare    lo and nothing else
 slow    198.18.0.1 (host) and .2 (far), 2001:db8:5::1 and ::2: only while a relay runs
 
 The program under test is named by SPELT_BIN (default: target/release/spelt); a name that contains `pasta` is used with
@@ -30,11 +32,13 @@ import time
 HOST4, HOST6 = "192.0.2.2", "2001:db8:1::2"
 GATEWAY4, GATEWAY6 = "192.0.2.1", "2001:db8:1::1"
 REMOTE4, REMOTE6 = "192.0.2.10", "2001:db8:1::10"
+OTHER4, OTHER6 = "203.0.113.5", "2001:db8:4::5"
 DEAD4, DEAD6 = "192.0.2.99", "2001:db8:1::99"
 FAR4, FAR6 = "198.51.100.2", "2001:db8:2::2"
 UNREACHABLE4, UNREACHABLE6 = "203.0.113.200", "2001:db8:ffff::1"
 SLOW4, SLOW6 = "198.18.0.2", "2001:db8:5::2"
 USER = 65534
+NAMES = ("host", "remote", "far", "bare")
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
@@ -54,9 +58,11 @@ class Program:
         return [self.path, "run", *options, *(["--", *command] if command else [])]
 
     def attach(self, options, target):
+        """Option `--no-config-net` is the absence of `--config-net` in pasta's terms."""
         if self.kind == "pasta":
             where = [target] if target.isdigit() else ["--netns", target]
-            return [self.path, "--config-net", *options, *where]
+            config = [] if "--no-config-net" in options else ["--config-net"]
+            return [self.path, *config, *(o for o in options if o != "--no-config-net"), *where]
         return [self.path, "attach", *options, target]
 
 
@@ -176,7 +182,7 @@ class Lab:
         self.tool = self.install(os.path.join(TARGET, "release", "examples", "lab"))
         path = program or os.environ.get("SPELT_BIN", os.path.join(TARGET, "release", "spelt"))
         self.program = Program(path if "pasta" in os.path.basename(path) else self.install(path))
-        self.host, self.remote, self.far = (self._namespace(name) for name in ("host", "remote", "far"))
+        self.host, self.remote, self.far, self.bare = map(self._namespace, NAMES)
         self._wire()
 
     def install(self, path, name=None):
@@ -366,6 +372,7 @@ class Lab:
         self.ip("host", f"link add eth0 type veth peer name eth0 netns {ours('remote')}")
         self.ip("far", f"link add eth0 mtu 1400 type veth peer name eth1 mtu 1400 netns {ours('remote')}")
         for name, link, *addresses in (
+                ("host", "lo", "203.0.113.5/32", "2001:db8:4::5/128"),
                 ("host", "eth0", "192.0.2.2/24", "2001:db8:1::2/64"),
                 ("remote", "eth0", "192.0.2.1/24", "192.0.2.10/24", "2001:db8:1::1/64", "2001:db8:1::10/64"),
                 ("remote", "eth1", "198.51.100.1/24", "2001:db8:2::1/64"),
@@ -390,7 +397,7 @@ class Lab:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(5)
         self.children.clear()
-        for which in ("host", "remote", "far"):
+        for which in NAMES:
             name = self.name + which
             if not os.path.exists(f"/run/netns/{name}"):
                 continue
