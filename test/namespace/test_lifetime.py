@@ -1,0 +1,276 @@
+"""Beginning and end: attach in the background, pid files, signals, kills, what is left behind."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import time
+
+import lab
+from support import Case, both
+
+
+class Attach(Case):
+    def assert_served(self, guest):
+        self.assert_connected(*self.pair(self.lab.remote, lab.REMOTE4, guest=guest))
+
+    def test_by_process_id(self):
+        with self.lab.attached() as guest:
+            self.assert_served(guest)
+
+    def test_by_namespace_path(self):
+        with self.lab.empty_guest() as guest:
+            self.lab.attach(f"/proc/{guest.pid}/ns/net")
+            self.assert_served(guest)
+
+    def test_by_descriptor_path(self):
+        with self.lab.empty_guest() as guest:
+            keeper = self.lab.popen(self.lab.as_user(["sh", "-c", f"exec 7</proc/{guest.pid}/ns/net; echo; exec cat"]),
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self.addCleanup(self.lab.end, keeper)
+            self.assertEqual(lab.read_line(keeper.stdout, 5), "\n")
+            self.lab.attach(f"/proc/{keeper.pid}/fd/7")
+            self.assert_served(guest)
+
+    def test_by_name(self):
+        with self.lab.empty_guest() as guest:
+            self.name_it(guest)
+            self.lab.attach(f"{self.lab.name}named")
+            self.assert_served(guest)
+
+    def name_it(self, guest):
+        """As `ip netns attach` would: a bind mount of the namespace. Mounts made here do not show in the mount
+        namespaces that `ip netns exec` makes unless they propagate, which /run/netns does."""
+        path = f"/run/netns/{self.lab.name}named"
+        with open(path, "w", encoding="ascii"):
+            pass
+        self.lab.call(["mount", "--bind", f"/proc/{guest.pid}/ns/net", path])
+        self.addCleanup(self.unname)
+        return path
+
+    def unname(self):
+        path = f"/run/netns/{self.lab.name}named"
+        subprocess.run(["umount", "-l", path], check=False, capture_output=True)
+        if os.path.exists(path):
+            os.unlink(path)
+
+    def test_everything_is_ready_at_return(self):
+        with self.lab.attached("-t", "8061") as guest, guest.listen("0.0.0.0", 8061) as listener:
+            self.assertIn(lab.HOST4, guest.output("ip addr"))
+            client = self.closing(self.lab.remote.connect(lab.HOST4, 8061))
+            self.assert_connected(client, self.closing(listener.accept()[0]))
+
+    def test_nothing_is_printed_with_quiet(self):
+        with self.lab.empty_guest() as guest:
+            self.assertEqual(self.lab.attach(str(guest.pid), "-q"), (0, ""))
+
+    def test_output_is_let_go(self):
+        """A caller that reads the output to its end must not wait for the daemon."""
+        with self.lab.empty_guest() as guest:
+            argv = self.lab.as_user(self.lab.program.attach(["-q"], str(guest.pid)))
+            done = subprocess.run(argv, capture_output=True, timeout=5, check=False, stdin=subprocess.DEVNULL)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_ends_soon_after_the_process_it_served(self):
+        pid_file = self.lab.file("pid")
+        guest = self.lab.attached("-P", pid_file)
+        daemon = self.read_pid(pid_file)
+        self.assertTrue(alive(daemon))
+        guest.close()
+        lab.wait_until(lambda: not alive(daemon), 2, "the end of the daemon")
+
+    def test_ends_soon_after_the_name_it_served(self):
+        pid_file = self.lab.file("pid")
+        guest = self.lab.empty_guest()
+        self.name_it(guest)
+        self.lab.attach(f"{self.lab.name}named", "-P", pid_file)
+        daemon = self.read_pid(pid_file)
+        guest.close()
+        self.unname()
+        lab.wait_until(lambda: not alive(daemon), 2, "the end of the daemon")
+
+    def test_pid_file_is_complete_at_return(self):
+        pid_file = self.lab.file("pid")
+        with self.lab.attached("-P", pid_file):
+            with open(pid_file, encoding="ascii") as file:
+                self.assertRegex(file.read(), "^[0-9]+\n$")
+            self.assertTrue(alive(self.read_pid(pid_file)))
+
+    def test_pid_file_in_the_foreground(self):
+        pid_file = self.lab.file("pid")
+        with self.lab.guest("-P", pid_file) as guest:
+            self.assertEqual(self.read_pid(pid_file), guest.translator())
+
+    def read_pid(self, path):
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+
+    def test_foreground_stays(self):
+        with self.lab.empty_guest() as guest:
+            process = self.lab.popen(self.lab.as_user(self.lab.program.attach(["-f"], str(guest.pid))),
+                                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.addCleanup(self.lab.end, process)
+            lab.wait_until(lambda: lab.HOST4 in guest.output("ip addr"), 5, "the configuration")
+            self.assertIsNone(process.poll())
+
+
+class Signals(Case):
+    def assert_ends_cleanly(self, number):
+        with self.lab.empty_guest() as guest:
+            process = self.lab.popen(self.lab.as_user(self.lab.program.attach(["-f", "-t", "8062"], str(guest.pid))),
+                                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.addCleanup(self.lab.end, process)
+            lab.wait_until(lambda: lab.HOST4 in guest.output("ip addr"), 5, "the configuration")
+            process.send_signal(number)
+            self.assertEqual(process.wait(2), 0)
+            self.lab.host.listen("0.0.0.0", 8062).close()
+
+    def test_terminate(self):
+        self.assert_ends_cleanly(signal.SIGTERM)
+
+    def test_interrupt(self):
+        self.assert_ends_cleanly(signal.SIGINT)
+
+    def test_hang_up(self):
+        self.assert_ends_cleanly(signal.SIGHUP)
+
+
+class NothingIsLeft(Case):
+    """After the end of `run`, whoever was killed: no process, no namespace, no listening port."""
+
+    def assert_clean_after(self, kill):
+        guest = self.lab.guest("-t", "8063")
+        inode = f"net:[{os.stat(guest.path).st_ino}]"
+        family = lab.descendants(guest.process.pid) | {guest.process.pid, guest.translator()}
+        kill(guest)
+        lab.wait_until(lambda: not self.lab.inside(inode), 2, "the end of the namespace's processes")
+        guest.process.wait(2)
+        lab.wait_until(lambda: not [pid for pid in family if alive(pid)], 2, "the end of all processes")
+        self.lab.host.listen("0.0.0.0", 8063).close()
+        guest.close()
+
+    def test_program_killed(self):
+        self.assert_clean_after(lambda guest: os.kill(guest.translator(), signal.SIGKILL))
+
+    def test_command_killed(self):
+        self.assert_clean_after(lambda guest: os.kill(guest.pid, signal.SIGKILL))
+
+    def test_program_terminated(self):
+        self.assert_clean_after(lambda guest: os.kill(guest.translator(), signal.SIGTERM))
+
+    def test_command_ended(self):
+        self.assert_clean_after(lambda guest: guest.process.stdin.close())
+
+    def test_command_with_children_ended(self):
+        def kill(guest):
+            guest.run("sleep 100 </dev/null >/dev/null 2>&1 &")
+            guest.process.stdin.close()
+        self.assert_clean_after(kill)
+
+
+class Confinement(Case):
+    options = ()
+
+    def status(self, field):
+        with open(f"/proc/{self.guest.translator()}/status", encoding="ascii") as file:
+            return [line.split(":")[1].strip() for line in file if line.startswith(field + ":")][0]
+
+    def test_no_new_privileges(self):
+        self.assertEqual(self.status("NoNewPrivs"), "1")
+
+    def test_one_thread(self):
+        self.assertEqual(self.status("Threads"), "1")
+
+    def test_capabilities_are_few(self):
+        """At most CAP_SYS_ADMIN, CAP_NET_BIND_SERVICE and CAP_NET_ADMIN, all in a user namespace of our own."""
+        allowed = (1 << 21) | (1 << 10) | (1 << 12)
+        self.assertEqual(int(self.status("CapEff"), 16) & ~allowed, 0)
+
+    def test_root_directory_is_empty(self):
+        self.assertEqual(os.listdir(f"/proc/{self.guest.translator()}/root"), [])
+
+    def test_namespaces_are_detached(self):
+        for kind in ("ipc", "uts", "mnt", "user"):
+            self.assertNotEqual(os.readlink(f"/proc/{self.guest.translator()}/ns/{kind}"),
+                                os.readlink(f"/proc/self/ns/{kind}"), kind)
+
+    def test_user_is_an_ordinary_one(self):
+        self.assertEqual(self.status("Uid").split()[0], str(lab.USER))
+
+
+class Records(Case):
+    def test_capture_holds_what_the_guest_sees(self):
+        path = self.lab.file("pcap")
+        with self.lab.guest("-p", path) as guest:
+            guest.run("ping", "-c2", "-i0.2", "-W2", lab.GATEWAY4)
+            self.assert_connected(*self.pair(self.lab.remote, lab.REMOTE4, guest=guest))
+            time.sleep(0.3)
+        shown = self.lab.call(["tshark", "-r", path, "-T", "json", "-e", "icmp.type", "-e", "tcp.flags.syn",
+                               "-e", "frame.len"])
+        frames = [frame["_source"]["layers"] for frame in json.loads(shown.stdout)]
+        self.assertEqual([f["icmp.type"][0] for f in frames if "icmp.type" in f], ["8", "0", "8", "0"])
+        self.assertEqual(len([f for f in frames if f.get("tcp.flags.syn", ["0"])[0] in ("1", "True")]), 2)
+
+    def test_capture_is_well_formed(self):
+        path = self.lab.file("pcap")
+        with self.lab.guest("-p", path) as guest:
+            near, far = self.pair(self.lab.remote, lab.REMOTE4, guest=guest)
+            near.sendall(b"x" * 300_000)
+            self.assertEqual(len(self.read(far, 300_000)), 300_000)
+            time.sleep(0.3)
+        shown = self.lab.call(["tshark", "-r", path, "-Y", "_ws.malformed"])
+        self.assertEqual((shown.stdout, "cut short" in shown.stderr), ("", False))
+
+    def read(self, stream, count):
+        data = b""
+        while len(data) < count and (piece := stream.recv(65536)):
+            data += piece
+        return data
+
+    def test_log_file(self):
+        path = self.lab.file("log")
+        with self.lab.guest("-l", path, "-d"):
+            pass
+        self.assertGreater(os.stat(path).st_size, 0)
+
+    def test_log_file_is_limited(self):
+        path = self.lab.file("log")
+        with self.lab.guest("-l", path, "--log-size", "40960", "--trace", "-t", "8064") as guest:
+            for _ in range(300):
+                try:
+                    guest.connect(lab.REMOTE4, 9)
+                except OSError:
+                    pass
+            self.assertLessEqual(os.stat(path).st_size, 65536)
+
+    def test_pid_file_is_private_or_readable_only(self):
+        path = os.path.join(self.lab.dir, "fresh.pid")
+        with self.lab.guest("-P", path):
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode) & 0o022, 0)
+
+
+class Idle(Case):
+    @both
+    def test_no_processor_time_without_traffic(self, net):
+        with self.lab.guest() as guest:
+            near, _ = self.pair(self.lab.remote, net.remote, guest=guest)
+            time.sleep(2.5)
+            before = lab.cpu_seconds(guest.translator())
+            time.sleep(3)
+            self.assertLess(lab.cpu_seconds(guest.translator()) - before, 0.01)
+            near.close()
+
+    def test_memory_without_traffic(self):
+        with self.lab.guest() as guest:
+            with open(f"/proc/{guest.translator()}/smaps_rollup", encoding="ascii") as file:
+                sizes = {line.split(":")[0]: int(line.split()[1]) for line in file if line.endswith("kB\n")}
+        self.assertLess(sizes["Pss"], 5 * 1024)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False

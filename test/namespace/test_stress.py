@@ -1,0 +1,209 @@
+"""Too much of everything: what works goes on working."""
+
+import random
+import socket
+import struct
+import time
+
+import lab
+from support import V4, Case, both, limit
+
+
+class Floods(Case):
+    options = ()
+
+    def setUp(self):
+        self.near, self.far = self.pair(self.lab.remote, lab.REMOTE4)
+        self.assert_connected(self.near, self.far)
+
+    def assert_alive(self):
+        """The connection from before the flood, and a new one."""
+        self.assert_connected(self.near, self.far)
+        self.assert_connected(*self.pair(self.lab.remote, lab.REMOTE4))
+
+    def packets(self):
+        """A packet socket on the guest's interface, and the Ethernet header towards the gateway."""
+        raw = self.closing(self.guest.socket(socket.AF_PACKET, socket.SOCK_RAW))
+        raw.bind(("eth0", 0x0800))
+        self.guest.run("ping", "-c1", "-W2", lab.GATEWAY4)
+        words = self.guest.output("ip", "neigh", "show", lab.GATEWAY4).split()
+        gateway = bytes.fromhex(words[words.index("lladdr") + 1].replace(":", ""))
+        return raw, gateway + raw.getsockname()[4] + b"\x08\x00"
+
+    def send(self, raw, frame):
+        try:
+            raw.send(frame)
+        except OSError:
+            time.sleep(0.001)
+
+    def test_syns(self):
+        raw, ethernet = self.packets()
+        for nth in range(20_000):
+            port = 1024 + nth % 60_000
+            self.send(raw, ethernet + ipv4(lab.HOST4, lab.REMOTE4, 6, tcp_syn(port, 81 + nth // 60_000)))
+        self.assert_alive()
+
+    def test_syns_to_a_dead_network(self):
+        """None of them is ever answered: the flow table has to give up some of them."""
+        raw, ethernet = self.packets()
+        for nth in range(20_000):
+            target = f"192.0.2.{100 + nth % 100}"
+            self.send(raw, ethernet + ipv4(lab.HOST4, target, 6, tcp_syn(1024 + nth // 100, 80)))
+        self.assert_alive()
+
+    def test_udp_to_new_ports(self):
+        self.lab.traffic(self.guest, "udp-flood", "--connect", f"{lab.REMOTE4}:10000", "--ports", 50_000,
+                         "--seconds", 3, "--rate", 20_000)
+        self.assert_alive()
+
+    def test_echo_with_new_identifiers(self):
+        raw, ethernet = self.packets()
+        for nth in range(20_000):
+            self.send(raw, ethernet + ipv4(lab.HOST4, lab.REMOTE4, 1, echo(nth % 65536)))
+        self.assert_alive()
+
+    def test_random_frames(self):
+        raw, ethernet = self.packets()
+        chance = random.Random(7)
+        for _ in range(10_000):
+            self.send(raw, ethernet + chance.randbytes(chance.randrange(0, 200)))
+        self.assert_alive()
+
+    def test_truncated_and_corrupted_packets(self):
+        raw, ethernet = self.packets()
+        chance = random.Random(8)
+        good = [ipv4(lab.HOST4, lab.REMOTE4, 6, tcp_syn(5555, 80)), ipv4(lab.HOST4, lab.REMOTE4, 1, echo(7)),
+                ipv4(lab.HOST4, lab.GATEWAY4, 17, struct.pack("!HHHH", 68, 67, 308, 0) + b"\1\1\6\0" + bytes(296))]
+        for _ in range(10_000):
+            packet = bytearray(chance.choice(good))
+            for _ in range(chance.randrange(1, 4)):
+                packet[chance.randrange(len(packet))] = chance.randrange(256)
+            self.send(raw, ethernet + bytes(packet[:chance.randrange(1, len(packet) + 1)]))
+        self.assert_alive()
+
+    def test_spoofed_sources(self):
+        raw, ethernet = self.packets()
+        for nth in range(5000):
+            self.send(raw, ethernet + ipv4(f"10.{nth % 250}.{nth // 250}.1", lab.REMOTE4, 6, tcp_syn(2000, 80)))
+        self.assert_alive()
+
+    def test_fragments_that_never_complete(self):
+        raw, ethernet = self.packets()
+        for nth in range(20_000):
+            packet = bytearray(ipv4(lab.HOST4, lab.REMOTE4, 17, struct.pack("!HHHH", 9, 9, 2000, 0) + bytes(1400)))
+            packet[4:6], packet[6:8] = struct.pack("!H", nth % 65536), b"\x20\x00"
+            packet[10:12] = b"\0\0"
+            packet[10:12] = struct.pack("!H", checksum(packet[:20]))
+            self.send(raw, ethernet + bytes(packet))
+        self.assert_alive()
+
+    def test_memory_stays_bounded(self):
+        self.test_fragments_that_never_complete()
+        self.test_udp_to_new_ports()
+        with open(f"/proc/{self.guest.translator()}/status", encoding="ascii") as file:
+            resident = [int(line.split()[1]) for line in file if line.startswith("VmRSS")][0]
+        self.assertLess(resident, 200 * 1024)
+
+
+class Descriptors(Case):
+    """The program has few descriptors: new flows are refused, old ones live, and it recovers."""
+
+    @both
+    def test_exhaustion(self, net):
+        guest = self.lab.guest(program=Limited(self.lab.program))
+        self.addCleanup(guest.close)
+        with self.lab.remote.listen(net.remote, backlog=200) as listener:
+            pairs, refused = [], 0
+            for _ in range(100):
+                try:
+                    near = guest.connect(net.remote, listener.getsockname()[1], timeout=2)
+                except OSError:
+                    refused += 1
+                    if refused == 3:
+                        break
+                    continue
+                pairs.append((near, listener.accept()[0]))
+            self.assertGreater(len(pairs), 10)
+            self.assertEqual(refused, 3)
+            for near, far in pairs:
+                self.assert_connected(near, far)
+            for near, far in pairs[:10]:
+                near.close()
+                far.close()
+            time.sleep(1)
+            again = guest.connect(net.remote, listener.getsockname()[1], timeout=3)
+            far = listener.accept()[0]
+            self.assert_connected(again, far)
+            for stream in [again, far, *(s for pair in pairs for s in pair)]:
+                stream.close()
+        self.assertIsNone(guest.process.poll())
+
+
+class Limited:
+    """A program with at most 64 descriptors."""
+
+    def __init__(self, program):
+        self.program, self.kind, self.path = program, program.kind, program.path
+
+    def run(self, options, command):
+        return ["prlimit", "--nofile=64:64", "--", *self.program.run(options, command)]
+
+
+class Many(Case):
+    options = ("-t", "8070", "-u", "8070")
+
+    @both
+    def test_a_thousand_transfers_out(self, net):
+        bracket = "[%s]" if net.af == socket.AF_INET6 else "%s"
+        with self.lab.service(self.lab.remote, "bulk-serve", "--listen", f"{bracket % net.remote}:8071"):
+            done = self.lab.traffic(self.guest, "bulk", "--connect", f"{bracket % net.remote}:8071", "--up", 100_000,
+                                    "--seconds", 20)
+        self.assertEqual((done["complete"], done["failed"]), (1000, 0))
+
+    @both
+    def test_a_thousand_downloads(self, net):
+        bracket = "[%s]" if net.af == socket.AF_INET6 else "%s"
+        with self.lab.service(self.lab.remote, "bulk-serve", "--listen", f"{bracket % net.remote}:8071"):
+            done = self.lab.traffic(self.guest, "bulk", "--connect", f"{bracket % net.remote}:8071", "--down", 100_000,
+                                    "--seconds", 20)
+        self.assertEqual((done["complete"], done["failed"]), (1000, 0))
+
+    def test_a_thousand_idle_connections_stay_alive(self):
+        with self.lab.service(self.lab.remote, "echo", "--listen", f"{lab.REMOTE4}:8072"):
+            with self.lab.service(self.guest, "hold", "--connect", f"{lab.REMOTE4}:8072", "--count", 1000) as held:
+                self.assertEqual(held.first["alive"], 1000)
+                time.sleep(2)
+                self.assertEqual(held.stop()["alive"], 1000)
+
+    @limit(60)
+    def test_ten_thousand_short_connections(self):
+        with self.lab.service(self.lab.remote, "echo", "--listen", f"{lab.REMOTE4}:8073"):
+            done = self.lab.traffic(self.guest, "tcp-crr", "--connect", f"{V4.remote}:8073", "--count", 10_000,
+                                    "--parallel", 32)
+        self.assertEqual((done["count"], done["failed"]), (10_000, 0))
+
+
+def checksum(data):
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data[:len(data) // 2 * 2]))
+    total += (data[-1] << 8) if len(data) % 2 else 0
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+
+
+def ipv4(source, target, protocol, payload):
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0, socket.inet_aton(source),
+                         socket.inet_aton(target))
+    header = header[:10] + struct.pack("!H", checksum(header)) + header[12:]
+    if protocol == 6:
+        pseudo = header[12:20] + struct.pack("!HH", 6, len(payload))
+        payload = payload[:16] + struct.pack("!H", checksum(pseudo + payload)) + payload[18:]
+    return header + payload
+
+
+def tcp_syn(source, target):
+    return struct.pack("!HHIIBBHHH", source, target, source * 7919, 0, 5 << 4, 2, 64240, 0, 0)
+
+
+def echo(identifier):
+    message = struct.pack("!BBHHH", 8, 0, 0, identifier, 1) + b"lab!"
+    return message[:2] + struct.pack("!H", checksum(message)) + message[4:]
