@@ -209,7 +209,7 @@ class Lab:
             self.end(process)
             with open(log, encoding="utf-8", errors="replace") as file:
                 raise RuntimeError(f"{' '.join(program.run(options, inside))}: no guest: {line!r}; {file.read()!r}")
-        return Guest(self, self.inside(line.strip())[0], process=process, log=log)
+        return Guest(self, self._holder(line.strip()), process=process, log=log)
 
     def empty_guest(self):
         """Namespaces of an ordinary user that nobody serves yet."""
@@ -217,7 +217,7 @@ class Lab:
                                           "sh", "-c", "readlink /proc/self/ns/net; exec cat"]),
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         inode = read_line(holder.stdout, 10).strip()
-        return Guest(self, self.inside(inode)[0], holder=holder)
+        return Guest(self, self._holder(inode), holder=holder)
 
     def attached(self, *options, program=None):
         """A guest of `attach`, by process id."""
@@ -241,6 +241,10 @@ class Lab:
             raise RuntimeError(f"{' '.join(argv)}: status {done.returncode}: {text}")
         return done.returncode, text
 
+    def _holder(self, inode):
+        """Process id, seen from here, of the `cat` that keeps a guest: readlink may not have quite ended yet."""
+        return wait_until(lambda: [pid for pid in self.inside(inode) if comm(pid) == "cat"], 5, "the guest's start")[0]
+
     def inside(self, inode):
         """Process ids in the network namespace `net:[...]`, the newest first."""
         found = []
@@ -254,12 +258,7 @@ class Lab:
         """Process ids of the program under test in `host`."""
         inode = f"net:[{os.stat(self.host.path).st_ino}]"
         names = {os.path.basename(self.program.path), "spelt", "pasta", "pasta.avx2", "passt", "passt.avx2"}
-        found = []
-        for pid in self.inside(inode):
-            with contextlib.suppress(OSError):
-                with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
-                    if file.read().strip() in names:
-                        found.append(pid)
+        found = [pid for pid in self.inside(inode) if comm(pid) in names]
         if guest and guest.process:
             family = descendants(guest.process.pid) | {guest.process.pid}
             found = [pid for pid in found if pid in family] or found
@@ -374,7 +373,7 @@ class Lab:
         for name, link, *addresses in (
                 ("host", "lo", "203.0.113.5/32", "2001:db8:4::5/128"),
                 ("host", "eth0", "192.0.2.2/24", "2001:db8:1::2/64"),
-                ("remote", "eth0", "192.0.2.1/24", "192.0.2.10/24", "2001:db8:1::1/64", "2001:db8:1::10/64"),
+                ("remote", "eth0", "192.0.2.1/24", "192.0.2.10/24", "2001:db8:1::10/64", "2001:db8:1::1/64"),
                 ("remote", "eth1", "198.51.100.1/24", "2001:db8:2::1/64"),
                 ("far", "eth0", "198.51.100.2/24", "2001:db8:2::2/64")):
             for address in addresses:
@@ -454,6 +453,7 @@ class Dns:
     def __init__(self, where, address, port=53, answer4="192.0.2.80", answer6="2001:db8:1::80"):
         self.socket = where.bind(address, port)
         self.socket.settimeout(None)
+        self.open = True
         self.questions = []
         self.answers = {1: socket.inet_pton(socket.AF_INET, answer4), 28: socket.inet_pton(socket.AF_INET6, answer6)}
         self.thread = threading.Thread(target=self._serve, daemon=True)
@@ -465,6 +465,10 @@ class Dns:
                 query, client = self.socket.recvfrom(4096)
             except OSError:
                 return
+            if len(query) < 17:
+                if not self.open:
+                    return
+                continue
             end = query.index(0, 12) + 5
             labels, at = [], 12
             while query[at]:
@@ -484,6 +488,7 @@ class Dns:
 
     def __exit__(self, *_):
         # A thread blocked in recvfrom holds the socket, and with it the port: shutdown wakes it.
+        self.open = False
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.thread.join(5)
@@ -540,6 +545,14 @@ def wait_until(condition, timeout, what="it"):
 
 def processes():
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def comm(pid):
+    """Name of a process; empty if it is gone."""
+    with contextlib.suppress(OSError):
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    return ""
 
 
 def descendants(pid):
