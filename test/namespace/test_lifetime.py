@@ -228,14 +228,24 @@ class Records(Case):
             data += piece
         return data
 
+    def fresh(self, name):
+        """A path at which there is nothing yet."""
+        return os.path.join(self.lab.dir, f"{name}-{time.monotonic_ns()}")
+
     def test_log_file(self):
+        path = self.fresh("log")
+        with self.lab.guest("-l", path, "-d"):
+            pass
+        self.assertGreater(os.stat(path).st_size, 0)
+
+    def test_log_file_of_somebody_else_that_may_be_written(self):
         path = self.lab.file("log")
         with self.lab.guest("-l", path, "-d"):
             pass
         self.assertGreater(os.stat(path).st_size, 0)
 
     def test_log_file_is_limited(self):
-        path = self.lab.file("log")
+        path = self.fresh("log")
         with self.lab.guest("-l", path, "--log-size", "40960", "--trace", "-t", "8064") as guest:
             for _ in range(300):
                 try:
@@ -245,7 +255,7 @@ class Records(Case):
             self.assertLessEqual(os.stat(path).st_size, 65536)
 
     def test_pid_file_is_private_or_readable_only(self):
-        path = os.path.join(self.lab.dir, "fresh.pid")
+        path = self.fresh("pid")
         with self.lab.guest("-P", path):
             self.assertEqual(stat.S_IMODE(os.stat(path).st_mode) & 0o022, 0)
 

@@ -19,8 +19,9 @@ class DelayAndLoss(Case):
             client = self.lab.traffic(self.guest, "stream", "--connect", f"{bracket % net.slow}:5998", "--send",
                                       guest_sends, "--seed", 2, "--seconds", 50)
             served = server.result()
-        self.assertEqual(client["streams"][0]["received_hash"], served["streams"][0]["sent_hash"])
-        self.assertEqual(served["streams"][0]["received_hash"], client["streams"][0]["sent_hash"])
+        near, far = client["streams"][0], served["streams"][0]
+        self.assertEqual((near["received"], far["received"]), (server_sends, guest_sends))
+        self.assertEqual((near["received_hash"], far["received_hash"]), (far["sent_hash"], near["sent_hash"]))
 
     @both
     @limit(60)

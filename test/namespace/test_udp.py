@@ -7,7 +7,7 @@ import time
 
 from support import V4, Case, both
 
-UDP_SEGMENT = 103
+UDP_SEGMENT, IP_RECVERR, IPV6_RECVERR = 103, 11, 25
 
 
 class Targets(Case):
@@ -113,6 +113,9 @@ class Errors(Case):
 
     def error_of(self, net, address, port=9, patience=6):
         client = self.closing(self.guest.socket(net.af, socket.SOCK_DGRAM, timeout=0.3))
+        # Without it the kernel tells a socket of refused ports only.
+        client.setsockopt(*((socket.IPPROTO_IP, IP_RECVERR) if net.af == socket.AF_INET
+                            else (socket.IPPROTO_IPV6, IPV6_RECVERR)), 1)
         client.connect((address, port))
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:

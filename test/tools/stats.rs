@@ -65,6 +65,8 @@ pub fn wake_at_end_of_input(waker: mio::Waker) {
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         let _ = waker.wake();
+        // Closing its descriptor would take the event back if nobody has seen it yet.
+        std::mem::forget(waker);
     });
 }
 
