@@ -217,6 +217,24 @@ def tcp(direction, version, streams):
     return measure
 
 
+def delayed(direction, round_trip_ms):
+    """Through the relay, which loses 0.1 % of the segments; loopback stands for the host's own kernel on that path."""
+    def measure(_harness, path):
+        if isinstance(path, Kernel):
+            raise NotOffered("no route to the relay")
+        size = 20_000_000
+        out, back = (size, 0) if direction == "out" else (0, size)
+        with path.lab.relay(round_trip_ms / 2, 0.001, no_offload=True), \
+                path.lab.service(path.lab.far, "stream", "--listen", f"{laboratory.SLOW4}:5998", "--send", back) as server:
+            client = path.lab.traffic(path.guest, "stream", "--connect", f"{laboratory.SLOW4}:5998", "--send", out)
+            served = server.result()
+        arrived = served["streams"][0]["received"] + client["streams"][0]["received"]
+        if arrived != size:
+            raise RuntimeError(f"{arrived} bytes of {size} arrived")
+        return {"value": size * 8e-6 / served["seconds"]}
+    return measure
+
+
 def udp(direction, size, gso=0):
     def measure(harness, path):
         with harness.ends(path, direction, 4) as (client, server, address, port):
@@ -310,6 +328,10 @@ def rows():
                     name = f"tcp-{direction}-{mtu}-v{version}-{streams}"
                     title = f"TCP {direction}, MTU {mtu}, IPv{version}, {streams} stream{'s' if streams > 1 else ''}"
                     yield name, title, "Gb/s", "CPU s/GB", "more", mtu, tcp(direction, version, streams)
+    for direction in ("out", "in"):
+        for delay in (10, 50):
+            yield (f"delay-{direction}-{delay}", f"TCP {direction}, {delay} ms round trip, 0.1 % loss", "Mb/s", None, "more",
+                   65520, delayed(direction, delay))
     for direction in ("out", "in"):
         for size in (64, 1400):
             yield (f"udp-{direction}-{size}", f"UDP {direction}, {size} bytes", "kpps", "CPU µs/packet", "more", 65520,
