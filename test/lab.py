@@ -396,7 +396,7 @@ class Lab:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(5)
         self.children.clear()
-        for which in NAMES:
+        for which in (*NAMES, "guest"):
             name = self.name + which
             if not os.path.exists(f"/run/netns/{name}"):
                 continue
