@@ -29,8 +29,8 @@ pub struct Parts {
     pub gateway: gateway::Config,
     pub listeners: Vec<Listener>,
     pub protocols: Protocols,
-    /// Flows of one protocol at most.
-    pub flows_max: usize,
+    /// Descriptors that flows may take, all protocols together.
+    pub descriptors: usize,
     /// Lives of idle UDP flows: one exchange, more than one.
     pub udp_timeouts: (Duration, Duration),
 }
@@ -68,6 +68,26 @@ pub struct Engine {
     due: Vec<Token>,
 }
 
+/// Flows at most, by protocol. A flow has one descriptor, and no protocol may take those of another: whatever a flood
+/// opens, it is its own flows that make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limits {
+    tcp: usize,
+    udp: usize,
+    icmp: usize,
+}
+
+impl Limits {
+    fn of(descriptors: usize) -> Limits {
+        let icmp = (descriptors / 16).clamp(1, 1024);
+        let udp = (descriptors / 4).clamp(1, FLOWS_MAX);
+        Limits { tcp: descriptors.saturating_sub(icmp + udp).clamp(1, FLOWS_MAX), udp, icmp }
+    }
+}
+
+/// More flows of one protocol than this would be a table for its own sake.
+const FLOWS_MAX: usize = 1 << 17;
+
 /// What the caller wants after one of its own events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -91,11 +111,12 @@ impl Engine {
         registry.register(&mut SourceFd(&parts.tap.as_raw_fd()), only(Kind::Link), Interest::READABLE)?;
         let secret = || KeySecret::random().map_err(io::Error::other);
         let mtu = parts.tap.caps().mtu;
+        let limits = Limits::of(parts.descriptors);
         let (short, long) = parts.udp_timeouts;
-        let tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, parts.outbound.clone(), mtu, parts.flows_max)?;
-        let config = udp::Config { limit: parts.flows_max, short, long, outbound: parts.outbound.clone() };
+        let tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, parts.outbound.clone(), mtu, limits.tcp)?;
+        let config = udp::Config { limit: limits.udp, short, long, outbound: parts.outbound.clone() };
         let mut udp = Udp::new(registry.try_clone()?, secret()?, config);
-        let config = icmp::Config { outbound: parts.outbound, ..icmp::Config::default() };
+        let config = icmp::Config { limit: limits.icmp, outbound: parts.outbound, ..icmp::Config::default() };
         let icmp = Icmp::new(registry.try_clone()?, secret()?, config);
         let mut listeners = Vec::new();
         for l in parts.listeners {

@@ -97,7 +97,7 @@ fn serve(
         gateway: plan.gateway.clone(),
         listeners,
         protocols: super::engine::Protocols { tcp: config.tcp, udp: config.udp, icmp: config.icmp },
-        flows_max: FLOWS_MAX,
+        descriptors: spare_descriptors(),
         udp_timeouts: udp_timeouts(),
     })
     .context("cannot set up the event loop")?;
@@ -141,8 +141,12 @@ fn report(counters: &Counters) {
     }
 }
 
-/// Flows of one protocol at most: as many as the peers allow.
-const FLOWS_MAX: usize = 1 << 17;
+/// Descriptors left for flows: the limit less what is open and what the loop itself needs.
+fn spare_descriptors() -> usize {
+    /// The event loop's own: epoll and its copies, a client that is being accepted, and some air.
+    const OWN: usize = 16;
+    process::open_files_max().saturating_sub(process::open_descriptors().len() + 3 + OWN)
+}
 
 fn ns_target(target: &Target) -> ns::Target {
     match target {

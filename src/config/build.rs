@@ -148,9 +148,7 @@ impl Builder {
                 ));
             }
         };
-        let by_pid = matches!(target, Target::Pid(_));
-        let netns_only = self.netns_only || !by_pid && userns.is_none();
-        Ok(Mode::Attach { target, userns, netns_only })
+        Ok(Mode::Attach { target, userns, netns_only: self.netns_only })
     }
 
     fn running(&mut self, opt: Opt, given: Given<'_>) -> Result<(), String> {

@@ -23,7 +23,7 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Command, Exit> {
             return Ok(Command::Print { text: e.render().to_string(), stdout: true, status: 0 });
         }
         // clap's own status would be 2.
-        Err(e) => return Err(Exit { message: e.render().to_string().trim_end().into(), status: 1 }),
+        Err(e) => return Err(Exit { message: one_sentence(&e.render().to_string()), status: 1 }),
     };
     let built = match matches.subcommand() {
         Some(("run", m)) => run(m),
@@ -31,6 +31,20 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Command, Exit> {
         _ => Err("give 'run' or 'attach'".into()),
     };
     built.map_err(|sentence| Exit { message: format!("error: {sentence}"), status: 1 })
+}
+
+/// clap's message without its page of usage: what is wrong, and the tip if there is one.
+fn one_sentence(rendered: &str) -> String {
+    let mut paragraphs = rendered.split("\n\n");
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut sentence = words(paragraphs.next().unwrap_or_default());
+    if let Some(tip) = paragraphs.next().and_then(|p| p.trim_start().strip_prefix("tip: ")?.lines().next()) {
+        sentence = format!("{sentence}; {}", words(tip));
+    }
+    let usage = rendered.split("Usage: spelt ").nth(1).and_then(|u| u.split_whitespace().next());
+    let command = usage.filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase()));
+    let command = command.map_or_else(String::new, |word| format!(" {word}"));
+    format!("{sentence}; 'spelt{command} --help' tells more")
 }
 
 /// Shared with the generation of man pages and shell completions.

@@ -52,9 +52,9 @@ pub enum Mode {
     },
     Attach {
         target: Target,
-        /// User namespace to join; `None` with a [`Target::Pid`]: that of the process, unless `netns_only`.
+        /// User namespace to join; `None`: the one that owns the network namespace, unless `netns_only`.
         userns: Option<PathBuf>,
-        /// Join no user namespace. Implied by a path or a name without `--userns`.
+        /// Join no user namespace.
         netns_only: bool,
     },
 }

@@ -90,8 +90,6 @@ pub struct Icmp {
 /// Replies read from one socket before others have their turn.
 const BUDGET: usize = 32;
 const SLOTS: usize = 8;
-/// A flow used within this time does not make room for another.
-const BUSY: Duration = Duration::from_secs(1);
 
 impl Icmp {
     /// `registry`: of the poll that delivers events with tokens of kind `Icmp`.
@@ -229,12 +227,12 @@ impl Icmp {
         link: &mut dyn ToGuest,
         timers: &mut Wheel,
     ) -> Result<Id, DropReason> {
-        if self.table.is_full() && !self.evict(facts) {
+        if self.table.is_full() && !self.evict() {
             return Err(DropReason::FlowTableFull);
         }
         let target = facts.nat.address_to_host(key.remote.addr);
         let mut opened = flow::open(key.guest.port, target, &self.config.outbound);
-        if opened.as_ref().is_err_and(out_of_resources) && self.evict(facts) {
+        if opened.as_ref().is_err_and(out_of_resources) && self.evict() {
             opened = flow::open(key.guest.port, target, &self.config.outbound);
         }
         let socket = match opened {
@@ -320,13 +318,13 @@ impl Icmp {
         }
     }
 
-    fn evict(&mut self, facts: &Facts<'_>) -> bool {
-        let Some(id) = self.table.oldest() else { return false };
-        let idle = self.table.get(id).is_some_and(|f| facts.now.since(f.last_used) >= BUSY);
-        if idle {
+    /// Removes the flow unused for longest: all it can lose is the answer to one request.
+    fn evict(&mut self) -> bool {
+        let oldest = self.table.oldest();
+        if let Some(id) = oldest {
             self.close(id);
         }
-        idle
+        oldest.is_some()
     }
 
     fn close(&mut self, id: Id) {

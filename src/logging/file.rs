@@ -38,8 +38,12 @@ impl LogFile {
             .open(path)?;
         let regular = file.metadata()?.is_file();
         if regular {
-            // One that existed keeps its mode otherwise.
-            file.set_permissions(Permissions::from_mode(0o600))?;
+            // One that existed keeps its mode otherwise; that of somebody else who lets us write it is theirs to set.
+            if let Err(e) = file.set_permissions(Permissions::from_mode(0o600))
+                && e.raw_os_error() != Some(libc::EPERM)
+            {
+                return Err(e);
+            }
         }
         let exe = std::env::current_exe().map(|p| p.display().to_string()).unwrap_or_default();
         let title = prefix(&format!("{program}: {exe} ({})", std::process::id()), TITLE_MAX).to_string();

@@ -155,6 +155,11 @@ pub fn raise_open_files() -> io::Result<OpenFiles> {
     Ok(OpenFiles { soft, hard })
 }
 
+/// The soft limit on open files.
+pub fn open_files_max() -> usize {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
 /// Puts back what [`raise_open_files`] returned, for a program that may still use select(2).
 ///
 /// # Errors

@@ -187,6 +187,13 @@ impl Tcp {
         if !self.flows.is_full() {
             return Ok(());
         }
+        // What is over, and only waits for a FIN that will hardly come again, makes room before anything that lives.
+        while let Some(id) = self.waiting.pop_front() {
+            if self.flows.get(id).is_some() {
+                self.remove(id);
+                return Ok(());
+            }
+        }
         while self.embryonic.front().is_some_and(|i| !self.is_embryonic(*i)) {
             self.embryonic.pop_front();
         }

@@ -162,8 +162,14 @@ impl Tcp {
         }
         if drained && state == State::Closed {
             self.remove(id);
-        } else if drained && let Some(flow) = self.flows.get_mut(id) {
-            flow.socket = None;
+        } else if drained
+            && let Some(flow) = self.flows.get_mut(id)
+            && flow.socket.take().is_some()
+        {
+            while self.waiting.front().is_some_and(|i| self.flows.get(*i).is_none()) {
+                self.waiting.pop_front();
+            }
+            self.waiting.push_back(id);
         }
         drained
     }

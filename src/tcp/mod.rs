@@ -103,6 +103,8 @@ pub struct Tcp {
     embryonic: VecDeque<Id>,
     /// Flows whose handshake is not complete.
     half_open: usize,
+    /// Flows in TIME-WAIT, oldest first.
+    waiting: VecDeque<Id>,
     held_total: usize,
     errors: IcmpErrors,
     pub counters: Counters,
@@ -159,6 +161,7 @@ impl Tcp {
             on_link: Vec::new(),
             embryonic: VecDeque::new(),
             half_open: 0,
+            waiting: VecDeque::new(),
             held_total: 0,
             errors: IcmpErrors::default(),
             counters: Counters::default(),

@@ -56,6 +56,11 @@ impl Flow {
         }
     }
 
+    /// Nobody has answered yet.
+    pub fn is_one_way(&self) -> bool {
+        self.turns == 0
+    }
+
     /// Counts a datagram or a batch of them.
     pub fn note(&mut self, from: Side, now: Instant) {
         if from != self.last_from {

@@ -59,7 +59,8 @@ mod listen;
 mod stage;
 mod to_guest;
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -111,6 +112,8 @@ pub struct Udp {
     registry: Registry,
     config: Config,
     table: Table<Flow>,
+    /// How many flows each port of the guest has.
+    guest_ports: HashMap<u16, u32>,
     listeners: Vec<Listener>,
     stage: Stage,
     framer: Framer,
@@ -131,7 +134,10 @@ const BUDGET: usize = 256;
 /// Slots of the receive batch.
 const SLOTS: usize = 64;
 const WANT_MIN: usize = 4;
-/// A flow used within this time does not make room for another.
+/// Flows that share one source port on the host: each bind to a port that is taken walks all sockets of that port
+/// (`udp_lib_get_port`), which at 10,000 of them takes longer than a millisecond.
+const SHARERS_MAX: u32 = 64;
+/// A flow used both ways within this time does not make room for another.
 const BUSY: Duration = Duration::from_secs(1);
 /// A buffer that is worth an area of the link.
 const LARGE: usize = 16 * 1024;
@@ -145,6 +151,7 @@ impl Udp {
         Udp {
             registry,
             table: Table::new(secret, config.limit),
+            guest_ports: HashMap::new(),
             config,
             listeners: Vec::new(),
             stage: Stage::default(),
@@ -304,9 +311,11 @@ impl Udp {
         self.flush(facts, link);
         let target = facts.nat.to_host(Proto::Udp, key.remote);
         self.make_room(facts)?;
-        let mut opened = flow::open(key.guest.port, target, &self.config.outbound);
+        let sharers = self.guest_ports.get(&key.guest.port).copied().unwrap_or(0);
+        let port = if sharers < SHARERS_MAX { key.guest.port } else { 0 };
+        let mut opened = flow::open(port, target, &self.config.outbound);
         if opened.as_ref().is_err_and(out_of_resources) && self.evict(facts) {
-            opened = flow::open(key.guest.port, target, &self.config.outbound);
+            opened = flow::open(port, target, &self.config.outbound);
         }
         let socket = match opened {
             Ok(socket) => socket,
@@ -343,6 +352,7 @@ impl Udp {
             .map_err(|_| DropReason::HostResources)?;
         let end = facts.now + flow.timeout(&key, self.config.short, self.config.long);
         let id = self.table.insert(key, flow).ok_or(DropReason::FlowTableFull)?;
+        *self.guest_ports.entry(key.guest.port).or_default() += 1;
         timers.arm(end, token);
         Ok(id)
     }
@@ -351,10 +361,10 @@ impl Udp {
         if self.table.is_full() && !self.evict(facts) { Err(DropReason::FlowTableFull) } else { Ok(()) }
     }
 
-    /// Removes the flow unused for longest, unless it is in use.
+    /// Removes the flow unused for longest, unless it is in use: a flood of datagrams that nobody answers throws out itself.
     fn evict(&mut self, facts: &Facts<'_>) -> bool {
         let Some(id) = self.table.oldest() else { return false };
-        let idle = self.table.get(id).is_some_and(|f| facts.now.since(f.last_used) >= BUSY);
+        let idle = self.table.get(id).is_some_and(|f| facts.now.since(f.last_used) >= BUSY || f.is_one_way());
         if idle {
             self.close(id);
         }
@@ -362,7 +372,13 @@ impl Udp {
     }
 
     fn close(&mut self, id: Id) {
-        if let Some((_, flow)) = self.table.remove(id) {
+        if let Some((key, flow)) = self.table.remove(id) {
+            if let Entry::Occupied(mut sharers) = self.guest_ports.entry(key.guest.port) {
+                *sharers.get_mut() -= 1;
+                if *sharers.get() == 0 {
+                    sharers.remove();
+                }
+            }
             // Closing removes it from epoll as well; only a duplicate of the descriptor would keep it there.
             let _ = self.registry.deregister(&mut SourceFd(&flow.socket.as_raw_fd()));
         }

@@ -58,7 +58,7 @@ fn by_pid(pid: i32) -> Mode {
 }
 
 fn by_path(path: &str) -> Mode {
-    Mode::Attach { target: Target::Path(path.into()), userns: None, netns_only: true }
+    Mode::Attach { target: Target::Path(path.into()), userns: None, netns_only: false }
 }
 
 fn spawn(command: &[&str]) -> Mode {

@@ -124,7 +124,7 @@ fn spawning_is_quiet_and_in_the_foreground() {
 fn pasta_attaches() {
     assert_eq!(pasta("12").mode, by_pid(12));
     assert_eq!(pasta("--netns /n").mode, by_path("/n"));
-    let name = Mode::Attach { target: Target::Name("blue".into()), userns: None, netns_only: true };
+    let name = Mode::Attach { target: Target::Name("blue".into()), userns: None, netns_only: false };
     assert_eq!(pasta("--netns blue").mode, name);
     let only = Mode::Attach { target: Target::Pid(12), userns: None, netns_only: true };
     assert_eq!(pasta("--netns-only 12").mode, only);
@@ -156,7 +156,7 @@ fn spelt_attaches() {
     assert_eq!(spelt("attach 12").mode, by_pid(12));
     assert_eq!(spelt("attach /proc/12/ns/net -q").mode, by_path("/proc/12/ns/net"));
     assert_eq!(spelt("attach --netns /n").mode, by_path("/n"));
-    let name = Mode::Attach { target: Target::Name("blue".into()), userns: None, netns_only: true };
+    let name = Mode::Attach { target: Target::Name("blue".into()), userns: None, netns_only: false };
     assert_eq!(spelt("attach blue").mode, name);
     let c = spelt("attach -t 8080:80,22 --udp-ports=53 12");
     assert!(!c.foreground && c.config_net && c.verbosity == Verbosity::Normal);
