@@ -195,7 +195,7 @@ impl Udp {
         self.make_room(facts).map_err(Refused::For)?;
         let scope = self.config.outbound.scope;
         let mut opened = flow::open_inbound(local, from, scope);
-        if opened.as_ref().is_err_and(out_of_resources) && self.evict(facts) {
+        if opened.as_ref().is_err_and(out_of_resources) && self.evict(false, facts) {
             opened = flow::open_inbound(local, from, scope);
         }
         let socket = opened.map_err(|_| Refused::For(DropReason::HostResources))?;

@@ -314,7 +314,7 @@ impl Udp {
         let sharers = self.guest_ports.get(&key.guest.port).copied().unwrap_or(0);
         let port = if sharers < SHARERS_MAX { key.guest.port } else { 0 };
         let mut opened = flow::open(port, target, &self.config.outbound);
-        if opened.as_ref().is_err_and(out_of_resources) && self.evict(facts) {
+        if opened.as_ref().is_err_and(out_of_resources) && self.evict(false, facts) {
             opened = flow::open(port, target, &self.config.outbound);
         }
         let socket = match opened {
@@ -358,13 +358,15 @@ impl Udp {
     }
 
     fn make_room(&mut self, facts: &Facts<'_>) -> Result<(), DropReason> {
-        if self.table.is_full() && !self.evict(facts) { Err(DropReason::FlowTableFull) } else { Ok(()) }
+        if self.table.is_full() && !self.evict(true, facts) { Err(DropReason::FlowTableFull) } else { Ok(()) }
     }
 
-    /// Removes the flow unused for longest, unless it is in use: a flood of datagrams that nobody answers throws out itself.
-    fn evict(&mut self, facts: &Facts<'_>) -> bool {
+    /// Removes the flow unused for longest, unless it is in use. `one_way`: or nobody has answered it, so that a flood of
+    /// datagrams to nowhere throws out itself.
+    fn evict(&mut self, one_way: bool, facts: &Facts<'_>) -> bool {
         let Some(id) = self.table.oldest() else { return false };
-        let idle = self.table.get(id).is_some_and(|f| facts.now.since(f.last_used) >= BUSY || f.is_one_way());
+        let idle =
+            self.table.get(id).is_some_and(|f| facts.now.since(f.last_used) >= BUSY || one_way && f.is_one_way());
         if idle {
             self.close(id);
         }
