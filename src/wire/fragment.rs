@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use super::checksum::Sum;
 use super::emit::{self, Head, IpFields};
-use super::{ETH_LEN, IPV4_LEN, IPV6_LEN};
+use super::{ETH_LEN, IPV4_LEN, IPV6_LEN, PROTO_FRAGMENT};
 
 /// Length of the IPv6 fragment header, and the unit of offsets in both families.
 const UNIT: usize = 8;
-const NEXT_FRAGMENT: u8 = 44;
 
 /// Calls `each` with the headers (Ethernet on) of every fragment, in order, and the part of the transport segment that
 /// follows them, until it returns false. `l4_len`: the segment with its header; its checksum must be complete. `id`:
@@ -46,7 +45,7 @@ fn fragment_head(f: &IpFields, proto: u8, at: usize, len: usize, more: bool, id:
         let sum = Sum::new().add(ip).checksum();
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
     } else {
-        emit::ip(&mut head, f, NEXT_FRAGMENT, UNIT + len);
+        emit::ip(&mut head, f, PROTO_FRAGMENT, UNIT + len);
         let field = at as u16 | u16::from(more);
         let mut h = [0; UNIT];
         h[0] = proto;

@@ -30,6 +30,8 @@ pub const PROTO_ICMP: u8 = 1;
 pub const PROTO_TCP: u8 = 6;
 pub const PROTO_UDP: u8 = 17;
 pub const PROTO_ICMPV6: u8 = 58;
+/// The IPv6 fragment header, where a protocol number stands.
+pub const PROTO_FRAGMENT: u8 = 44;
 
 /// Longest Ethernet frame the program handles: header and the largest IP packet. The length field of IPv6 does not count
 /// its header.

@@ -192,9 +192,6 @@ fn parse_v4(head: &[u8], frame_len: usize, src_mac: Mac, dst_mac: Mac) -> Result
     packet.with_transport(head, protocol).map(Parsed::Ip)
 }
 
-/// Extension headers walked before giving up: more than any sender uses (RFC 8504 §5.3 suggests a limit).
-const EXTENSION_HEADERS_MAX: usize = 8;
-
 fn parse_v6(head: &[u8], frame_len: usize, src_mac: Mac, dst_mac: Mac) -> Result<Parsed, DropReason> {
     let ip = &head[ETH_LEN..];
     if ip.len() < IPV6_LEN || ip[0] >> 4 != 6 {
@@ -212,58 +209,25 @@ fn parse_v6(head: &[u8], frame_len: usize, src_mac: Mac, dst_mac: Mac) -> Result
     check_addresses(&src, &dst)?;
     let tos = (be16(ip, 0) >> 4) as u8;
 
-    // RFC 8200 §4: a chain of headers, each naming the next.
-    let mut next = ip[6];
-    let mut next_at = ETH_LEN + 6;
-    let mut at = ETH_LEN + IPV6_LEN;
-    for _ in 0..EXTENSION_HEADERS_MAX {
-        let fixed =
-            |n: usize| if at + n <= end && at + n <= head.len() { Ok(()) } else { Err(DropReason::ExtensionHeader) };
-        let len = match next {
-            // Hop-by-hop, routing, destination options, mobility, HIP, shim6: length in units of 8, not counting the first.
-            0 | 43 | 60 | 135 | 139 | 140 => {
-                fixed(8)?;
-                // RFC 8200 §4.4: a routing header with segments left is for a router; we are none.
-                if next == 43 && head[at + 3] != 0 {
-                    return Err(DropReason::ExtensionHeader);
-                }
-                (usize::from(head[at + 1]) + 1) * 8
-            }
-            44 => {
-                fixed(8)?;
-                let field = be16(head, at + 2);
-                let (offset, more) = (usize::from(field & 0xfff8), field & 1 != 0);
-                if offset != 0 || more {
-                    return Ok(Parsed::Fragment(Fragment {
-                        src,
-                        dst,
-                        id: be32(head, at + 4),
-                        protocol: head[at],
-                        offset,
-                        more,
-                        l3: ETH_LEN,
-                        unfragmentable_len: at - ETH_LEN,
-                        next_header_at: next_at,
-                        data: at + 8,
-                        data_len: end - (at + 8),
-                    }));
-                }
-                // An atomic fragment is a whole packet (RFC 6946).
-                8
-            }
-            59 => return Err(DropReason::Protocol),
-            _ => break,
-        };
-        next = head[at];
-        next_at = at;
-        at += len;
-        if at > end || at > head.len() {
-            return Err(DropReason::ExtensionHeader);
+    let (next, at) = match extension_headers(head, end)? {
+        Chain::Transport { protocol, at } => (protocol, at),
+        Chain::Fragment { at, named_at } => {
+            let field = be16(head, at + 2);
+            return Ok(Parsed::Fragment(Fragment {
+                src,
+                dst,
+                id: be32(head, at + 4),
+                protocol: head[at],
+                offset: usize::from(field & 0xfff8),
+                more: field & 1 != 0,
+                l3: ETH_LEN,
+                unfragmentable_len: at - ETH_LEN,
+                next_header_at: named_at,
+                data: at + FRAGMENT_LEN,
+                data_len: end - (at + FRAGMENT_LEN),
+            }));
         }
-    }
-    if matches!(next, 0 | 43 | 44 | 60 | 135 | 139 | 140) {
-        return Err(DropReason::ExtensionHeader);
-    }
+    };
     let packet = Packet {
         src_mac,
         dst_mac,
@@ -279,6 +243,69 @@ fn parse_v6(head: &[u8], frame_len: usize, src_mac: Mac, dst_mac: Mac) -> Result
         transport: Transport::Other(next),
     };
     packet.with_transport(head, next).map(Parsed::Ip)
+}
+
+/// Where a chain of extension headers leads, `at` bytes into the frame.
+enum Chain {
+    Transport {
+        protocol: u8,
+        at: usize,
+    },
+    /// To a fragment header, whole; `named_at`: the next-header byte that names it.
+    Fragment {
+        at: usize,
+        named_at: usize,
+    },
+}
+
+/// Walks the headers behind the IPv6 header, each naming the next (RFC 8200 §4). `end`: of the packet, in the frame.
+fn extension_headers(head: &[u8], end: usize) -> Result<Chain, DropReason> {
+    let mut next_at = ETH_LEN + 6;
+    let mut next = head[next_at];
+    let mut at = ETH_LEN + IPV6_LEN;
+    for _ in 0..EXTENSION_HEADERS_MAX {
+        let fixed = || if at + 8 <= end.min(head.len()) { Ok(()) } else { Err(DropReason::ExtensionHeader) };
+        let len = match next {
+            PROTO_FRAGMENT => {
+                fixed()?;
+                // An atomic fragment is a whole packet (RFC 6946).
+                if be16(head, at + 2) & 0xfff9 != 0 {
+                    return Ok(Chain::Fragment { at, named_at: next_at });
+                }
+                FRAGMENT_LEN
+            }
+            _ if is_extension(next) => {
+                fixed()?;
+                // RFC 8200 §4.4: a routing header with segments left is for a router; we are none.
+                if next == ROUTING && head[at + 3] != 0 {
+                    return Err(DropReason::ExtensionHeader);
+                }
+                // In units of 8 bytes, not counting the first.
+                (usize::from(head[at + 1]) + 1) * 8
+            }
+            NO_NEXT_HEADER => return Err(DropReason::Protocol),
+            _ => break,
+        };
+        next = head[at];
+        next_at = at;
+        at += len;
+        if at > end || at > head.len() {
+            return Err(DropReason::ExtensionHeader);
+        }
+    }
+    if is_extension(next) { Err(DropReason::ExtensionHeader) } else { Ok(Chain::Transport { protocol: next, at }) }
+}
+
+/// Extension headers walked before giving up: more than any sender uses (RFC 8504 §5.3 suggests a limit).
+const EXTENSION_HEADERS_MAX: usize = 8;
+
+const ROUTING: u8 = 43;
+const FRAGMENT_LEN: usize = 8;
+const NO_NEXT_HEADER: u8 = 59;
+
+/// Hop-by-hop options, routing, fragment, destination options, mobility, HIP, shim6.
+fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, 0 | ROUTING | PROTO_FRAGMENT | 60 | 135 | 139 | 140)
 }
 
 fn check_addresses(src: &Addr, dst: &Addr) -> Result<(), DropReason> {
@@ -393,131 +420,4 @@ fn tcp_options(mut o: &[u8]) -> (Option<u16>, Option<u8>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use etherparse::PacketBuilder;
-
-    fn ip(frame: &[u8]) -> Packet {
-        match parse(frame, frame.len()) {
-            Ok(Parsed::Ip(p)) => p,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn tcp4(options: &[u8], payload: &[u8]) -> Vec<u8> {
-        let b = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
-            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 33)
-            .tcp(1000, 80, 7, 900)
-            .syn()
-            .options_raw(options)
-            .unwrap();
-        let mut f = Vec::new();
-        b.write(&mut f, payload).unwrap();
-        f
-    }
-
-    #[test]
-    fn tcp_over_ipv4_with_padding() {
-        let mut f = tcp4(&[2, 4, 5, 180, 1, 3, 3, 7], b"hi");
-        f.extend([0; 6]);
-        let p = ip(&f);
-        let Transport::Tcp(t) = p.transport else { panic!() };
-        assert_eq!(
-            (t.src_port, t.dst_port, t.seq, t.window, t.mss, t.window_scale),
-            (1000, 80, 7, 900, Some(1460), Some(7))
-        );
-        assert_eq!((p.ttl, p.payload_len, &f[p.payload..p.payload + p.payload_len]), (33, 2, &b"hi"[..]));
-        let sum = p.checksum_sum(&f, &Offload::NONE).unwrap().add(b"hi");
-        assert!(sum.is_valid());
-    }
-
-    #[test]
-    fn lying_tcp_options_end_the_list() {
-        for (options, mss) in [
-            (&[2, 40, 5, 180][..], None),
-            (&[2, 0, 5, 180], None),
-            (&[2, 4, 0, 0, 9, 1, 1, 1], Some(0)),
-            (&[30, 4, 9, 9, 2, 4, 5, 0], Some(1280)),
-            (&[2, 3, 5, 1], None),
-        ] {
-            let f = tcp4(options, b"");
-            let Transport::Tcp(t) = ip(&f).transport else { panic!() };
-            assert_eq!(t.mss, mss, "{options:?}");
-        }
-    }
-
-    #[test]
-    fn udp_length_trims_and_refuses() {
-        let b = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
-            .ipv6([0x20; 16], [0x21; 16], 5)
-            .udp(53, 54);
-        let mut f = Vec::new();
-        b.write(&mut f, b"12345678").unwrap();
-        let p = ip(&f);
-        assert!(p.checksum_sum(&f, &Offload::NONE).unwrap().add(b"12345678").is_valid());
-        f[14 + 40 + 5] = 8 + 3;
-        assert_eq!(ip(&f).payload_len, 3);
-        for bad in [7, 17] {
-            f[14 + 40 + 5] = bad;
-            assert_eq!(parse(&f, f.len()).unwrap_err(), DropReason::TransportHeader);
-        }
-    }
-
-    #[test]
-    fn extension_headers_are_walked() {
-        let mut f = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd];
-        f.extend([0x60, 0, 0, 0, 0, 8 + 8 + 8, 0, 64]);
-        f.extend([0x20; 16]);
-        f.extend([0x21; 16]);
-        f.extend([60, 0, 1, 4, 0, 0, 0, 0]);
-        f.extend([17, 0, 1, 4, 0, 0, 0, 0]);
-        f.extend([0, 5, 0, 6, 0, 8, 1, 1]);
-        let p = ip(&f);
-        assert!(matches!(p.transport, Transport::Udp(UdpHeader { src_port: 5, dst_port: 6 })));
-        // The second header claims more than the packet holds.
-        f[14 + 40 + 8 + 1] = 9;
-        assert_eq!(parse(&f, f.len()).unwrap_err(), DropReason::ExtensionHeader);
-        // A fragment header.
-        f[14 + 40 + 8 + 1] = 0;
-        f[14 + 40] = 44;
-        f[14 + 40 + 8 + 2..14 + 40 + 8 + 4].copy_from_slice(&[0x00, 0x09]);
-        let Parsed::Fragment(fr) = parse(&f, f.len()).unwrap() else { panic!() };
-        assert_eq!(
-            (fr.offset, fr.more, fr.protocol, fr.unfragmentable_len, fr.next_header_at, fr.data_len),
-            (8, true, 17, 48, 54, 8)
-        );
-    }
-
-    #[test]
-    fn wrong_version_and_lengths() {
-        let f = tcp4(&[], b"");
-        let with = |at: usize, v: u8| {
-            let mut g = f.clone();
-            g[at] = v;
-            parse(&g, g.len()).unwrap_err()
-        };
-        assert_eq!(with(14, 0x65), DropReason::IpHeader);
-        assert_eq!(with(14, 0x44), DropReason::IpHeader);
-        assert_eq!(with(17, 200), DropReason::IpHeader);
-        assert_eq!(with(22, 1), DropReason::IpChecksum);
-        assert_eq!(with(6, 3), DropReason::SourceMac);
-        assert_eq!(with(12, 0x81), DropReason::EtherType);
-        assert_eq!(parse(&f[..10], 10).unwrap_err(), DropReason::FrameLength);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_bytes_parse_or_are_refused(mut f in proptest::collection::vec(proptest::num::u8::ANY, 0..200), kind in 0..3usize) {
-            if f.len() > 15 {
-                let t = [ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_ARP][kind];
-                f[12..14].copy_from_slice(&t.to_be_bytes());
-                f[6] &= 0xfe;
-                f[14] = if kind == 0 { 0x45 } else { 0x60 };
-            }
-            if let Ok(Parsed::Ip(p)) = parse(&f, f.len()) {
-                assert!(p.payload + p.payload_len <= f.len());
-                let _ = p.checksum_sum(&f, &Offload::NONE);
-            }
-        }
-    }
-}
+mod tests;
