@@ -11,7 +11,7 @@ use spelt::fwd::Nat;
 use spelt::guest::mock::MockLink;
 use spelt::guest::reassembly::Reassembly;
 use spelt::guest::{Caps, Facts, Frame, L2};
-use spelt::sys::dgram;
+use spelt::sys::{dgram, sockopt};
 use spelt::udp::{Config, Rule, Udp};
 use spelt::wire::checksum::Sum;
 use spelt::wire::emit::{self, Head, IpFields, PayloadSum};
@@ -426,7 +426,7 @@ fn idle_flows_go_and_used_ones_stay() {
 fn ttl_and_tos_pass_both_ways() {
     let mut w = World::new(PLAIN);
     let server = loopback(true);
-    dgram::set_option(server.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTTL, 1).unwrap();
+    sockopt::set(server.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTTL, 1).unwrap();
     let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
     let from = Endpoint::new(guest(true), 43_000);
     let mut inbox = dgram::Inbox::new(4);
@@ -437,7 +437,7 @@ fn ttl_and_tos_pass_both_ways() {
         assert_eq!(inbox.meta(0).ttl, Some(ttl));
     }
     server.set_ttl(17).unwrap();
-    dgram::set_option(server.as_fd(), libc::IPPROTO_IP, libc::IP_TOS, 0x2a).unwrap();
+    sockopt::set(server.as_fd(), libc::IPPROTO_IP, libc::IP_TOS, 0x2a).unwrap();
     server.send_to(b"y", inbox.meta(0).from.unwrap()).unwrap();
     let got = w.pump(1);
     let (p, ..) = udp(&got[0].0, &got[0].1);

@@ -18,6 +18,14 @@ impl Addr {
     pub const V4_UNSPECIFIED: Addr = Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0]);
     pub const V6_UNSPECIFIED: Addr = Addr([0; 16]);
 
+    /// 0.0.0.0 or `::`.
+    pub const fn unspecified(family: Family) -> Addr {
+        match family {
+            Family::V4 => Addr::V4_UNSPECIFIED,
+            Family::V6 => Addr::V6_UNSPECIFIED,
+        }
+    }
+
     pub const fn v4(o: [u8; 4]) -> Addr {
         Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])
     }
@@ -96,12 +104,15 @@ impl Addr {
 
     /// True if `self` and `other` are of one family and share the first `len` bits of it.
     pub fn same_prefix(&self, other: &Addr, len: u8) -> bool {
-        if self.family() != other.family() {
-            return false;
-        }
+        self.family() == other.family() && self.masked(len) == other.masked(len)
+    }
+
+    /// The address with all bits behind the first `len` of its family cleared.
+    #[must_use]
+    pub fn masked(&self, len: u8) -> Addr {
         let bits = if self.is_v4() { 96 + u32::from(len.min(32)) } else { u32::from(len.min(128)) };
         let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
-        (u128::from_be_bytes(self.0) ^ u128::from_be_bytes(other.0)) & mask == 0
+        Addr((u128::from_be_bytes(self.0) & mask).to_be_bytes())
     }
 }
 
@@ -134,7 +145,7 @@ impl fmt::Display for Addr {
 
 impl fmt::Debug for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_ip().fmt(f)
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -182,7 +193,7 @@ impl fmt::Display for Endpoint {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_std().fmt(f)
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -19,10 +19,7 @@ impl Prefix {
 
     /// The destination of a default route.
     pub fn any(family: Family) -> Prefix {
-        match family {
-            Family::V4 => Prefix::new(Addr::V4_UNSPECIFIED, 0),
-            Family::V6 => Prefix::new(Addr::V6_UNSPECIFIED, 0),
-        }
+        Prefix::new(Addr::unspecified(family), 0)
     }
 
     pub fn contains(&self, addr: &Addr) -> bool {
@@ -32,10 +29,7 @@ impl Prefix {
     /// The prefix with its host bits cleared.
     #[must_use]
     pub fn network(&self) -> Prefix {
-        let bits = if self.addr.is_v4() { 96 + u32::from(self.len.min(32)) } else { u32::from(self.len.min(128)) };
-        let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
-        let cut = u128::from_be_bytes(*self.addr.octets()) & mask;
-        Prefix::new(Addr::v6(cut.to_be_bytes()), self.len)
+        Prefix::new(self.addr.masked(self.len), self.len)
     }
 }
 

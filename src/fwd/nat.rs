@@ -1,6 +1,6 @@
 //! Address translation. There is none but the few addresses that cannot mean the same on both sides.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Proto;
@@ -95,6 +95,18 @@ pub struct Outbound {
     pub device: PerFamily<Option<CString>>,
     /// Interface index for link-local IPv6 destinations; 0: none known.
     pub scope: u32,
+}
+
+impl Outbound {
+    /// What a datagram socket to `target` is bound to: a device, and a source address that may be unspecified. What stays
+    /// on this host or link cannot leave through a device or address of the outer network.
+    pub fn for_datagrams(&self, target: &Addr) -> (Option<&CStr>, Addr) {
+        let family = target.family();
+        if target.is_loopback() || target.is_link_local() {
+            return (None, Addr::unspecified(family));
+        }
+        (self.device[family].as_deref(), self.addr[family].unwrap_or(Addr::unspecified(family)))
+    }
 }
 
 #[cfg(test)]

@@ -142,7 +142,7 @@ fn advertisement(config: &Config, mac: Mac) -> Vec<u8> {
     if let Some((addr, len)) = config.assigned.v6.filter(|(addr, len)| advertises_prefix(addr, *len)) {
         // RFC 4862 §5.5.3: prefix and interface identifier make 128 bits, and the identifier of Ethernet has 64.
         let autonomous = if len == 64 { PrefixFlags::AUTONOMOUS } else { PrefixFlags::empty() };
-        ra.prefix(&masked(&addr, len), len, PrefixFlags::ON_LINK | autonomous, INFINITE, INFINITE);
+        ra.prefix(&addr.masked(len), len, PrefixFlags::ON_LINK | autonomous, INFINITE, INFINITE);
     }
     ra.source_link_layer(mac);
     if let Some(mtu) = config.mtu.filter(|m| *m >= MTU_MIN) {
@@ -166,11 +166,6 @@ fn advertisement(config: &Config, mac: Mac) -> Vec<u8> {
 /// RFC 4862 §5.5.3 (b) has hosts ignore link-local prefixes; one of 128 bits holds nobody but the guest itself.
 fn advertises_prefix(addr: &Addr, len: u8) -> bool {
     !addr.is_link_local() && len < 128
-}
-
-fn masked(addr: &Addr, len: u8) -> Addr {
-    let mask = u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0);
-    Addr::v6((u128::from_be_bytes(*addr.octets()) & mask).to_be_bytes())
 }
 
 /// What the guest puts into its packets; spelt ends them, so this only has to be enough.

@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::base::{Addr, Endpoint, Instant};
 use crate::fwd::Outbound;
 use crate::guest::SentHeader;
-use crate::sys::dgram::set_option;
+use crate::sys::dgram;
 use crate::sys::fields::{self, SendFields};
 
 #[derive(Debug)]
@@ -54,30 +54,15 @@ pub fn open(identifier: u16, target: Addr, outbound: &Outbound) -> Result<Socket
         }
     })?;
     fields::ask_for_details(socket.as_fd(), v4)?;
-    // What stays on this host or link cannot leave through an address or device of the outer network.
-    let local = target.is_loopback() || target.is_link_local();
-    let family = target.family();
-    if !local && let Some(device) = &outbound.device[family] {
-        socket.bind_device(Some(device.as_bytes()))?;
+    let (device, own) = outbound.for_datagrams(&target);
+    if let Some(device) = device {
+        socket.bind_device(Some(device.to_bytes()))?;
     }
-    let any = if v4 { Addr::V4_UNSPECIFIED } else { Addr::V6_UNSPECIFIED };
-    let own = outbound.addr[family].filter(|_| !local).unwrap_or(any);
     let bind = |identifier| socket.bind(&Endpoint::new(own, identifier).to_std().into());
     match bind(identifier) {
         Err(e) if e.raw_os_error() == Some(libc::EADDRINUSE) => bind(0)?,
         other => other?,
     }
-    if target.is_multicast() && !v4 && outbound.scope != 0 {
-        set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, outbound.scope as i32)?;
-    }
-    let to = Endpoint::new(target, 0).to_std_scoped(outbound.scope).into();
-    match socket.connect(&to) {
-        // A broadcast address, which only the routing table knows for sure.
-        Err(e) if e.raw_os_error() == Some(libc::EACCES) && v4 => {
-            socket.set_broadcast(true)?;
-            socket.connect(&to)?;
-        }
-        other => other?,
-    }
+    dgram::connect(&socket, Endpoint::new(target, 0).to_std_scoped(outbound.scope), outbound.scope)?;
     Ok(socket)
 }

@@ -47,6 +47,7 @@ use crate::sys::dgram::{self, Inbox};
 use crate::sys::errqueue::QUOTE_MAX;
 use crate::sys::fields::path_mtu;
 use crate::sys::iov::Gather;
+use crate::sys::is_exhaustion;
 use crate::wire::icmp::{ECHO_V4, ECHO_V6, ICMP_LEN, quote_max};
 use crate::wire::{Packet, Transport};
 
@@ -342,8 +343,6 @@ fn token(id: Id) -> Token {
 fn out_of_resources(e: &flow::OpenError) -> bool {
     match e {
         flow::OpenError::Forbidden => false,
-        flow::OpenError::Io(e) => {
-            matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
-        }
+        flow::OpenError::Io(e) => is_exhaustion(e),
     }
 }

@@ -112,8 +112,7 @@ fn bind_port(rule: &Rule, port: u16, options: &Options) -> io::Result<Socket> {
     if let Some(device) = &rule.device {
         socket.bind_device(Some(device.as_bytes()))?;
     }
-    let any = if family == Family::V4 { Addr::V4_UNSPECIFIED } else { Addr::V6_UNSPECIFIED };
-    let addr = rule.listen.unwrap_or(any);
+    let addr = rule.listen.unwrap_or(Addr::unspecified(family));
     socket.bind(&address(addr, port, rule.device.as_deref()))?;
     if rule.proto == Proto::Tcp {
         socket.listen(BACKLOG)?;

@@ -4,11 +4,13 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use arrayvec::ArrayVec;
+use socket2::Socket;
 
 use super::iov::{Gather, Scatter};
+use super::{result, sockopt};
 
 /// Largest payload of one datagram, over IPv4; IPv6 could carry 20 bytes more.
 pub const PAYLOAD_MAX: usize = 65_507;
@@ -119,7 +121,7 @@ impl Inbox {
         }
         // SAFETY: `want` headers are set up above; each points to one iovec over memory that is exclusively ours (or that
         // the caller's Scatter vouches for), to a control buffer and a name buffer of the lengths given.
-        let n = unsafe {
+        result(unsafe {
             libc::recvmmsg(
                 fd.as_raw_fd(),
                 self.headers.as_mut_ptr(),
@@ -127,8 +129,7 @@ impl Inbox {
                 libc::MSG_DONTWAIT as _,
                 std::ptr::null_mut(),
             )
-        };
-        if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+        })
     }
 
     /// About the `i`-th datagram of the last call.
@@ -193,6 +194,24 @@ impl Inbox {
     }
 }
 
+/// Connects a datagram socket. IPv6 multicast is to leave through `interface`, an index, unless that is 0.
+///
+/// # Errors
+/// The kernel's.
+pub fn connect(socket: &Socket, to: SocketAddr, interface: u32) -> io::Result<()> {
+    if to.is_ipv6() && to.ip().is_multicast() && interface != 0 {
+        sockopt::set(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, interface as i32)?;
+    }
+    match socket.connect(&to.into()) {
+        // A broadcast address, which only the routing table knows for sure.
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) && to.is_ipv4() => {
+            socket.set_broadcast(true)?;
+            socket.connect(&to.into())
+        }
+        other => other,
+    }
+}
+
 /// Part of a buffer that goes out in one send: one datagram, or several of `segment` bytes each, the last maybe shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -222,8 +241,8 @@ pub fn send(fd: BorrowedFd<'_>, pieces: &[Gather<'_>], segment: u16) -> io::Resu
     }
     // SAFETY: the header points to `pieces`, whose memory Gather vouches for, and to a control buffer on this stack; the
     // kernel only reads them.
-    let n = unsafe { libc::sendmsg(fd.as_raw_fd(), &m, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
-    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    result(unsafe { libc::sendmsg(fd.as_raw_fd(), &m, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })?;
+    Ok(())
 }
 
 /// Sends the runs, at most [`BATCH_MAX`] of them, and returns how many went out.
@@ -260,38 +279,14 @@ pub fn send_runs(fd: BorrowedFd<'_>, bytes: &[u8], runs: &[Run]) -> io::Result<u
     }
     // SAFETY: every header points to one iovec and one control buffer on this stack, which live until the call returns;
     // the iovecs lie within `bytes`; the kernel writes to the headers only.
-    let n = unsafe {
+    result(unsafe {
         libc::sendmmsg(
             fd.as_raw_fd(),
             headers.as_mut_ptr(),
             headers.len() as _,
             (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
         )
-    };
-    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
-}
-
-/// Sets an integer socket option.
-///
-/// # Errors
-/// The kernel's.
-pub fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the kernel reads one int from `value`, which lives on this stack.
-    let r =
-        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), mem::size_of::<i32>() as _) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Reads an integer socket option.
-///
-/// # Errors
-/// The kernel's.
-pub fn option(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
-    let mut value = 0i32;
-    let mut len = mem::size_of::<i32>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes to `value`, which has as many.
-    let r = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+    })
 }
 
 /// Calls `f` with level, type and data of each control message in the first `used` bytes.
@@ -373,7 +368,6 @@ impl std::fmt::Debug for Inbox {
 mod tests {
     use super::*;
     use std::net::UdpSocket;
-    use std::os::fd::AsFd;
 
     fn pair() -> (UdpSocket, UdpSocket) {
         let (a, b) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -384,8 +378,8 @@ mod tests {
     #[test]
     fn control_messages_survive_a_second_batch() {
         let (a, b) = pair();
-        set_option(b.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTTL, 1).unwrap();
-        set_option(b.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1).unwrap();
+        sockopt::set(b.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTTL, 1).unwrap();
+        sockopt::set(b.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1).unwrap();
         a.set_ttl(33).unwrap();
         let mut inbox = Inbox::new(4);
         for round in 0..2 {
@@ -406,7 +400,7 @@ mod tests {
     #[test]
     fn runs_become_datagrams_and_coalesced_buffers_tell_their_segment() {
         let (a, b) = pair();
-        set_option(b.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).unwrap();
+        sockopt::set(b.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).unwrap();
         let bytes: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
         let runs = [
             Run { at: 0, len: 500, segment: 200 },

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::dgram::{for_each_cmsg, socket_addr, zeroed_header, zeroed_name};
+use super::result;
 
 /// Longest part of the original datagram that is kept: as much as an ICMPv6 error can quote.
 pub const QUOTE_MAX: usize = 1280;
@@ -49,17 +50,17 @@ pub fn next(fd: BorrowedFd<'_>, quote: &mut [u8; QUOTE_MAX]) -> io::Result<Optio
     m.msg_control = control.as_mut_ptr().cast();
     m.msg_controllen = mem::size_of_val(&control) as _;
     // SAFETY: the header points to one iovec over `quote` and to a control buffer on this stack, with their lengths.
-    let n = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut m, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
-    if n < 0 {
-        let e = io::Error::last_os_error();
-        return if e.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(e) };
-    }
+    let got = result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut m, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) });
+    let n = match got {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        other => other?,
+    };
     let mut found = None;
     #[allow(clippy::unnecessary_cast, reason = "not usize in every libc")]
     let used = m.msg_controllen as usize;
     for_each_cmsg(&control, used, |level, kind, data| {
         if matches!((level, kind), (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)) {
-            found = parse(data, n as usize);
+            found = parse(data, n);
         }
     });
     // An entry of another kind (a timestamp, say) is none of ours; report it as a local one, which callers skip.
@@ -104,7 +105,7 @@ fn parse(data: &[u8], quoted: usize) -> Option<HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::dgram::set_option;
+    use crate::sys::sockopt;
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
 
@@ -116,7 +117,7 @@ mod tests {
         ] {
             let closed = UdpSocket::bind(any).unwrap().local_addr().unwrap();
             let s = UdpSocket::bind(any).unwrap();
-            set_option(s.as_fd(), level, name, 1).unwrap();
+            sockopt::set(s.as_fd(), level, name, 1).unwrap();
             s.connect(closed).unwrap();
             s.send(b"anybody?").unwrap();
             let mut quote = [0; QUOTE_MAX];

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::dgram::set_option;
+use super::sockopt;
 
 /// TTL, TOS and fragmentation of the datagrams sent from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,26 +25,26 @@ impl SendFields {
         if old.is_none_or(|o| o.ttl != self.ttl) {
             let ttl = i32::from(self.ttl.max(1));
             if v4 {
-                set_option(fd, libc::IPPROTO_IP, libc::IP_TTL, ttl)?;
-                set_option(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_TTL, ttl)?;
+                sockopt::set(fd, libc::IPPROTO_IP, libc::IP_TTL, ttl)?;
+                sockopt::set(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_TTL, ttl)?;
             } else {
-                set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, ttl)?;
-                set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, ttl)?;
+                sockopt::set(fd, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, ttl)?;
+                sockopt::set(fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, ttl)?;
             }
         }
         if old.map_or(self.tos != 0, |o| o.tos != self.tos) {
             let (level, name) =
                 if v4 { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
-            set_option(fd, level, name, i32::from(self.tos))?;
+            sockopt::set(fd, level, name, i32::from(self.tos))?;
         }
         if old.is_none_or(|o| o.refuse_oversized != self.refuse_oversized) {
             let mode = |refuse, fragment| if self.refuse_oversized { refuse } else { fragment };
             if v4 {
                 let value = mode(libc::IP_PMTUDISC_DO, libc::IP_PMTUDISC_WANT);
-                set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value)?;
+                sockopt::set(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value)?;
             } else {
                 let value = mode(libc::IPV6_PMTUDISC_DO, libc::IPV6_PMTUDISC_WANT);
-                set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value)?;
+                sockopt::set(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value)?;
             }
         }
         Ok(())
@@ -61,7 +61,7 @@ pub fn ask_for_details(fd: BorrowedFd<'_>, v4: bool) -> io::Result<()> {
     } else {
         (libc::IPPROTO_IPV6, [libc::IPV6_RECVERR, libc::IPV6_RECVHOPLIMIT, libc::IPV6_RECVTCLASS])
     };
-    names.into_iter().try_for_each(|name| set_option(fd, level, name, 1))
+    names.into_iter().try_for_each(|name| sockopt::set(fd, level, name, 1))
 }
 
 /// Path MTU of a connected socket, as the kernel knows it now.
@@ -70,5 +70,5 @@ pub fn ask_for_details(fd: BorrowedFd<'_>, v4: bool) -> io::Result<()> {
 /// The kernel's.
 pub fn path_mtu(fd: BorrowedFd<'_>, v4: bool) -> io::Result<u32> {
     let (level, name) = if v4 { (libc::IPPROTO_IP, libc::IP_MTU) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU) };
-    super::dgram::option(fd, level, name).map(|mtu| mtu.max(0) as u32)
+    sockopt::get(fd, level, name).map(|mtu| mtu.max(0) as u32)
 }

@@ -13,5 +13,18 @@ pub mod pidfd;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod sockopt;
 pub mod tap;
 pub mod tun;
+
+use std::io;
+
+/// What a system call returned, or its errno: failure is a negative number.
+fn result(returned: impl TryInto<usize>) -> io::Result<usize> {
+    returned.try_into().map_err(|_| io::Error::last_os_error())
+}
+
+/// True if the host has no more descriptors, memory or epoll watches: somebody's going would help.
+pub fn is_exhaustion(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC))
+}

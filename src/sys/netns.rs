@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+
+use super::result;
 
 /// The user namespace that owns the namespace `ns`.
 ///
@@ -14,12 +16,9 @@ use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 /// `EPERM` if the owner is neither our user namespace nor one below it; `ENOTTY` if `ns` is no namespace.
 pub fn owner(ns: impl AsFd) -> io::Result<OwnedFd> {
     // SAFETY: NS_GET_USERNS takes no argument and returns a new descriptor or -1.
-    let fd = unsafe { libc::ioctl(ns.as_fd().as_raw_fd(), NS_GET_USERNS) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let fd = result(unsafe { libc::ioctl(ns.as_fd().as_raw_fd(), NS_GET_USERNS) })?;
     // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// True if `ns` is the user namespace this process is in.

@@ -1,7 +1,9 @@
 //! Processes by descriptor: a pid that was reused is never mistaken for the one that is meant.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use super::result;
 
 /// Becomes readable when the process ends.
 ///
@@ -9,19 +11,16 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 /// `ESRCH` if there is no such process.
 pub fn open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes two integers and returns a new descriptor (close-on-exec) or -1.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let fd = result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// # Errors
 /// `ESRCH` if the process has been reaped; `EPERM`.
 pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     // SAFETY: no siginfo is passed; the kernel fills it as for kill(2).
-    let r = unsafe {
+    result(unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
             pidfd.as_fd().as_raw_fd(),
@@ -29,8 +28,8 @@ pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
             std::ptr::null::<libc::siginfo_t>(),
             0,
         )
-    };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    })?;
+    Ok(())
 }
 
 /// True if the process has ended, reaped or not.

@@ -3,19 +3,20 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::dgram::zeroed_header;
 use super::iov::{Gather, Scatter};
+use super::{result, sockopt};
 
 /// Sends the pieces in order, never blocking, never raising SIGPIPE. Returns how many bytes the socket took.
 ///
 /// # Errors
 /// The kernel's, `WouldBlock` when the buffer is full.
 pub fn send(fd: BorrowedFd<'_>, pieces: &[Gather<'_>]) -> io::Result<usize> {
-    // SAFETY: an all-zero msghdr is a valid one.
-    let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
+    let mut msg = zeroed_header().msg_hdr;
     msg.msg_iov = Gather::as_raw(pieces).cast_mut();
     msg.msg_iovlen = pieces.len() as _;
     // SAFETY: msg and the list live through the call; each piece is readable by Gather's contract.
-    size(unsafe { libc::sendmsg(fd.as_raw_fd(), &msg, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
+    result(unsafe { libc::sendmsg(fd.as_raw_fd(), &msg, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
 }
 
 /// Copies queued bytes from the peek offset on into `room`, leaving them queued; 0 is end of stream.
@@ -23,12 +24,11 @@ pub fn send(fd: BorrowedFd<'_>, pieces: &[Gather<'_>]) -> io::Result<usize> {
 /// # Errors
 /// The kernel's, `WouldBlock` when there is nothing beyond the offset.
 pub fn peek(fd: BorrowedFd<'_>, room: &mut [Scatter<'_>]) -> io::Result<usize> {
-    // SAFETY: an all-zero msghdr is a valid one.
-    let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
+    let mut msg = zeroed_header().msg_hdr;
     msg.msg_iov = Scatter::as_raw(room);
     msg.msg_iovlen = room.len() as _;
     // SAFETY: msg and the list live through the call; each area is writable and ours alone by Scatter's contract.
-    size(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut msg, libc::MSG_PEEK | libc::MSG_DONTWAIT) })
+    result(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut msg, libc::MSG_PEEK | libc::MSG_DONTWAIT) })
 }
 
 /// Removes up to `n` bytes from the head of a TCP receive queue without copying them (tcp(7), `MSG_TRUNC`).
@@ -37,7 +37,7 @@ pub fn peek(fd: BorrowedFd<'_>, room: &mut [Scatter<'_>]) -> io::Result<usize> {
 /// The kernel's, `WouldBlock` when the queue is empty.
 pub fn discard(fd: BorrowedFd<'_>, n: usize) -> io::Result<usize> {
     // SAFETY: with MSG_TRUNC a TCP socket writes nothing to the buffer, so null is allowed (tcp(7)).
-    size(unsafe { libc::recv(fd.as_raw_fd(), std::ptr::null_mut(), n, libc::MSG_TRUNC | libc::MSG_DONTWAIT) })
+    result(unsafe { libc::recv(fd.as_raw_fd(), std::ptr::null_mut(), n, libc::MSG_TRUNC | libc::MSG_DONTWAIT) })
 }
 
 /// Sets where the next peek starts, in bytes after the head of the queue; peeking then moves it forward, discarding moves
@@ -46,7 +46,7 @@ pub fn discard(fd: BorrowedFd<'_>, n: usize) -> io::Result<usize> {
 /// # Errors
 /// `Unsupported` or `EOPNOTSUPP` on older kernels.
 pub fn set_peek_offset(fd: BorrowedFd<'_>, offset: usize) -> io::Result<()> {
-    set_int(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, i32::try_from(offset).unwrap_or(i32::MAX))
+    sockopt::set(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, i32::try_from(offset).unwrap_or(i32::MAX))
 }
 
 /// Makes a later close send a RST and drop what is queued.
@@ -56,7 +56,7 @@ pub fn set_peek_offset(fd: BorrowedFd<'_>, offset: usize) -> io::Result<()> {
 pub fn set_reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     // SAFETY: the pointer and length describe one initialised linger.
-    unit(unsafe {
+    result(unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
             libc::SOL_SOCKET,
@@ -64,7 +64,8 @@ pub fn set_reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
             (&raw const linger).cast(),
             size_of::<libc::linger>() as _,
         )
-    })
+    })?;
+    Ok(())
 }
 
 /// Bytes of send buffer not in use, by the kernel's own accounting (payload and overhead).
@@ -78,23 +79,8 @@ pub fn send_space(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut info = [0u32; 16];
     let mut len = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the pointer and length describe the array; the kernel writes at most `len` bytes.
-    unit(unsafe {
+    result(unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, info.as_mut_ptr().cast(), &mut len)
     })?;
     Ok(info[SNDBUF].saturating_sub(info[WMEM_QUEUED]) as usize)
-}
-
-fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the pointer and length describe one i32.
-    unit(unsafe {
-        libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<i32>() as libc::socklen_t)
-    })
-}
-
-fn size(n: isize) -> io::Result<usize> {
-    usize::try_from(n).map_err(|_| io::Error::last_os_error())
-}
-
-fn unit(n: i32) -> io::Result<()> {
-    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

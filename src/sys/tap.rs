@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::iov::Gather;
+use super::result;
 
 /// One frame, cut to the room.
 ///
@@ -11,8 +12,7 @@ use super::iov::Gather;
 /// The kernel's, `WouldBlock` when none is queued.
 pub fn read(fd: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
     // SAFETY: pointer and length describe `room`, which is ours to write.
-    let n = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
-    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    result(unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) })
 }
 
 /// One frame, from its pieces.
@@ -21,6 +21,5 @@ pub fn read(fd: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
 /// The kernel's.
 pub fn write(fd: BorrowedFd<'_>, pieces: &[Gather<'_>]) -> io::Result<usize> {
     // SAFETY: the list lives through the call and each piece is readable by Gather's contract.
-    let n = unsafe { libc::writev(fd.as_raw_fd(), Gather::as_raw(pieces), pieces.len() as i32) };
-    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    result(unsafe { libc::writev(fd.as_raw_fd(), Gather::as_raw(pieces), pieces.len() as i32) })
 }

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::result;
+
 /// What the kernel finishes for us and leaves to us on this tap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offloads {
@@ -67,8 +69,8 @@ fn set_iff(file: &File, name: &str, flags: libc::c_int) -> io::Result<()> {
     }
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which lives until the call returns.
-    let r = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &mut request) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &mut request) })?;
+    Ok(())
 }
 
 /// Most first: the kernel refuses a set with one flag it does not know (USO came with 6.2).
@@ -94,10 +96,7 @@ pub fn mac(fd: impl AsFd) -> io::Result<[u8; 6]> {
     // SAFETY: an all-zero ifreq is a valid value of this plain C struct.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // SAFETY: SIOCGIFHWADDR on a tap descriptor writes one ifreq, which lives until the call returns.
-    let r = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::SIOCGIFHWADDR as libc::Ioctl, &mut request) };
-    if r < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::SIOCGIFHWADDR as libc::Ioctl, &mut request) })?;
     // SAFETY: the kernel has filled this member of the union; it is plain bytes.
     let data = unsafe { request.ifr_ifru.ifru_hwaddr.sa_data };
     let mut mac = [0; 6];
@@ -111,8 +110,8 @@ pub fn mac(fd: impl AsFd) -> io::Result<[u8; 6]> {
 /// `EBADFD` if the device is gone.
 pub fn make_persistent(fd: impl AsFd) -> io::Result<()> {
     // SAFETY: TUNSETPERSIST takes its flag by value.
-    let r = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETPERSIST as libc::Ioctl, 1 as libc::c_ulong) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETPERSIST as libc::Ioctl, 1 as libc::c_ulong) })?;
+    Ok(())
 }
 
 pub const DEVICE: &str = "/dev/net/tun";

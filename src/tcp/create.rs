@@ -13,6 +13,7 @@ use super::*;
 use crate::base::{DropReason, Endpoint};
 use crate::fwd::Proto;
 use crate::guest::{Facts, ToGuest};
+use crate::sys::is_exhaustion;
 use crate::wire::{Packet, TcpFlags, TcpHeader};
 
 /// A half-open flow may be thrown out for a new one after this long, or at once if such are half of all.
@@ -251,23 +252,9 @@ fn prepare(socket: &Socket, peek_offset: bool) -> io::Result<()> {
 
 /// True if the connection is there at once, as on loopback; false if it is under way.
 fn start_connect(socket: &Socket, target: Endpoint, scope: u32) -> io::Result<bool> {
-    match socket.connect(&socket_address(target, scope)) {
+    match socket.connect(&target.to_std_scoped(scope).into()) {
         Ok(()) => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-fn socket_address(e: Endpoint, scope: u32) -> SockAddr {
-    match e.to_std() {
-        std::net::SocketAddr::V6(mut a) if e.addr.is_link_local() => {
-            a.set_scope_id(scope);
-            a.into()
-        }
-        a => a.into(),
-    }
-}
-
-fn is_exhaustion(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC))
 }

@@ -10,7 +10,7 @@ use crate::base::{Addr, Endpoint, Instant};
 use crate::flow::FlowKey;
 use crate::fwd::Outbound;
 use crate::guest::SentHeader;
-use crate::sys::dgram::set_option;
+use crate::sys::dgram;
 use crate::sys::fields::{self, SendFields};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,21 +86,13 @@ impl Flow {
 /// # Errors
 /// The kernel's; from `connect` they tell about the route.
 pub fn open(port: u16, target: Endpoint, outbound: &Outbound) -> io::Result<Socket> {
-    let v4 = target.addr.is_v4();
-    let socket = new_socket(v4)?;
-    // What stays on this host or link cannot leave through an address or device of the outer network.
-    let local = target.addr.is_loopback() || target.addr.is_link_local();
-    let family = target.addr.family();
-    if !local && let Some(device) = &outbound.device[family] {
-        socket.bind_device(Some(device.as_bytes()))?;
+    let socket = new_socket(target.addr.is_v4())?;
+    let (device, own) = outbound.for_datagrams(&target.addr);
+    if let Some(device) = device {
+        socket.bind_device(Some(device.to_bytes()))?;
     }
-    let any = if v4 { Addr::V4_UNSPECIFIED } else { Addr::V6_UNSPECIFIED };
-    let own = outbound.addr[family].filter(|_| !local).unwrap_or(any);
     bind_preferring(&socket, own, port)?;
-    if target.addr.is_multicast() && !v4 && outbound.scope != 0 {
-        set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, outbound.scope as i32)?;
-    }
-    connect(&socket, target, outbound.scope)?;
+    dgram::connect(&socket, target.to_std_scoped(outbound.scope), outbound.scope)?;
     // From here on other flows of the same guest port may share it: connected sockets are told apart by their peers.
     socket.set_reuse_address(true)?;
     Ok(socket)
@@ -114,7 +106,7 @@ pub fn open_inbound(local: Endpoint, peer: Endpoint, scope: u32) -> io::Result<S
     let socket = new_socket(peer.addr.is_v4())?;
     socket.set_reuse_address(true)?;
     socket.bind(&local.to_std_scoped(scope).into())?;
-    connect(&socket, peer, scope)?;
+    dgram::connect(&socket, peer.to_std_scoped(scope), scope)?;
     Ok(socket)
 }
 
@@ -140,18 +132,6 @@ fn bind_preferring(socket: &Socket, own: Addr, port: u16) -> io::Result<()> {
         // A privileged port.
         Some(libc::EACCES) => to(0),
         _ => Err(e),
-    }
-}
-
-fn connect(socket: &Socket, target: Endpoint, scope: u32) -> io::Result<()> {
-    let to = target.to_std_scoped(scope).into();
-    match socket.connect(&to) {
-        // A broadcast address, which only the routing table knows for sure.
-        Err(e) if e.raw_os_error() == Some(libc::EACCES) && target.addr.is_v4() => {
-            socket.set_broadcast(true)?;
-            socket.connect(&to)
-        }
-        other => other,
     }
 }
 

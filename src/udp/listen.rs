@@ -6,12 +6,12 @@ use std::os::fd::AsFd;
 use socket2::Socket;
 
 use super::flow::{self, Flow, Side};
-use super::{BUDGET, SLOTS, Udp, out_of_resources};
+use super::{BUDGET, SLOTS, Udp};
 use crate::base::{Addr, DropReason, Endpoint, Kind, Token};
 use crate::flow::{FlowKey, Id, Wheel};
 use crate::guest::{Facts, ToGuest};
-use crate::sys::dgram::{Meta, set_option};
-use crate::sys::errqueue;
+use crate::sys::dgram::Meta;
+use crate::sys::{errqueue, is_exhaustion, sockopt};
 
 /// Where datagrams that reach a listening socket go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +49,17 @@ impl Listener {
         // The flows' sockets bind the same port.
         socket.set_reuse_address(true)?;
         let fd = socket.as_fd();
-        set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
-        set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)?;
-        set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+        sockopt::set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        sockopt::set(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)?;
+        sockopt::set(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
         // Without this a socket bound to no address hears every group that anybody on the host has joined, and with it
         // the guest's own multicast.
-        set_option(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
+        sockopt::set(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
         if bound.is_ipv6() {
             for name in [libc::IPV6_RECVPKTINFO, libc::IPV6_RECVHOPLIMIT, libc::IPV6_RECVTCLASS] {
-                set_option(fd, libc::IPPROTO_IPV6, name, 1)?;
+                sockopt::set(fd, libc::IPPROTO_IPV6, name, 1)?;
             }
-            set_option(fd, libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)?;
+            sockopt::set(fd, libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)?;
         }
         let port = bound.as_socket().map_or(0, |a| a.port());
         Ok(Listener { socket, rule, port, queued: false })
@@ -195,7 +195,7 @@ impl Udp {
         self.make_room(facts).map_err(Refused::For)?;
         let scope = self.config.outbound.scope;
         let mut opened = flow::open_inbound(local, from, scope);
-        if opened.as_ref().is_err_and(out_of_resources) && self.evict(false, facts) {
+        if opened.as_ref().is_err_and(is_exhaustion) && self.evict(false, facts) {
             opened = flow::open_inbound(local, from, scope);
         }
         let socket = opened.map_err(|_| Refused::For(DropReason::HostResources))?;

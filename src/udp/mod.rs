@@ -73,7 +73,7 @@ use crate::base::{Addr, Counters, DropReason, Endpoint, Kind, Token};
 use crate::flow::{FlowKey, Id, KeySecret, Pending, Ready, Table, Wheel};
 use crate::fwd::{Outbound, Proto};
 use crate::guest::{Facts, Frame, ToGuest};
-use crate::sys::dgram;
+use crate::sys::{is_exhaustion, sockopt};
 use crate::wire::icmp::quote_max;
 use crate::wire::{Packet, Transport};
 
@@ -314,12 +314,12 @@ impl Udp {
         let sharers = self.guest_ports.get(&key.guest.port).copied().unwrap_or(0);
         let port = if sharers < SHARERS_MAX { key.guest.port } else { 0 };
         let mut opened = flow::open(port, target, &self.config.outbound);
-        if opened.as_ref().is_err_and(out_of_resources) && self.evict(false, facts) {
+        if opened.as_ref().is_err_and(is_exhaustion) && self.evict(false, facts) {
             opened = flow::open(port, target, &self.config.outbound);
         }
         let socket = match opened {
             Ok(socket) => socket,
-            Err(e) if out_of_resources(&e) => return Err(DropReason::HostResources),
+            Err(e) if is_exhaustion(&e) => return Err(DropReason::HostResources),
             Err(e) => {
                 let mut scratch = Vec::new();
                 let len = (packet.payload + packet.payload_len - packet.l3).min(quote_max(key.guest.addr.family()));
@@ -343,7 +343,7 @@ impl Udp {
         timers: &mut Wheel,
     ) -> Result<Id, DropReason> {
         if coalesce {
-            flow.coalesces = dgram::set_option(flow.socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+            flow.coalesces = sockopt::set(flow.socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
         }
         let token = token(self.table.next_id());
         let mio_token = mio::Token(token.to_usize());
@@ -400,8 +400,4 @@ impl Udp {
 
 fn token(id: Id) -> Token {
     Token::new(Kind::Udp, id.index, id.generation)
-}
-
-fn out_of_resources(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
 }

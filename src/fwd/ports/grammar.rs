@@ -126,7 +126,7 @@ fn check_target(target: Option<Addr>, listen: Option<Addr>) -> Result<(), String
         (Some(t), Some(l)) if t.family() == l.family() => Ok(()),
         (Some(t), Some(l)) => Err(format!("listening address {l} and target address {t} are not of one IP version")),
         (Some(t), None) => {
-            let any = if t.is_v4() { Addr::V4_UNSPECIFIED } else { Addr::V6_UNSPECIFIED };
+            let any = Addr::unspecified(t.family());
             Err(format!(
                 "target address {t} needs a listening address of its IP version: begin with '{}/'",
                 Bracketed(any)

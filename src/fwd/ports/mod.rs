@@ -194,10 +194,7 @@ impl Spec {
         match self.listen {
             Some(a) => a.family() == family,
             None => {
-                self.listen = Some(match family {
-                    Family::V4 => Addr::V4_UNSPECIFIED,
-                    Family::V6 => Addr::V6_UNSPECIFIED,
-                });
+                self.listen = Some(Addr::unspecified(family));
                 true
             }
         }
