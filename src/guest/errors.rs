@@ -47,6 +47,26 @@ impl IcmpErrors {
         icmp::error(&mut self.frame, &f, kind, original);
         link.send(&self.frame, Offload::NONE).is_ok()
     }
+
+    /// Tells `guest` that the host's kernel refused, with `e`, to send `original` to `remote`, if there is anything to
+    /// tell. `mtu`: the path MTU, asked for only if it matters.
+    pub fn refused(
+        &mut self,
+        e: &io::Error,
+        mtu: impl FnOnce() -> Option<u32>,
+        (remote, guest): (Addr, Addr),
+        original: &[u8],
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+    ) {
+        // RFC 1122 §3.2.2: no errors about what went to a group.
+        if remote.is_unicast()
+            && let Some(kind) = refusal(e, remote.family(), mtu)
+        {
+            let from = reporter(facts, None, remote, remote);
+            self.send(facts, link, (from, guest), kind, original);
+        }
+    }
 }
 
 /// The address an error comes from, as the guest is to see it. `offender`: who reported it to the host, if anybody did;

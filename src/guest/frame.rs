@@ -3,7 +3,8 @@
 use arrayvec::ArrayVec;
 
 use crate::sys::iov::Gather;
-use crate::wire::Offload;
+use crate::wire::icmp::quote_max;
+use crate::wire::{Offload, Packet};
 
 /// Pieces a frame's payload may lie in.
 pub const PIECES_MAX: usize = 18;
@@ -62,6 +63,15 @@ impl<'a> Frame<'a> {
             p.copy_to(scratch);
         }
         scratch
+    }
+
+    /// As much of `packet`, which is this frame's, from its IP header on, as an ICMP error quotes.
+    pub fn quote<'b>(&self, packet: &Packet, scratch: &'b mut Vec<u8>) -> &'b [u8]
+    where
+        'a: 'b,
+    {
+        let whole = packet.payload + packet.payload_len - packet.l3;
+        self.contiguous(packet.l3, whole.min(quote_max(packet.src.family())), scratch)
     }
 }
 

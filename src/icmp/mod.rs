@@ -41,7 +41,6 @@ use mio::{Interest, Registry};
 use crate::base::{Addr, Counters, DropReason, Endpoint, Kind, RateLimit, Token};
 use crate::flow::{FlowKey, Id, KeySecret, Pending, Ready, Table, Wheel};
 use crate::fwd::Outbound;
-use crate::guest::errors::{refusal, reporter};
 use crate::guest::{Facts, Frame, IcmpErrors, SentHeader, ToGuest, send_fields};
 use crate::sys::dgram::{self, Inbox};
 use crate::sys::errqueue::QUOTE_MAX;
@@ -250,9 +249,9 @@ impl Icmp {
             Err(e) if out_of_resources(&e) => return Err(DropReason::HostResources),
             Err(flow::OpenError::Io(e)) => {
                 let mut scratch = Vec::new();
-                let len = (packet.payload + packet.payload_len - packet.l3).min(quote_max(key.guest.addr.family()));
-                let original = frame.contiguous(packet.l3, len, &mut scratch);
-                self.refused(&e, None, key, original, facts, link);
+                let original = frame.quote(packet, &mut scratch);
+                let ends = (key.remote.addr, key.guest.addr);
+                self.errors.refused(&e, || None, ends, original, facts, link);
                 return Err(DropReason::HostSend);
             }
         };
@@ -286,37 +285,16 @@ impl Icmp {
                 self.drain_errors(id, facts, link);
                 continue;
             }
-            let (key, mtu) = (*key, path_mtu(flow.socket.as_fd(), key.remote.addr.is_v4()).ok());
+            let mut copy = Vec::new();
+            body.iter().for_each(|p| p.first(quote_max(key.guest.addr.family()) - copy.len()).copy_to(&mut copy));
             if let Some(sent) = &flow.sent {
-                let mut copy = Vec::new();
-                body.iter().for_each(|p| p.first(quote_max(key.guest.addr.family()) - copy.len()).copy_to(&mut copy));
-                let mut original = std::mem::take(&mut self.original);
-                sent.quote(&mut original, None, &copy, false);
-                self.refused(&e, mtu, &key, &original, facts, link);
-                self.original = original;
+                sent.quote(&mut self.original, None, &copy, false);
+                let mtu = || path_mtu(flow.socket.as_fd(), key.remote.addr.is_v4()).ok();
+                let ends = (key.remote.addr, key.guest.addr);
+                self.errors.refused(&e, mtu, ends, &self.original, facts, link);
             }
         }
         Err(DropReason::HostSend)
-    }
-
-    /// Tells the guest that the host's kernel refused to send `original`.
-    fn refused(
-        &mut self,
-        e: &io::Error,
-        mtu: Option<u32>,
-        key: &FlowKey,
-        original: &[u8],
-        facts: &Facts<'_>,
-        link: &mut dyn ToGuest,
-    ) {
-        let remote = key.remote.addr;
-        // RFC 1122 §3.2.2: no errors about what went to a group.
-        if remote.is_unicast()
-            && let Some(kind) = refusal(e, remote.family(), || mtu)
-        {
-            let from = reporter(facts, None, remote, remote);
-            self.errors.send(facts, link, (from, key.guest.addr), kind, original);
-        }
     }
 
     /// Removes the flow unused for longest: all it can lose is the answer to one request.

@@ -1,12 +1,12 @@
 //! Errors of the host as ICMP to the guest.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use super::flow::Flow;
 use crate::base::Addr;
 use crate::flow::FlowKey;
-use crate::guest::errors::{refusal, reporter};
+use crate::guest::errors::reporter;
 use crate::guest::{Facts, IcmpErrors, ToGuest};
 use crate::sys::errqueue::{self, Origin, QUOTE_MAX};
 use crate::sys::fields::path_mtu;
@@ -60,30 +60,20 @@ impl Relay {
     ) {
         let Some(sent) = &flow.sent else { return };
         sent.quote(&mut self.original, None, body, true);
-        let original = std::mem::take(&mut self.original);
-        self.refused_packet(e, Some(flow.socket.as_fd()), key, &original, facts, link);
-        self.original = original;
+        let (remote, guest) = (key.remote.addr, key.guest.addr);
+        let mtu = || path_mtu(flow.socket.as_fd(), remote.is_v4()).ok();
+        self.icmp.refused(e, mtu, (remote, guest), &self.original, facts, link);
     }
 
-    /// The same for a packet at hand, from its IP header on. `socket`: to ask for the path MTU.
-    pub fn refused_packet(
+    /// The host's kernel refused to make a socket for a packet, of which `original` is the beginning, IP header on.
+    pub fn refused_flow(
         &mut self,
         e: &io::Error,
-        socket: Option<BorrowedFd<'_>>,
         key: &FlowKey,
         original: &[u8],
         facts: &Facts<'_>,
         link: &mut dyn ToGuest,
     ) {
-        let remote = key.remote.addr;
-        if !remote.is_unicast() {
-            // RFC 1122 §3.2.2: no errors about what went to a group.
-            return;
-        }
-        let mtu = || socket.and_then(|s| path_mtu(s, remote.is_v4()).ok());
-        if let Some(kind) = refusal(e, remote.family(), mtu) {
-            let from = reporter(facts, None, remote, remote);
-            self.icmp.send(facts, link, (from, key.guest.addr), kind, original);
-        }
+        self.icmp.refused(e, || None, (key.remote.addr, key.guest.addr), original, facts, link);
     }
 }

@@ -74,7 +74,6 @@ use crate::flow::{FlowKey, Id, KeySecret, Pending, Ready, Table, Wheel};
 use crate::fwd::{Outbound, Proto};
 use crate::guest::{Facts, Frame, ToGuest};
 use crate::sys::{is_exhaustion, sockopt};
-use crate::wire::icmp::quote_max;
 use crate::wire::{Packet, Transport};
 
 use errors::Relay;
@@ -322,9 +321,8 @@ impl Udp {
             Err(e) if is_exhaustion(&e) => return Err(DropReason::HostResources),
             Err(e) => {
                 let mut scratch = Vec::new();
-                let len = (packet.payload + packet.payload_len - packet.l3).min(quote_max(key.guest.addr.family()));
-                let original = frame.contiguous(packet.l3, len, &mut scratch);
-                self.relay.refused_packet(&e, None, key, original, facts, link);
+                let original = frame.quote(packet, &mut scratch);
+                self.relay.refused_flow(&e, key, original, facts, link);
                 return Err(DropReason::HostSend);
             }
         };
