@@ -34,3 +34,14 @@ pub enum Pending {
     /// When the link takes frames again.
     Link,
 }
+
+impl Pending {
+    /// Of an engine with sockets that `wait` for another turn; `link_full`: for the link rather.
+    pub fn of(wait: bool, link_full: bool) -> Pending {
+        match (wait, link_full) {
+            (false, _) => Pending::Nothing,
+            (true, true) => Pending::Link,
+            (true, false) => Pending::Turn,
+        }
+    }
+}

@@ -14,4 +14,4 @@ pub use facts::Facts;
 pub use frame::Frame;
 pub use l2::L2;
 pub use sent::{SentHeader, send_fields};
-pub use slot::{Caps, LinkFull, Reservation, SLOTS_MAX, ToGuest};
+pub use slot::{Caps, LinkFull, Reservation, SLOTS_MAX, ToGuest, counted};

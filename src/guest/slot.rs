@@ -2,6 +2,7 @@
 
 use arrayvec::ArrayVec;
 
+use crate::base::{Counters, DropReason};
 use crate::sys::iov::Scatter;
 use crate::wire::Offload;
 use crate::wire::checksum::Sum;
@@ -26,6 +27,18 @@ pub struct Caps {
 /// The link takes no more frames now; it will say when it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkFull;
+
+/// Counts what became of a frame of `len_bytes` to the guest.
+pub fn counted(sent: Result<(), LinkFull>, len_bytes: usize, counters: &mut Counters) -> Result<(), LinkFull> {
+    match sent {
+        Ok(()) => {
+            counters.frames_to_guest += 1;
+            counters.bytes_to_guest += len_bytes as u64;
+        }
+        Err(LinkFull) => counters.drop(DropReason::LinkFull),
+    }
+    sent
+}
 
 /// The guest link as an engine sees it. Implemented by links; engines use [`Reservation`] and [`ToGuest::send`].
 pub trait ToGuest {

@@ -182,11 +182,7 @@ impl Icmp {
 
     /// Whether, and when, to call [`Icmp::resume`].
     pub fn pending(&self) -> Pending {
-        match (self.queue.is_empty(), self.link_full) {
-            (true, _) => Pending::Nothing,
-            (false, true) => Pending::Link,
-            (false, false) => Pending::Turn,
-        }
+        Pending::of(!self.queue.is_empty(), self.link_full)
     }
 
     /// Goes on with sockets that used up their budget or met a full link: one turn each.

@@ -7,13 +7,13 @@ use super::{BUDGET, Icmp, SLOTS};
 use crate::base::{Addr, DropReason};
 use crate::flow::{FlowKey, Id};
 use crate::guest::errors::reporter;
-use crate::guest::{Facts, LinkFull, ToGuest};
+use crate::guest::{Facts, LinkFull, ToGuest, counted};
 use crate::sys::dgram::Meta;
 use crate::sys::errqueue::{self, Origin};
 use crate::wire::checksum::Sum;
 use crate::wire::emit::{self, Head, IpFields};
 use crate::wire::icmp::{self, ECHO_REPLY_V4, ECHO_REPLY_V6, ErrorKind, ICMP_LEN};
-use crate::wire::{self, IPV4_LEN, IPV6_LEN, Offload, PROTO_ICMPV6, fragment};
+use crate::wire::{self, Offload, PROTO_ICMPV6, fragment, ip_len};
 
 /// Errors taken from one socket's queue in one go; the kernel's queue is bounded by the receive buffer.
 const DRAIN_MAX: usize = 64;
@@ -108,13 +108,13 @@ impl Icmp {
         let proto = icmp::seal(&f, &mut l4, body);
         let body_len = body.len();
         let mtu = link.caps().mtu;
-        if (if v4 { IPV4_LEN } else { IPV6_LEN }) + ICMP_LEN + body_len <= usize::from(mtu) {
+        if ip_len(key.guest.addr.family()) + ICMP_LEN + body_len <= usize::from(mtu) {
             let mut head = Head::new();
             emit::ip(&mut head, &f, proto, ICMP_LEN + body_len);
             head.try_extend_from_slice(&l4).expect("HEAD_MAX has room for an ICMP header");
             let frame = self.inbox.framed(i, &head, ICMP_LEN, body_len);
             let sent = link.send(frame, Offload::NONE);
-            return self.count(sent, head.len() + body_len);
+            return counted(sent, head.len() + body_len, &mut self.counters);
         }
         self.fragment_id = self.fragment_id.wrapping_add(1);
         let l4 = self.inbox.framed(i, &l4, ICMP_LEN, body_len);
@@ -127,18 +127,7 @@ impl Icmp {
             sent = link.send(scratch, Offload::NONE);
             sent.is_ok()
         });
-        self.count(sent, bytes)
-    }
-
-    fn count(&mut self, sent: Result<(), LinkFull>, len: usize) -> Result<(), LinkFull> {
-        match sent {
-            Ok(()) => {
-                self.counters.frames_to_guest += 1;
-                self.counters.bytes_to_guest += len as u64;
-            }
-            Err(LinkFull) => self.counters.drop(DropReason::LinkFull),
-        }
-        sent
+        counted(sent, bytes, &mut self.counters)
     }
 }
 

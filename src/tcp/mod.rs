@@ -67,7 +67,7 @@ use crate::flow::{FlowKey, Id, KeySecret, Ready, Table, Wheel};
 use crate::fwd::Outbound;
 use crate::guest::IcmpErrors;
 use crate::sys::socket;
-use crate::wire::{IPV4_LEN, IPV6_LEN, TCP_LEN};
+use crate::wire::{IPV4_LEN, TCP_LEN, ip_len};
 use conn::{Conn, Limits};
 
 pub use conn::State;
@@ -190,9 +190,8 @@ impl Tcp {
     }
 
     fn limits(&self, family: Family) -> Limits {
-        let ip = if family == Family::V4 { IPV4_LEN } else { IPV6_LEN };
         let mtu = if self.mtu == 0 { 1500 } else { usize::from(self.mtu) };
-        Limits { mss: mtu.saturating_sub(ip + TCP_LEN).max(1) as u16, shift: WINDOW_SHIFT }
+        Limits { mss: mtu.saturating_sub(ip_len(family) + TCP_LEN).max(1) as u16, shift: WINDOW_SHIFT }
     }
 
     /// Arms the wheel for the flow's next deadline. Entries are never cancelled, so that of a connection which is gone

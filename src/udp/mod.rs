@@ -255,11 +255,7 @@ impl Udp {
 
     /// Whether, and when, to call [`Udp::resume`].
     pub fn pending(&self) -> Pending {
-        match (self.queue.is_empty(), self.link_full) {
-            (true, _) => Pending::Nothing,
-            (false, true) => Pending::Link,
-            (false, false) => Pending::Turn,
-        }
+        Pending::of(!self.queue.is_empty(), self.link_full)
     }
 
     /// Goes on with sockets that used up their budget or met a full link: one turn each.

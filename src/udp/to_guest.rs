@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 
 use super::flow::Flow;
-use crate::base::{Counters, DropReason};
+use crate::base::Counters;
 use crate::flow::FlowKey;
-use crate::guest::{Caps, Facts, LinkFull, Reservation, ToGuest};
+use crate::guest::{Caps, Facts, LinkFull, Reservation, ToGuest, counted};
 use crate::sys::dgram::{Inbox, Meta};
 use crate::wire::checksum::Sum;
 use crate::wire::emit::{self, Head, IpFields, PayloadSum};
-use crate::wire::{self, ETH_LEN, Gso, Offload, UDP_LEN, fragment};
+use crate::wire::{self, ETH_LEN, Gso, Offload, UDP_LEN, fragment, ip_len};
 
 /// What is needed to make frames, owned by the engine.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Framer {
             let csum = emit::udp(&mut head, &f, ports(key), meta.len, sum);
             let offload = Offload { csum, gso: gso(meta) };
             let frame = self.inbox.framed(i, &head, 0, meta.len);
-            return sent(link.send(frame, offload), frame.len(), counters);
+            return counted(link.send(frame, offload), frame.len(), counters);
         }
         let mut at = 0;
         loop {
@@ -122,7 +122,7 @@ impl Framer {
                 let mut head = Head::new();
                 let csum = emit::udp(&mut head, &f, ports(key), meta.len, room.payload_sum(meta.len));
                 let result = room.commit(&head, meta.len, Offload { csum, gso: gso(&meta) });
-                large.full |= sent(result, head.len() + meta.len, counters).is_err();
+                large.full |= counted(result, head.len() + meta.len, counters).is_err();
             }
         }
         if let Some(first) = odd {
@@ -156,7 +156,7 @@ impl Framer {
             let sum = payload_sum(caps, || Sum::new().add(payload));
             let csum = emit::udp(&mut head, f, ports(key), len, sum);
             let frame = self.inbox.framed(i, &head, at, len);
-            return sent(link.send(frame, Offload { csum, gso: Gso::None }), frame.len(), counters);
+            return counted(link.send(frame, Offload { csum, gso: Gso::None }), frame.len(), counters);
         }
         // The sum covers all fragments, so no link can make it.
         emit::udp(&mut head, f, ports(key), len, PayloadSum::Of(Sum::new().add(payload)));
@@ -169,7 +169,7 @@ impl Framer {
             scratch.clear();
             scratch.extend_from_slice(head);
             scratch.extend_from_slice(&l4[range]);
-            result = sent(link.send(scratch, Offload::NONE), scratch.len(), counters);
+            result = counted(link.send(scratch, Offload::NONE), scratch.len(), counters);
             result.is_ok()
         });
         result
@@ -209,11 +209,7 @@ fn ports(key: &FlowKey) -> (u16, u16) {
 
 /// Largest payload of a frame that is not segmented by the link.
 fn single_max(caps: &Caps, f: &IpFields) -> usize {
-    usize::from(caps.mtu).saturating_sub(ip_len(f) + UDP_LEN)
-}
-
-fn ip_len(f: &IpFields) -> usize {
-    if f.src.is_v4() { wire::IPV4_LEN } else { wire::IPV6_LEN }
+    usize::from(caps.mtu).saturating_sub(ip_len(f.src.family()) + UDP_LEN)
 }
 
 /// True if the buffer can go as one frame: a datagram within the MTU, or several that the link or the guest cuts.
@@ -236,17 +232,6 @@ fn gso(meta: &Meta) -> Gso {
 
 fn payload_sum(caps: &Caps, sum: impl FnOnce() -> Sum) -> PayloadSum {
     if caps.csum { PayloadSum::Partial } else { PayloadSum::Of(sum()) }
-}
-
-fn sent(result: Result<(), LinkFull>, len: usize, counters: &mut Counters) -> Result<(), LinkFull> {
-    match result {
-        Ok(()) => {
-            counters.frames_to_guest += 1;
-            counters.bytes_to_guest += len as u64;
-        }
-        Err(LinkFull) => counters.drop(DropReason::LinkFull),
-    }
-    result
 }
 
 const _: () = assert!(ETH_LEN + 40 + 8 + UDP_LEN <= crate::sys::dgram::HEADROOM);

@@ -13,6 +13,8 @@ mod packet;
 pub mod pcap;
 pub mod vnet;
 
+use crate::base::Family;
+
 pub use packet::{Fragment, IcmpHeader, Packet, Parsed, TcpFlags, TcpHeader, Transport, UdpHeader, parse};
 pub use vnet::{Csum, Gso, Offload};
 
@@ -36,6 +38,14 @@ pub const PROTO_FRAGMENT: u8 = 44;
 /// Longest Ethernet frame the program handles: header and the largest IP packet. The length field of IPv6 does not count
 /// its header.
 pub const FRAME_MAX: usize = ETH_LEN + IPV6_LEN + 65535;
+
+/// Length of an IP header without options or extension headers.
+pub const fn ip_len(family: Family) -> usize {
+    match family {
+        Family::V4 => IPV4_LEN,
+        Family::V6 => IPV6_LEN,
+    }
+}
 
 /// Big-endian 16 bits at `at`; callers have checked the length.
 pub(crate) fn be16(b: &[u8], at: usize) -> u16 {
