@@ -467,7 +467,7 @@ fn full_table_of_live_flows_refuses() {
     let mut late = Guest::new(5000, flows[0].1.local_addr().unwrap());
     late.send(&mut w, "S", b"");
     assert_eq!(w.seen()[0].flags, "R.");
-    assert_eq!(w.tcp.counters.dropped(DropReason::FlowTableFull), 1);
+    assert_eq!(w.tcp.counters().dropped(DropReason::FlowTableFull), 1);
     // Whoever is idle for long makes room.
     w.skip(Duration::from_secs(60));
     late.send(&mut w, "S", b"");

@@ -113,7 +113,7 @@ impl Engine {
         let mtu = parts.tap.caps().mtu;
         let limits = Limits::of(parts.descriptors);
         let (short, long) = parts.udp_timeouts;
-        let tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, parts.outbound.clone(), mtu, limits.tcp)?;
+        let tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, parts.outbound.clone(), mtu, limits.tcp);
         let config = udp::Config { limit: limits.udp, short, long, outbound: parts.outbound.clone() };
         let mut udp = Udp::new(registry.try_clone()?, secret()?, config);
         let config = icmp::Config { limit: limits.icmp, outbound: parts.outbound, ..icmp::Config::default() };
@@ -276,7 +276,7 @@ impl Engine {
     /// Sums over all parts.
     pub fn counters(&self) -> Counters {
         let mut all = self.from_guest.counters.clone();
-        for part in [&self.tcp.counters, self.udp.counters(), self.icmp.counters(), self.reassembly.counters()] {
+        for part in [self.tcp.counters(), self.udp.counters(), self.icmp.counters(), self.reassembly.counters()] {
             all.add(part);
         }
         all.frames_to_guest = self.tap.frames_to_guest;

@@ -77,8 +77,6 @@ drop_reasons! {
     TcpBeyondWindow => "tcp_beyond_window",
     /// The guest link took no more frames.
     LinkFull => "link_full",
-    /// A datagram too large for the link that may not be fragmented.
-    TooBig => "too_big",
 }
 
 /// Counts by [`DropReason`], and totals. Plain numbers: one owner, no atomics.

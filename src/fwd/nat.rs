@@ -3,7 +3,6 @@
 use std::ffi::{CStr, CString};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::Proto;
 use crate::base::{Addr, Endpoint, Family, PerFamily};
 
 const DNS_PORTS: [u16; 2] = [53, 853];
@@ -29,7 +28,7 @@ pub struct Nat {
 
 impl Nat {
     /// Where on the host a packet from the guest to `dst` goes. First match wins.
-    pub fn to_host(&self, _proto: Proto, dst: Endpoint) -> Endpoint {
+    pub fn to_host(&self, dst: Endpoint) -> Endpoint {
         let f = dst.addr.family();
         if DNS_PORTS.contains(&dst.port)
             && self.dns_forward.is(&dst.addr)
@@ -131,14 +130,14 @@ mod tests {
 
     #[test]
     fn first_match_wins_towards_the_host() {
-        let to = |s: &str, port| nat().to_host(Proto::Udp, Endpoint::new(a(s), port)).addr;
+        let to = |s: &str, port| nat().to_host(Endpoint::new(a(s), port)).addr;
         assert_eq!(to("169.254.1.1", 53), a("127.0.0.53"));
         assert_eq!(to("169.254.1.1", 80), a("169.254.1.1"));
         assert_eq!(to("192.0.2.1", 53), a("127.0.0.1"));
         assert_eq!(to("fe80::1", 80), a("::1"));
         assert_eq!(to("192.0.2.7", 80), a("192.0.2.7"));
         let mapped = Nat { map_guest_addr: PerFamily::new(Some(a("169.254.1.2")), None), ..nat() };
-        assert_eq!(mapped.to_host(Proto::Tcp, Endpoint::new(a("169.254.1.2"), 1)).addr, a("192.0.2.7"));
+        assert_eq!(mapped.to_host(Endpoint::new(a("169.254.1.2"), 1)).addr, a("192.0.2.7"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -11,15 +12,14 @@ use super::conn::{Conn, State};
 use super::seq::Seq;
 use super::*;
 use crate::base::{DropReason, Endpoint};
-use crate::fwd::Proto;
 use crate::guest::{Facts, ToGuest};
 use crate::sys::is_exhaustion;
 use crate::wire::{Packet, TcpFlags, TcpHeader};
 
 /// A half-open flow may be thrown out for a new one after this long, or at once if such are half of all.
-const EMBRYONIC_MIN: std::time::Duration = std::time::Duration::from_secs(1);
+const EMBRYONIC_MIN: Duration = Duration::from_secs(1);
 /// An established one after this long without a segment.
-const IDLE_MIN: std::time::Duration = std::time::Duration::from_secs(30);
+const IDLE_MIN: Duration = Duration::from_secs(30);
 
 impl Tcp {
     /// A segment that belongs to no flow.
@@ -71,7 +71,7 @@ impl Tcp {
         timers: &mut Wheel,
     ) -> Result<(), DropReason> {
         self.make_room(facts, link)?;
-        let target = facts.nat.to_host(Proto::Tcp, key.remote);
+        let target = facts.nat.to_host(key.remote);
         let id = self.flows.next_id();
         let iss = initial_sequence(&self.isn_secret, key, facts.now);
         let conn = Conn::from_guest_syn(t, iss, &self.limits(key.guest.addr.family()), facts.now);
@@ -82,7 +82,7 @@ impl Tcp {
         });
         match started {
             Ok((socket, connected)) => {
-                self.add(*key, conn, socket, facts.now);
+                self.add(*key, conn, socket);
                 if connected {
                     self.connected(id, facts, link, timers);
                 }
@@ -112,7 +112,7 @@ impl Tcp {
         let outcome = self.accept(&socket, &key, facts, link);
         match outcome {
             Ok(conn) => {
-                let id = self.add(key, conn, socket, facts.now);
+                let id = self.add(key, conn, socket);
                 self.send_syn(id, facts, link);
                 self.arm(id, facts.now, timers);
                 Ok(())
@@ -150,7 +150,7 @@ impl Tcp {
         Ok(conn)
     }
 
-    fn add(&mut self, key: FlowKey, conn: Conn, socket: Socket, _now: Instant) -> Id {
+    fn add(&mut self, key: FlowKey, conn: Conn, socket: Socket) -> Id {
         let flow = Flow {
             conn,
             socket: Some(socket),
@@ -166,9 +166,7 @@ impl Tcp {
             shut: false,
         };
         let id = self.flows.insert(key, flow).expect("room was made and the key was free");
-        while self.embryonic.front().is_some_and(|i| !self.is_embryonic(*i)) {
-            self.embryonic.pop_front();
-        }
+        self.forget_grown_up();
         if self.embryonic.len() > 2 * self.flows.len() + 64 {
             let flows = &self.flows;
             self.embryonic.retain(|i| flows.get(*i).is_some());
@@ -178,8 +176,11 @@ impl Tcp {
         id
     }
 
-    fn is_embryonic(&self, id: Id) -> bool {
-        self.flows.get(id).is_some_and(|f| f.half_open)
+    /// Leaves a half-open flow, if there is one, at the front of the queue of such.
+    fn forget_grown_up(&mut self) {
+        while self.embryonic.front().is_some_and(|i| !self.flows.get(*i).is_some_and(|f| f.half_open)) {
+            self.embryonic.pop_front();
+        }
     }
 
     /// Makes room in a full table: the oldest half-open flow goes first, so that a flood of SYNs throws out itself, then
@@ -195,15 +196,13 @@ impl Tcp {
                 return Ok(());
             }
         }
-        while self.embryonic.front().is_some_and(|i| !self.is_embryonic(*i)) {
-            self.embryonic.pop_front();
-        }
+        self.forget_grown_up();
         let idle = |id: &Id, least| {
             self.flows.get(*id).is_some_and(|f| facts.now.since(f.conn.last_heard()) >= least).then_some(*id)
         };
         // While a flood fills the table within that second, an established flow that is merely idle must not pay for it.
         let flood = self.half_open * 2 >= self.flows.len();
-        let young = if flood { std::time::Duration::ZERO } else { EMBRYONIC_MIN };
+        let young = if flood { Duration::ZERO } else { EMBRYONIC_MIN };
         let victim = (self.embryonic.front().and_then(|i| idle(i, young)))
             .or_else(|| self.flows.oldest().and_then(|i| idle(&i, IDLE_MIN)));
         let id = victim.ok_or(DropReason::FlowTableFull)?;

@@ -58,7 +58,7 @@ mod to_guest;
 mod tests;
 
 use std::collections::VecDeque;
-use std::io;
+use std::time::Duration;
 
 use socket2::Socket;
 
@@ -107,7 +107,7 @@ pub struct Tcp {
     waiting: VecDeque<Id>,
     held_total: usize,
     errors: IcmpErrors,
-    pub counters: Counters,
+    counters: Counters,
 }
 
 struct Flow {
@@ -135,9 +135,6 @@ struct Flow {
 
 impl Tcp {
     /// `mtu`: the guest link's; `limit`: flows at most.
-    ///
-    /// # Errors
-    /// When the probe sockets cannot be made for any family.
     pub fn new(
         registry: mio::Registry,
         secret: KeySecret,
@@ -145,10 +142,10 @@ impl Tcp {
         outbound: Outbound,
         mtu: u16,
         limit: usize,
-    ) -> io::Result<Tcp> {
+    ) -> Tcp {
         let peek_offset = PerFamily::new(probe_peek_offset(Family::V4), probe_peek_offset(Family::V6));
         let scratch = if peek_offset.v4 && peek_offset.v6 { Vec::new() } else { vec![0; SCRATCH_BYTES] };
-        Ok(Tcp {
+        Tcp {
             flows: Table::new(secret, limit),
             registry,
             isn_secret,
@@ -165,7 +162,7 @@ impl Tcp {
             held_total: 0,
             errors: IcmpErrors::default(),
             counters: Counters::default(),
-        })
+        }
     }
 
     /// As on a kernel without `SO_PEEK_OFF` for TCP. For tests: before the first flow.
@@ -173,6 +170,11 @@ impl Tcp {
     pub fn forgo_peek_offset(&mut self) {
         self.peek_offset = PerFamily::new(false, false);
         self.scratch = vec![0; SCRATCH_BYTES];
+    }
+
+    /// Segments of the guest that were not accepted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Flows now, those in TIME-WAIT included.
@@ -198,7 +200,7 @@ impl Tcp {
     /// must not stay for the two hours of a keep-alive: young connections are looked at often, old ones ever more rarely.
     fn arm(&mut self, id: Id, now: Instant, timers: &mut Wheel) {
         let Some(flow) = self.flows.get_mut(id) else { return };
-        let lap = std::time::Duration::from_secs(8 << flow.laps.min(10));
+        let lap = Duration::from_secs(8 << flow.laps.min(10));
         let at = flow.conn.deadline().min(now + lap);
         if at < flow.armed {
             flow.armed = at;

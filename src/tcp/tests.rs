@@ -209,7 +209,7 @@ macro_rules! fact {
         #[test]
         fn $name() {
             for isn in ISNS {
-                #[allow(unused_mut)]
+                #[allow(unused_mut, reason = "a fact may only look")]
                 let mut $p = $factory(isn);
                 $body
             }

@@ -71,7 +71,7 @@ use socket2::Socket;
 
 use crate::base::{Addr, Counters, DropReason, Endpoint, Kind, Token};
 use crate::flow::{FlowKey, Id, KeySecret, Pending, Ready, Table, Wheel};
-use crate::fwd::{Outbound, Proto};
+use crate::fwd::Outbound;
 use crate::guest::{Facts, Frame, ToGuest};
 use crate::sys::{is_exhaustion, sockopt};
 use crate::wire::{Packet, Transport};
@@ -304,7 +304,7 @@ impl Udp {
     ) -> Result<Id, DropReason> {
         // The flow that makes room may be the one staged.
         self.flush(facts, link);
-        let target = facts.nat.to_host(Proto::Udp, key.remote);
+        let target = facts.nat.to_host(key.remote);
         self.make_room(facts)?;
         let sharers = self.guest_ports.get(&key.guest.port).copied().unwrap_or(0);
         let port = if sharers < SHARERS_MAX { key.guest.port } else { 0 };

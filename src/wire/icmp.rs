@@ -2,7 +2,7 @@
 
 use super::checksum::Sum;
 use super::emit::{self, Head, IpFields};
-use super::{ETH_LEN, IPV4_LEN, IPV6_LEN, PROTO_ICMP, PROTO_ICMPV6, Packet, Transport};
+use super::{ETH_LEN, IPV4_LEN, IPV6_LEN, PROTO_ICMP, PROTO_ICMPV6};
 use crate::base::Family;
 
 pub const ECHO_V4: u8 = 8;
@@ -35,21 +35,9 @@ impl ErrorKind {
         by_family(f, (3, 3), (1, 4))
     }
 
-    /// RFC 1122 §3.2.2.1 (code 2); RFC 4443 §3.4 (unrecognized next header; the caller's pointer is in `rest`).
-    pub fn protocol_unreachable(f: Family, pointer: u32) -> ErrorKind {
-        match f {
-            Family::V4 => ErrorKind { kind: 3, code: 2, rest: 0 },
-            Family::V6 => ErrorKind { kind: 4, code: 1, rest: pointer },
-        }
-    }
-
     /// Communication administratively prohibited (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
     pub fn prohibited(f: Family) -> ErrorKind {
         by_family(f, (3, 13), (1, 1))
-    }
-
-    pub fn time_exceeded(f: Family) -> ErrorKind {
-        by_family(f, (11, 0), (3, 0))
     }
 
     /// Fragmentation needed (RFC 1191 §4, MTU in the low 16 bits) or packet too big (RFC 4443 §3.2).
@@ -120,17 +108,6 @@ pub fn seal(f: &IpFields, icmp: &mut [u8; ICMP_LEN], body: &[u8]) -> u8 {
     let sum = sum.add(&icmp[..]).add(body).checksum();
     icmp[2..4].copy_from_slice(&sum.to_be_bytes());
     proto
-}
-
-/// Whether a packet may be answered with an error at all (RFC 1122 §3.2.2, RFC 4443 §2.4 e): not an ICMP error, not
-/// from or to a group. Link-layer broadcasts are excluded through `dst_mac`.
-pub fn may_answer(p: &Packet) -> bool {
-    let icmp_error = match p.transport {
-        Transport::Icmp(h) if p.src.is_v4() => !matches!(h.kind, 0 | 8 | 13..=18),
-        Transport::Icmp(h) => h.kind < 128 || h.kind == 137,
-        _ => false,
-    };
-    !icmp_error && p.src.is_unicast() && p.dst.is_unicast() && p.dst_mac.is_unicast()
 }
 
 /// Length of the frame around an error with the longest quote.

@@ -39,7 +39,7 @@ impl World {
         let poll = mio::Poll::new().unwrap();
         let registry = poll.registry().try_clone().unwrap();
         let (a, b) = (KeySecret::fixed([1; 16]), KeySecret::fixed([2; 16]));
-        let tcp = Tcp::new(registry, a, b, Outbound::default(), caps.mtu, limit).unwrap();
+        let tcp = Tcp::new(registry, a, b, Outbound::default(), caps.mtu, limit);
         let clock = Clock::start();
         let host = PerFamily::new(Some(HOST4.into()), Some(HOST6.into()));
         World {

@@ -25,7 +25,7 @@ impl Entry {
 }
 
 pub(super) fn parse(proto: Proto, text: &str) -> Result<Spec, String> {
-    let (listen, device, entries) = split_listen(text)?;
+    let ((listen, device), entries) = split_listen(text)?;
     let mut spec =
         Spec { proto, listen, device, entries: Vec::new(), excluded: Vec::new(), auto: false, text: text.into() };
     if entries.is_empty() {
@@ -46,11 +46,13 @@ pub(super) fn parse(proto: Proto, text: &str) -> Result<Spec, String> {
     Ok(spec)
 }
 
-/// Address and interface to listen on, and the rest. A slash can also belong to a target (`80:192.0.2.1/8080`): what is
+/// Address and interface.
+type Listen = (Option<Addr>, Option<String>);
+
+/// Where to listen, and the rest. A slash can also belong to a target (`80:192.0.2.1/8080`): what is
 /// before the first one counts as a listening address only if it reads as one.
-#[allow(clippy::type_complexity)]
-fn split_listen(text: &str) -> Result<(Option<Addr>, Option<String>, &str), String> {
-    let Some((before, entries)) = text.split_once('/') else { return Ok((None, None, text)) };
+fn split_listen(text: &str) -> Result<(Listen, &str), String> {
+    let Some((before, entries)) = text.split_once('/') else { return Ok(((None, None), text)) };
     let (addr, device) = match before.split_once('%') {
         Some((addr, device)) => (addr, Some(device)),
         None => (before, None),
@@ -61,7 +63,7 @@ fn split_listen(text: &str) -> Result<(Option<Addr>, Option<String>, &str), Stri
         "" => return Err("there is no address before '/': write '*' for every address".into()),
         _ => match parse_addr(addr) {
             Some(a) => Some(a),
-            None if starts_like_ports(before) => return Ok((None, None, text)),
+            None if starts_like_ports(before) => return Ok(((None, None), text)),
             None => return Err(format!("'{addr}' is not an IPv4 or IPv6 address to listen on")),
         },
     };
@@ -70,7 +72,7 @@ fn split_listen(text: &str) -> Result<(Option<Addr>, Option<String>, &str), Stri
     {
         return Err(format!("'{d}' is not an interface name of 1 to 15 bytes"));
     }
-    Ok((listen, device.map(str::to_string), entries))
+    Ok(((listen, device.map(str::to_string)), entries))
 }
 
 fn parse_entry(text: &str) -> Result<Entry, String> {
