@@ -28,7 +28,10 @@ pub struct Caps {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkFull;
 
-/// Counts what became of a frame of `len_bytes` to the guest.
+/// Counts what became of a frame of `len_bytes` to the guest, and passes it on.
+///
+/// # Errors
+/// As given.
 pub fn counted(sent: Result<(), LinkFull>, len_bytes: usize, counters: &mut Counters) -> Result<(), LinkFull> {
     match sent {
         Ok(()) => {

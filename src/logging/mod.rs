@@ -53,7 +53,10 @@ pub struct LogSetup<'a> {
     pub prefix: bool,
 }
 
-/// Opens the destinations and installs the logger. The error is a sentence for the user. Only the first call counts.
+/// Opens the destinations and installs the logger. Only the first call counts.
+///
+/// # Errors
+/// A sentence for the user.
 pub fn init(setup: &LogSetup<'_>) -> Result<(), String> {
     let global = Global { clock: Clock::start(), sinks: Mutex::new(Sinks::open(setup, Path::new(SYSLOG_SOCKET))?) };
     let global = GLOBAL.get_or_init(|| global);

@@ -110,8 +110,10 @@ impl Ports {
     /// What to take for the ephemeral range where the kernel's cannot be read (RFC 6335 section 6).
     pub const EPHEMERAL_DEFAULT: RangeInclusive<u16> = 49152..=65535;
 
-    /// The rules to listen by. `ephemeral` (`net.ipv4.ip_local_port_range`) is what `all` leaves out. The error is one
-    /// sentence about two specifications that conflict.
+    /// The rules to listen by. `ephemeral` (`net.ipv4.ip_local_port_range`) is what `all` leaves out.
+    ///
+    /// # Errors
+    /// One sentence about two specifications that conflict.
     pub fn rules(&self, ephemeral: &RangeInclusive<u16>) -> Result<Vec<Rule>, String> {
         let Ports::Specs(specs) = self else { return Ok(Vec::new()) };
         let mut owned: Vec<(usize, Rule)> = Vec::new();
@@ -157,7 +159,7 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// Reads a specification other than `none`. The error says what is wrong with it and what to write instead.
+    /// Reads a specification other than `none`.
     ///
     /// ```text
     /// spec    := [ listen "/" ] entries
@@ -167,11 +169,17 @@ impl Spec {
     /// target  := range | toaddr | toaddr "/" range                    an IPv6 toaddr with ports needs brackets
     /// range   := port [ "-" port ]
     /// ```
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to write instead.
     pub fn parse(proto: Proto, text: &str) -> Result<Spec, String> {
         grammar::parse(proto, text)
     }
 
     /// For the direction guest to host, where listening is on the guest's loopback always.
+    ///
+    /// # Errors
+    /// As [`Spec::parse`], and for an address or interface to listen on.
     pub fn parse_outbound(proto: Proto, text: &str) -> Result<Spec, String> {
         let mut spec = grammar::parse(proto, text)?;
         if spec.listen.is_some() || spec.device.is_some() || text.contains('*') {
