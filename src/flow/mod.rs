@@ -1,4 +1,10 @@
-//! Flows: their keys, the table that owns them, timers and the run queue. Knows nothing of protocols.
+//! Flows: their keys, the table that owns them, their timers, and what an event says about one. Knows nothing of protocols.
+//!
+//! A guest chooses the keys, so the index hashes them with a secret ([`KeySecret`]) and the table is bounded: when it is
+//! full, [`Table::oldest`] names the flow unused for longest, and the engine decides whether that makes room. An [`Id`] has
+//! a generation, so that an event or a timer of a flow that is gone finds nothing. Timers are never cancelled.
+//!
+//! System calls: getrandom (a secret, once).
 
 mod key;
 mod ready;

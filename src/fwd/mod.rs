@@ -1,4 +1,5 @@
 //! Forwarding policy: which host endpoint a guest's packet means, and which source a guest sees. Pure.
+//! System calls: none.
 
 mod nat;
 pub mod ports;

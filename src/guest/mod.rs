@@ -1,4 +1,7 @@
-//! What an engine may know of the guest side: frames that came, slots for frames that go, whose MAC is whose. No I/O.
+//! What an engine may know of the guest side: frames that came, slots for frames that go, whose MAC is whose; and what
+//! engines have in common on that side: ICMP errors, and the reassembly of fragments before them.
+//!
+//! No I/O here: frames leave through [`ToGuest`], which a link implements. System calls: none.
 
 pub mod errors;
 mod facts;

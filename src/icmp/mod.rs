@@ -12,8 +12,8 @@
 //! socket is connected to: this is done here, except for groups, where everybody may answer.
 //!
 //! # Timers
-//! A flow lives [`Config::timeout`] (60 s, RFC 5508 REQ-1 asks for at least that) after its last packet; the deadline is re-armed lazily. A full
-//! table or a lack of descriptors removes the flow unused for longest unless it was in use within the last second.
+//! A flow lives [`Config::timeout`] (60 s, RFC 5508 REQ-1 asks for at least that) after its last packet; the deadline is
+//! re-armed lazily. A full table or a lack of descriptors removes the flow unused for longest.
 //!
 //! # Paths
 //! From the guest: one `sendmsg` of header and pieces. To the guest: `recvmmsg` into slots with headroom, the identifier

@@ -2,9 +2,6 @@
 //!
 //! A frame is written when it is committed, while its payload is in the cache: the kernel delivers it to the guest's
 //! stack before `writev` returns, so there is nothing to gain by waiting.
-//!
-//! System calls: read (frames from the guest), writev (frames to it), write (capture file), ioctl (TUNSETPERSIST, once,
-//! at the end).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};

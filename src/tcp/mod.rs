@@ -29,7 +29,7 @@
 //!
 //! ## States and timers
 //!
-//! [`conn::State`]. One deadline per connection on the common wheel: retransmission (RFC 6298, from 200 ms), window probe
+//! [`State`]. One deadline per connection on the common wheel: retransmission (RFC 6298, from 200 ms), window probe
 //! (RFC 9293 §3.8.6.1), keep-alive (two hours), the short TIME-WAIT. The host's connect is timed by the kernel.
 //!
 //! ## Waiting
@@ -37,13 +37,19 @@
 //! A flow with readable data that does not move waits for the guest's window (cured by its ACK or the probe timer), for
 //! the link (cured by [`Tcp::link_ready`]), or for its turn in the run queue. One with a remainder waits for the socket.
 //!
+//! ## Limits
+//!
+//! The table's. In a full one a connection in TIME-WAIT makes room first, then the oldest that is half open (after a second,
+//! or at once if half of all are: a flood throws out itself), then whoever has been idle for longest, half a minute at
+//! least; else the newcomer is refused. Those thrown out are reset on both sides. A lack of descriptors refuses newcomers.
+//!
 //! ## Not supported
 //!
 //! SACK, timestamps, urgent data (delivered in line), ECN, Fast Open: the guest link neither loses nor delays, and on the
 //! host side the kernel does all of them.
 //!
-//! System calls: socket, setsockopt, connect, bind, epoll_ctl (one per flow), sendmsg (data to the host), recvmsg (peek),
-//! recvfrom (discard), getsockopt (`SO_MEMINFO`, `SO_ERROR`), shutdown, close.
+//! System calls: socket, setsockopt, bind, connect, epoll_ctl (one socket a flow), sendmsg (data to the host), recvmsg
+//! (peek), recvfrom (discard), getsockopt (`SO_MEMINFO`, `SO_ERROR`), shutdown, close.
 
 mod audit;
 mod conn;

@@ -7,8 +7,8 @@
 //!
 //! # Flows
 //! The key is the pair of endpoints in the guest's packets. A flow begins with the first datagram of either side:
-//! * from the guest ([`Udp::from_guest`]): a socket bound to the guest's source port if that is free, else to one of the
-//!   kernel's choice, connected to the target that [`crate::fwd::Nat`] names;
+//! * from the guest ([`Udp::from_guest`]): a socket bound to the guest's source port if that is free (64 flows share
+//!   it at most), else to one of the kernel's choice, connected to the target that [`crate::fwd::Nat`] names;
 //! * from the host ([`Udp::from_listener`]): a socket bound to the address and port the peer sent to, connected to the
 //!   peer, so that the guest's answer comes from where the peer expects it. The kernel prefers it to the listening socket
 //!   from then on; what reached either socket in between is handed on in order, none lost.
@@ -20,7 +20,8 @@
 //! shorter only for well-known ports. So: a flow to a port below 1024 (DNS, NTP) with less than a second exchange lives
 //! `short` (30 s as Linux's conntrack has it), all others `long` (120 s); traffic of either side prolongs (REQ-6 asks for
 //! outbound; inbound too is what conntrack does). A full table or a lack of descriptors removes the flow unused for
-//! longest, unless that was in use within the last second: then the newcomer is refused.
+//! longest, unless that was in use within the last second: then the newcomer is refused. Of a full table a flow that
+//! nobody has answered goes in any case, so that a flood throws out itself.
 //!
 //! # From the guest
 //! Small datagrams of one flow are staged and leave at [`Udp::flush`] or when another flow, other header fields or a
@@ -47,9 +48,9 @@
 //! as datagrams reach. Replies to multicast from other addresses than the group are not recognised (RFC 4787 §5 filtering).
 //! A listening port below `ip_unprivileged_port_start` needs CAP_NET_BIND_SERVICE kept, for its flows bind it again.
 //!
-//! System calls: socket, setsockopt, getsockopt (path MTU), bind, connect (one socket a flow), getsockname (listening
-//! port), epoll_ctl (registration), sendmsg, sendmmsg (to the host), recvmmsg (from the host), recvmsg (error queue),
-//! close.
+//! System calls: socket, setsockopt, getsockopt (path MTU), bind, connect (one socket a flow), getsockname, fcntl
+//! (listening sockets, once), epoll_ctl (registration), sendmsg, sendmmsg (to the host), recvmmsg (from the host), recvmsg
+//! (error queue), close.
 
 mod errors;
 mod flow;
