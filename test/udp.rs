@@ -387,8 +387,13 @@ fn the_oldest_idle_flow_makes_room_but_a_busy_one_does_not() {
     let server = loopback(true);
     let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
     let send = |w: &mut World, port| w.send(&frame(Endpoint::new(guest(true), port), to, 64, b"x"), Offload::NONE);
+    let source = || server.recv_from(&mut [0; 4]).unwrap().1;
     for port in 41_000..41_003 {
         send(&mut w, port).unwrap();
+        w.flush();
+        // Only what is answered is busy.
+        server.send_to(b"y", source()).unwrap();
+        assert_eq!(w.pump(1).len(), 1);
     }
     assert_eq!(send(&mut w, 41_003).unwrap_err(), DropReason::FlowTableFull);
     w.ahead += Duration::from_secs(2);
@@ -396,11 +401,22 @@ fn the_oldest_idle_flow_makes_room_but_a_busy_one_does_not() {
     send(&mut w, 41_003).unwrap();
     w.flush();
     assert_eq!(w.udp.len(), 3);
-    let mut ports = Vec::new();
-    for _ in 0..5 {
-        ports.push(server.recv_from(&mut [0; 4]).unwrap().1.port());
+    assert_eq!([source(), source()].map(|a| a.port()), [41_000, 41_003]);
+}
+
+#[test]
+fn a_flood_that_nobody_answers_throws_out_itself() {
+    let mut w = World::with(PLAIN, Config { limit: 3, ..Config::default() });
+    let server = loopback(true);
+    let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
+    for port in 41_100..41_110 {
+        w.send(&frame(Endpoint::new(guest(true), port), to, 64, b"x"), Offload::NONE).unwrap();
     }
-    assert_eq!(ports, [41_000, 41_001, 41_002, 41_000, 41_003]);
+    w.flush();
+    assert_eq!(w.udp.len(), 3);
+    for port in 41_100..41_110 {
+        assert_eq!(server.recv_from(&mut [0; 4]).unwrap().1.port(), port);
+    }
 }
 
 #[test]
