@@ -68,20 +68,20 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     };
     // While the child sets up its namespace:
     let listeners = bind(config, &rules)?;
-    serve(config, &plan, guest, listeners, capture, pid_file, daemon, &null)
+    serve(config, &plan, guest, Opened { listeners, capture, pid_file, daemon, null })
 }
 
-#[allow(clippy::too_many_arguments, reason = "each is one resource opened above, handed on once")]
-fn serve(
-    config: &Config,
-    plan: &Plan,
-    mut guest: Guest,
+/// What had to be opened while there were still a file system and privileges to open it with.
+struct Opened {
     listeners: Vec<Listener>,
     capture: Option<Capture>,
     pid_file: Option<PidFile>,
     daemon: Option<Daemon>,
-    null: &File,
-) -> anyhow::Result<u8> {
+    /// `/dev/null`.
+    null: File,
+}
+
+fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyhow::Result<u8> {
     let tap = guest.tap(&plan.interface)?;
     for w in &tap.warnings {
         log::warn!("{w}");
@@ -90,26 +90,26 @@ fn serve(
     let l2 = plan.l2(config, &tap);
     let caps = Caps { csum: tap.offloads.csum, tso: tap.offloads.vnet_header, uso: tap.offloads.uso, mtu: plan.mtu };
     let mut engine = Engine::new(Parts {
-        tap: Tap::new(tap.fd, tap.offloads.vnet_header, caps, capture),
+        tap: Tap::new(tap.fd, tap.offloads.vnet_header, caps, opened.capture),
         l2,
         nat: plan.nat.clone(),
         outbound: plan.outbound.clone(),
         gateway: plan.gateway.clone(),
-        listeners,
+        listeners: opened.listeners,
         protocols: super::engine::Protocols { tcp: config.tcp, udp: config.udp, icmp: config.icmp },
         descriptors: spare_descriptors(),
         udp_timeouts: udp_timeouts(),
     })
     .context("cannot set up the event loop")?;
     supervisor.register(&mut engine)?;
-    if let Some(file) = pid_file {
+    if let Some(file) = opened.pid_file {
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
     sandbox::enter(&sandbox::Params { chroot_fallback: config.chroot_fallback, ..sandbox::Params::default() })?;
-    match daemon {
+    match opened.daemon {
         Some(daemon) => {
             logging::detach_stderr();
-            daemon.ready(null).context("cannot let go of the terminal")?;
+            daemon.ready(&opened.null).context("cannot let go of the terminal")?;
         }
         None => logging::started(),
     }
