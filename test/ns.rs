@@ -226,7 +226,7 @@ fn failures_say_what_to_do() {
         ("name:nowhere", "cannot open the network namespace `nowhere` at `/run/netns/nowhere`"),
         ("path:/etc/passwd", "`/etc/passwd` is not a network namespace"),
         ("path:/proc/self/ns/user", "`/proc/self/ns/user` is not a network namespace"),
-        ("path:/proc/self/ns/net", "belongs to another user namespace"),
+        ("path:/proc/self/ns/net", "is the one this program itself runs in"),
     ] {
         let out = finish(scenario("attach").env("TARGET", target));
         assert_eq!(out.status.code(), Some(1), "{target}");
@@ -348,7 +348,9 @@ fn spawn_of(interface: Interface, command: Vec<String>) -> Spawn {
         command: command.into_iter().map(Into::into).collect(),
         hostname: None,
         resolv_conf: Some(b"nameserver 192.0.2.53\n".to_vec()),
+        user_namespace: true,
         pid_namespace: std::env::var_os("NO_PID_NAMESPACE").is_none(),
+        program: "spelt",
         open_files: Some(process::raise_open_files().unwrap()),
     }
 }

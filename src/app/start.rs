@@ -2,6 +2,7 @@
 //! meant, the host's ports are bound, the namespace is made, everything that is not needed any more is given up, and only
 //! then is the first byte of the guest read and the caller told that all is ready.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::time::Duration;
 
@@ -62,7 +63,9 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let daemon =
         if config.foreground { None } else { Some(process::daemonize().context("cannot go to the background")?) };
     let guest = match (&config.mode, namespace) {
-        (Mode::Spawn { command, .. }, _) => Guest::Spawned(ns::spawn(&spawn(config, &plan, command, open_files))?),
+        (Mode::Spawn { command, netns_only }, _) => {
+            Guest::Spawned(ns::spawn(&spawn(config, &plan, (command, *netns_only), open_files))?)
+        }
         (_, Some(namespace)) => Guest::Attached(namespace),
         (Mode::Attach { .. }, None) => bail!("no namespace to attach to"),
     };
@@ -165,13 +168,15 @@ fn select(config: &Config) -> host::Select {
     }
 }
 
-fn spawn(config: &Config, plan: &Plan, command: &[std::ffi::OsString], open_files: OpenFiles) -> ns::Spawn {
+fn spawn(config: &Config, plan: &Plan, (command, netns_only): (&[OsString], bool), open_files: OpenFiles) -> ns::Spawn {
     ns::Spawn {
         interface: plan.interface.clone(),
         command: command.to_vec(),
         hostname: config.hostname.clone(),
         resolv_conf: plan.resolv_conf.as_ref().map(|s| s.clone().into_bytes()),
+        user_namespace: !netns_only,
         pid_namespace: config.pidns,
+        program: config.personality.name(),
         open_files: Some(open_files),
     }
 }

@@ -54,16 +54,25 @@ fn prepare(what: &Spawn, ids: Ids) -> Result<Tap, Error> {
         .map_err(step)
         .map_err(Error::io("cannot tie the namespace to this process"))?;
     signal::block_all().map_err(Error::io("cannot block signals"))?;
-    map_ids(ids).map_err(Error::io("cannot write the id maps of the new user namespace in /proc/self"))?;
+    if what.user_namespace {
+        map_ids(ids).map_err(Error::io("cannot write the id maps of the new user namespace in /proc/self"))?;
+    } else {
+        // The kernel does it by itself for a mount namespace of another user namespace: nothing mounted here may show on
+        // the host.
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)
+            .map_err(step)
+            .map_err(Error::io("cannot keep the mounts inside apart from the host's"))?;
+    }
     let mut tap = configure::make(&what.interface)?;
     let mut warn = |what: &str, r: io::Result<()>| {
         if let Err(e) = r {
             tap.warnings.push(format!("{what}: {e}"));
         }
     };
-    // Group 0 is the only one mapped here; the kernel's default lets nobody ping.
-    warn("unprivileged ping is off inside", fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0"));
-    warn("the host name stays", set_hostname(what.hostname.as_deref()));
+    // The kernel's default lets nobody ping. Group 0 is the only one of our user namespace.
+    let groups = if what.user_namespace { "0 0" } else { "0 2147483647" };
+    warn("unprivileged ping is off inside", fs::write("/proc/sys/net/ipv4/ping_group_range", groups));
+    warn("the host name stays", set_hostname(what));
     if let Some(text) = &what.resolv_conf {
         warn("the host's resolv.conf stays visible inside", replace_resolv_conf(text));
     }
@@ -80,11 +89,11 @@ fn map_ids(ids: Ids) -> io::Result<()> {
     fs::write("/proc/self/gid_map", format!("0 {} 1", ids.gid))
 }
 
-fn set_hostname(wanted: Option<&str>) -> io::Result<()> {
-    let mut name = match wanted {
+fn set_hostname(what: &Spawn) -> io::Result<()> {
+    let mut name = match &what.hostname {
         Some(name) => OsString::from(name),
         None => {
-            let mut name = OsString::from("spelt-");
+            let mut name = OsString::from(format!("{}-", what.program));
             name.push(nix::unistd::gethostname()?);
             name
         }
@@ -118,7 +127,7 @@ fn run(what: &Spawn) -> i32 {
         Ok(Fork::Child) => become_command(what),
         Ok(Fork::Parent(pid)) => pid,
         Err(e) => {
-            eprintln!("spelt: cannot start a process for the command: {e}");
+            eprintln!("{}: cannot start a process for the command: {e}", what.program);
             return EXIT_FAILED;
         }
     };
@@ -183,7 +192,7 @@ fn become_command(what: &Spawn) -> ! {
         }
         _ => (format!("cannot run `{name}`: {e}"), EXIT_NOT_EXECUTABLE),
     };
-    eprintln!("spelt: {text}");
+    eprintln!("{}: {text}", what.program);
     process::exit_now(status)
 }
 
@@ -201,7 +210,7 @@ fn command_line(command: &[OsString]) -> (CString, Vec<CString>) {
     }
     let shell = std::env::var_os("SHELL").filter(|s| !s.is_empty()).unwrap_or_else(|| "/bin/sh".into());
     let mut dashed = OsString::from("-");
-    dashed.push(&shell);
+    dashed.push(Path::new(&shell).file_name().unwrap_or(&shell));
     (c(&shell), vec![c(&dashed)])
 }
 

@@ -17,12 +17,16 @@ pub struct Spawn {
     pub interface: Interface,
     /// Program and arguments. Empty: the user's shell, as a login shell.
     pub command: Vec<OsString>,
-    /// `None`: `spelt-` and the host's.
+    /// `None`: the program's name, a hyphen, and the host's.
     pub hostname: Option<String>,
     /// Contents of a file to be seen as /etc/resolv.conf inside.
     pub resolv_conf: Option<Vec<u8>>,
+    /// A user namespace, in which the command is root. Without one only root can do this.
+    pub user_namespace: bool,
     /// A PID namespace and a /proc of its own.
     pub pid_namespace: bool,
+    /// What the user calls this program.
+    pub program: &'static str,
     /// Limit the command gets, if this process changed its own before.
     pub open_files: Option<OpenFiles>,
 }
@@ -42,13 +46,11 @@ pub struct Child {
 pub fn spawn(what: &Spawn) -> Result<Child, Error> {
     let (ours, theirs) = fdpass::pair().map_err(Error::io("cannot make a socket pair"))?;
     let ids = init::Ids { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
-    let mut flags = CloneFlags::CLONE_NEWUSER
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS;
+    let mut flags =
+        CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    flags.set(CloneFlags::CLONE_NEWUSER, what.user_namespace);
     flags.set(CloneFlags::CLONE_NEWPID, what.pid_namespace);
-    match process::clone_into(flags).map_err(refused)? {
+    match process::clone_into(flags).map_err(|e| refused(e, what.user_namespace))? {
         Fork::Child => {
             drop(ours);
             init::main(what, ids, theirs)
@@ -112,8 +114,9 @@ impl Child {
     }
 }
 
-fn refused(e: std::io::Error) -> Error {
+fn refused(e: std::io::Error, user_namespace: bool) -> Error {
     let hint = match e.raw_os_error() {
+        Some(libc::EPERM) if !user_namespace => "without a user namespace (`--netns-only`) only root may make them",
         Some(libc::EPERM | libc::EACCES) => {
             "user namespaces are forbidden here: see the sysctls kernel.unprivileged_userns_clone and \
              kernel.apparmor_restrict_unprivileged_userns, or the container's seccomp profile"
