@@ -55,6 +55,13 @@ impl Namespace {
         if netns::kind(&net) != Some(CloneFlags::CLONE_NEWNET) {
             return Err(Error::Failed(format!("`{}` is not a network namespace", path.display())));
         }
+        // A tap here would be one more interface of the host's, its traffic ours and led back to it.
+        if netns::is_own_net_ns(&net) {
+            let advice = "give a process, path or name of another one";
+            return Err(Error::Failed(format!(
+                "the network namespace {target} is the one this program itself runs in: {advice}"
+            )));
+        }
         if watch.is_gone() {
             return Err(Error::Failed(format!("the namespace {target} has just gone")));
         }

@@ -23,8 +23,17 @@ pub fn owner(ns: impl AsFd) -> io::Result<OwnedFd> {
 
 /// True if `ns` is the user namespace this process is in.
 pub fn is_own_user_ns(ns: impl AsFd) -> bool {
+    is_at(ns, "/proc/self/ns/user")
+}
+
+/// True if `ns` is the network namespace this process is in.
+pub fn is_own_net_ns(ns: impl AsFd) -> bool {
+    is_at(ns, "/proc/self/ns/net")
+}
+
+fn is_at(ns: impl AsFd, path: &str) -> bool {
     let same = || -> io::Result<bool> {
-        let (a, b) = (fstat(File::open("/proc/self/ns/user")?)?, fstat(ns)?);
+        let (a, b) = (fstat(File::open(path)?)?, fstat(ns)?);
         Ok(a.st_dev == b.st_dev && a.st_ino == b.st_ino)
     };
     same().unwrap_or(false)
