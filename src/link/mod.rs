@@ -15,6 +15,7 @@
 mod batch;
 mod capture;
 mod tap;
+mod trace;
 
 pub use batch::{Batch, FRAMES};
 pub use capture::Capture;

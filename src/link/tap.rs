@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use arrayvec::ArrayVec;
 
-use super::{Batch, Capture};
+use super::{Batch, Capture, trace};
 use crate::guest::{Caps, LinkFull, SLOTS_MAX, ToGuest};
 use crate::sys::iov::{Gather, Scatter};
 use crate::sys::tap as sys;
@@ -84,6 +84,7 @@ impl Tap {
             if let Some(c) = &mut self.capture {
                 c.record(&[&room[skip..n]]);
             }
+            trace::frame("from guest", &room[skip..n], 0);
             batch.push(skip, len.min(FRAME_MAX + 1), offload);
         }
         Ok(Input::More)
@@ -134,6 +135,7 @@ impl ToGuest for Tap {
         let both = [Gather::new(&header), Gather::new(frame)];
         Tap::write(&self.fd, if self.vnet { &both } else { &both[1..] })?;
         self.count(frame.len());
+        trace::frame("to guest", frame, 0);
         if let Some(c) = &mut self.capture {
             c.record(&[frame]);
         }
@@ -167,6 +169,7 @@ impl ToGuest for Tap {
         if let Some(c) = &mut self.capture {
             c.record(&[head, payload]);
         }
+        trace::frame("to guest", head, len);
         self.count(head.len() + len);
         Ok(())
     }
