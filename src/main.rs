@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use spelt::app;
 use spelt::config::{self, Command};
-use spelt::sys::process;
+use spelt::sys::{process, signal};
+use spelt::{app, logging};
 
 fn main() -> ExitCode {
+    signal::prepare();
     let _ = process::ensure_std_fds();
     let mut args = std::env::args_os();
     let argv0 = args.next().unwrap_or_else(|| "spelt".into());
@@ -24,13 +25,15 @@ fn main() -> ExitCode {
         }
     };
     if let Some(text) = config.unsupported() {
-        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = writeln!(std::io::stderr(), "{}: {text}", config.personality.name());
         return ExitCode::FAILURE;
     }
     match app::start(&config) {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
-            let _ = writeln!(std::io::stderr(), "{}: {e:#}", config.personality.name());
+            let text = format!("{e:#}");
+            let _ = writeln!(std::io::stderr(), "{}: {}", config.personality.name(), logging::plain(&text));
+            logging::last_words(&text);
             ExitCode::FAILURE
         }
     }

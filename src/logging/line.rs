@@ -7,8 +7,44 @@ use crate::base::Instant;
 
 /// Cut to the limit, and without control characters: a guest's host name must not write lines or colours of its own.
 pub(super) fn tidy(text: &str) -> Cow<'_, str> {
-    let cut = prefix(text, LINE_MAX_BYTES).trim_end_matches('\n');
-    if cut.contains(char::is_control) { cut.replace(char::is_control, "?").into() } else { cut.into() }
+    let mut text = plain(text);
+    if text.len() > LINE_MAX_BYTES {
+        text = prefix(&text, LINE_MAX_BYTES).to_string().into();
+    }
+    let cut = text.trim_end_matches('\n');
+    if cut.contains(char::is_control) {
+        cut.replace(char::is_control, "?").into()
+    } else if cut.len() < text.len() {
+        cut.to_string().into()
+    } else {
+        text
+    }
+}
+
+/// Without the numbers that Rust puts behind the texts of system errors: they say the same once more, to fewer readers.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    const BEGIN: &str = " (os error ";
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(BEGIN) {
+        let behind = &rest[at + BEGIN.len()..];
+        let digits = behind.bytes().take_while(u8::is_ascii_digit).count();
+        match behind[digits..].strip_prefix(')') {
+            Some(after) if digits > 0 => {
+                out.push_str(&rest[..at]);
+                rest = after;
+            }
+            _ => {
+                out.push_str(&rest[..at + BEGIN.len()]);
+                rest = behind;
+            }
+        }
+    }
+    if rest.len() == text.len() {
+        return text.into();
+    }
+    out.push_str(rest);
+    out.into()
 }
 
 /// The longest prefix of at most `max_bytes` that ends with a whole character.
@@ -38,6 +74,14 @@ mod tests {
         assert_eq!(tidy(&"x".repeat(5000)).len(), LINE_MAX_BYTES);
         assert_eq!(tidy(&"é".repeat(5000)).len(), LINE_MAX_BYTES);
         assert_eq!(tidy(&format!("x{}", "é".repeat(5000))).len(), LINE_MAX_BYTES - 1);
+    }
+
+    #[test]
+    fn error_numbers_are_left_out() {
+        assert!(matches!(plain("nothing to do"), Cow::Borrowed(_)));
+        assert_eq!(plain("cannot: No such file (os error 2): advice (os error 13)"), "cannot: No such file: advice");
+        assert_eq!(plain("a (os error ) b (os error x) (os error 1"), "a (os error ) b (os error x) (os error 1");
+        assert_eq!(tidy("broken (os error 5)\n"), "broken");
     }
 
     #[test]

@@ -37,6 +37,7 @@ use sink::{Counting, Stderr};
 use syslog::Syslog;
 
 pub use limiter::Limiter;
+pub use line::plain;
 pub use summary::{Assigned, Summary};
 
 /// Where messages go, and how many.
@@ -79,6 +80,20 @@ pub fn started() {
             s.stderr = None;
         }
     });
+}
+
+/// Records why the program ends: everywhere but on standard error, which is the caller's to write.
+pub fn last_words(text: &str) {
+    if let Some(global) = GLOBAL.get() {
+        let (now, text) = (global.clock.now(), tidy(text));
+        let mut sinks = lock(&global.sinks);
+        if let Some(file) = &mut sinks.file {
+            file.put(Level::Error, now, &text);
+        }
+        if let Some(syslog) = &mut sinks.syslog {
+            syslog.put(Level::Error, now, &text);
+        }
+    }
 }
 
 /// The process id for the system log, where the one that this process sees means nothing: in a PID namespace of its own.
