@@ -12,7 +12,8 @@ use nix::sys::signal::Signal;
 use super::engine::{Engine, Next};
 use crate::base::{Kind, Token};
 use crate::ns::{self, Child, Interface, Namespace, Watch};
-use crate::sys::signal::Signals;
+use crate::sys::signal::{self, Signals};
+use crate::sys::terminal::Terminal;
 
 /// Whose namespace is served.
 pub enum Guest {
@@ -34,6 +35,8 @@ impl Guest {
 pub struct Supervisor {
     signals: Signals,
     end: End,
+    /// What a command may take from whoever started us.
+    terminal: Option<Terminal>,
 }
 
 enum End {
@@ -48,15 +51,17 @@ const GRACE: Duration = Duration::from_secs(2);
 
 impl Supervisor {
     pub fn new(guest: Guest, netns_quit: bool) -> anyhow::Result<Supervisor> {
-        let which = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+        let mut which = vec![Signal::SIGTERM];
+        // A job that a shell has put into the background, or that nohup(1) guards, outlives its terminal.
+        which.extend([Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT].into_iter().filter(|s| !signal::is_ignored(*s)));
         let signals = Signals::new(&which).context("cannot receive signals")?;
-        crate::sys::signal::ignore_sigpipe();
         let end = match guest {
             Guest::Spawned(child) => End::Child(child),
             Guest::Attached(namespace) if netns_quit => End::Namespace(namespace.into_watch()),
             Guest::Attached(_) => End::Never,
         };
-        Ok(Supervisor { signals, end })
+        let terminal = Terminal::of_foreground().filter(|_| matches!(end, End::Child(_)));
+        Ok(Supervisor { signals, end, terminal })
     }
 
     pub fn register(&self, engine: &mut Engine) -> anyhow::Result<()> {
@@ -94,6 +99,9 @@ impl Supervisor {
             Kind::Signal => self.on_signal(&mut ending),
             _ => self.on_end(&mut status, ending),
         });
+        if let Some(terminal) = &self.terminal {
+            terminal.take_back();
+        }
         match (served, &mut self.end) {
             (Ok(()), End::Child(_)) => {
                 engine.guest_is_gone();
@@ -140,7 +148,12 @@ impl Supervisor {
                     let _ = child.signal(libc::SIGKILL);
                     Next::Continue
                 }
-                _ => Next::Continue,
+                Ok(None) => Next::Continue,
+                Err(e) => {
+                    log::error!("cannot tell what became of the command: {e}");
+                    *status = 1;
+                    Next::Stop
+                }
             },
             End::Namespace(watch) => {
                 if watch.is_gone() {

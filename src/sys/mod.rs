@@ -15,6 +15,7 @@ pub mod signal;
 pub mod socket;
 pub mod sockopt;
 pub mod tap;
+pub mod terminal;
 pub mod tun;
 
 use std::io;

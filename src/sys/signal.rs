@@ -83,17 +83,35 @@ pub fn wait() -> io::Result<Received> {
     Ok(Received { number, from_process: info.si_code <= 0, pid })
 }
 
-/// Every disposition to its default, nothing blocked: what a new program expects to start with.
+/// To be called first of all. Writing to a peer that is gone, or beyond the size limit of files (setrlimit(2)), is an
+/// error and not the end; and a caller that ignores SIGCHLD, which exec(2) hands down, must not make the end of our
+/// children unknowable (wait(2)).
+pub fn prepare() {
+    set(libc::SIGPIPE, libc::SIG_IGN);
+    set(libc::SIGXFSZ, libc::SIG_IGN);
+    set(libc::SIGCHLD, libc::SIG_DFL);
+}
+
+/// For a program that is about to be executed: what [`prepare`] did is undone, nothing is blocked, and what else the caller
+/// ignores stays ignored, as after nohup(1).
 pub fn reset() {
-    for number in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL runs no code of ours. SIGKILL, SIGSTOP and libc's own refuse with EINVAL, which changes nothing.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+    for number in [libc::SIGPIPE, libc::SIGXFSZ, libc::SIGCHLD] {
+        set(number, libc::SIG_DFL);
     }
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
-/// Writing to a peer that is gone is an error, not the end.
-pub fn ignore_sigpipe() {
-    // SAFETY: SIG_IGN runs no code of ours.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+/// True if whoever started this process wants it to take no notice of `signal`.
+pub fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: an all-zero sigaction is a valid value of this plain C struct.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action the call only writes the present one, to a live value.
+    let r = unsafe { libc::sigaction(signal as i32, std::ptr::null(), &mut now) };
+    r == 0 && now.sa_sigaction == libc::SIG_IGN
+}
+
+/// `action`: SIG_IGN or SIG_DFL.
+fn set(number: i32, action: libc::sighandler_t) {
+    // SAFETY: neither of the two runs code of ours.
+    unsafe { libc::signal(number, action) };
 }

@@ -1,0 +1,42 @@
+//! The controlling terminal's foreground process group.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
+
+/// A terminal whose foreground process group is ours.
+#[derive(Debug)]
+pub struct Terminal {
+    fd: OwnedFd,
+    group: Pid,
+}
+
+impl Terminal {
+    /// `None` without a terminal, and in the background.
+    pub fn of_foreground() -> Option<Terminal> {
+        let (input, output, errors) = (io::stdin(), io::stdout(), io::stderr());
+        let group = getpgrp();
+        let ours = |fd: &BorrowedFd<'_>| tcgetpgrp(fd) == Ok(group);
+        let fd = [input.as_fd(), output.as_fd(), errors.as_fd()].into_iter().find(ours)?;
+        Some(Terminal { fd: fd.try_clone_to_owned().ok()?, group })
+    }
+
+    /// Makes our group the foreground again if the one that became it has no process left. An interactive shell makes
+    /// itself the foreground and gives that back at its end; but in a PID namespace it could not see to whom. The next
+    /// program that reads the terminal in our group would be stopped.
+    pub fn take_back(&self) {
+        let Ok(now) = tcgetpgrp(&self.fd) else { return };
+        // A group with processes is for whoever made it the foreground to care about.
+        if now == self.group || killpg(now, None) != Err(nix::Error::ESRCH) {
+            return;
+        }
+        // For a group in the background the change itself raises SIGTTOU (tcsetpgrp(3)).
+        let stop = SigSet::from(Signal::SIGTTOU);
+        if stop.thread_block().is_ok() {
+            let _ = tcsetpgrp(&self.fd, self.group);
+            let _ = stop.thread_unblock();
+        }
+    }
+}
