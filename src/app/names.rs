@@ -7,6 +7,26 @@ use crate::base::{Addr, Family, PerFamily};
 use crate::config::{Config, Dns, Search};
 use crate::host::Resolv;
 
+/// What the guest's network looks like, as far as it matters for names.
+#[derive(Clone, Debug)]
+pub struct Guest<'a> {
+    /// Families it has.
+    pub has: PerFamily<bool>,
+    /// Its own addresses: what is sent to them stays inside.
+    pub addrs: &'a [Addr],
+    /// An address, per family, that may stand for a resolver it cannot reach itself.
+    pub stand_in: PerFamily<Option<Addr>>,
+    /// Its interface.
+    pub interface: &'a str,
+}
+
+impl Guest<'_> {
+    /// True if the host reaches this server, and the guest at the same address does not.
+    fn is_cut_off_from(&self, server: &Addr) -> bool {
+        server.is_loopback() || self.addrs.contains(server) || !self.has[server.family()]
+    }
+}
+
 /// The decisions about name resolution.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
@@ -22,46 +42,48 @@ pub struct Names {
 }
 
 impl Names {
-    /// `stand_in`: an address of the gateway's, per family, that may stand for a resolver the guest cannot reach itself;
-    /// `ifname`: the guest's interface, for link-local ones.
-    pub fn new(config: &Config, host: &Resolv, stand_in: &PerFamily<Option<Addr>>, ifname: &str) -> Names {
+    pub fn new(config: &Config, host: &Resolv, guest: &Guest<'_>) -> Names {
         let mut names = Names { search: search(config, host), ..Names::default() };
         if config.dns == Dns::None {
-            names.resolv_conf = Some(names.file(ifname));
+            names.resolv_conf = Some(names.file(host, guest));
             return names;
         }
         let all: Vec<Addr> = host.nameservers.v4.iter().chain(&host.nameservers.v6).copied().collect();
-        let on_loopback = all.iter().any(Addr::is_loopback);
-        for f in [Family::V4, Family::V6] {
-            let on = if f == Family::V4 { config.v4 } else { config.v6 };
-            if !on {
-                continue;
-            }
-            names.host[f] = config.dns_host[f].or(host.first(f)).or(all.first().copied());
-            let mapped = stand_in[f].filter(|a| host.nameservers[f].contains(a));
-            names.forward[f] = config.dns_forward[f]
-                // A resolver that shares its address with the host's loopback: the port tells which is meant.
-                .or(mapped.inspect(|a| names.host[f] = config.dns_host[f].or(Some(*a))))
-                .or(stand_in[f].filter(|_| on_loopback));
-            names.forward[f] = names.forward[f].filter(|_| names.host[f].is_some());
+        let cut_off: Vec<Addr> = all.iter().copied().filter(|a| guest.is_cut_off_from(a)).collect();
+        for f in [Family::V4, Family::V6].into_iter().filter(|f| guest.has[*f]) {
+            let of_family = |list: &[Addr]| list.iter().find(|a| a.family() == f).or(list.first()).copied();
+            // A resolver that shares its address with the host's loopback: the port tells which is meant.
+            let shared = guest.stand_in[f].filter(|a| all.contains(a));
+            let automatic = shared.or(guest.stand_in[f].filter(|_| !cut_off.is_empty()));
+            let leads_to = match config.dns_forward[f] {
+                Some(_) => of_family(&all),
+                None => shared.or(of_family(&cut_off)),
+            };
+            names.host[f] = config.dns_host[f].or(leads_to);
+            names.forward[f] = config.dns_forward[f].or(automatic).filter(|_| names.host[f].is_some());
         }
-        names.servers = servers(config, &all, &names.forward);
+        names.servers = servers(config, &all, &cut_off, &names.forward);
         let explicit = config.dns != Dns::FromHost || config.search != Search::FromHost;
-        if explicit || on_loopback {
-            names.resolv_conf = Some(names.file(ifname));
+        // A link-local server's zone is the name of an interface, which may be another one inside.
+        let as_it_is = cut_off.is_empty() && !all.iter().any(|a| !a.is_v4() && a.is_link_local());
+        if explicit || !as_it_is && !host.is_missing {
+            names.resolv_conf = Some(names.file(host, guest));
         }
         names
     }
 
-    fn file(&self, ifname: &str) -> String {
+    fn file(&self, host: &Resolv, guest: &Guest<'_>) -> String {
         let mut text = String::from("# made by spelt for this network namespace\n");
         for server in &self.servers {
-            let zone =
-                if server.to_v6().is_some() && server.is_link_local() { format!("%{ifname}") } else { String::new() };
+            let zoned = !server.is_v4() && server.is_link_local();
+            let zone = if zoned { format!("%{}", guest.interface) } else { String::new() };
             let _ = writeln!(text, "nameserver {server}{zone}");
         }
         if !self.search.is_empty() {
             let _ = writeln!(text, "search {}", self.search.join(" "));
+        }
+        for options in &host.options {
+            let _ = writeln!(text, "options {options}");
         }
         text
     }
@@ -75,8 +97,8 @@ fn search(config: &Config, host: &Resolv) -> Vec<String> {
     }
 }
 
-/// In the host's order; a resolver on the host's loopback is reached through a forward address, of its own family first.
-fn servers(config: &Config, all: &[Addr], forward: &PerFamily<Option<Addr>>) -> Vec<Addr> {
+/// In the host's order; a resolver that is cut off is reached through a forward address, of its own family first.
+fn servers(config: &Config, all: &[Addr], cut_off: &[Addr], forward: &PerFamily<Option<Addr>>) -> Vec<Addr> {
     let mut out = Vec::new();
     let mut add = |a: Addr| {
         if !out.contains(&a) {
@@ -89,7 +111,7 @@ fn servers(config: &Config, all: &[Addr], forward: &PerFamily<Option<Addr>>) -> 
         Dns::FromHost => {
             for server in all {
                 let f = server.family();
-                if !server.is_loopback() {
+                if !cut_off.contains(server) {
                     add(*server);
                 } else if let Some(a) = forward[f].or(forward.v4).or(forward.v6) {
                     add(a);
@@ -100,4 +122,77 @@ fn servers(config: &Config, all: &[Addr], forward: &PerFamily<Option<Addr>>) -> 
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Command};
+
+    /// Told servers, and where each forward address leads, for a guest 192.0.2.2 and 2001:db8::2 with gateways that end
+    /// in 1.
+    fn told(options: &str, resolv_conf: &str) -> (String, String, Option<String>) {
+        let args = ["run"].into_iter().chain(options.split_whitespace()).map(Into::into).collect();
+        let Ok(Command::Run(config)) = config::from_args("spelt".as_ref(), args) else { panic!("{options}") };
+        let has = PerFamily::new(config.v4, config.v6);
+        let stand_in = PerFamily::new(Some(a("192.0.2.1")), Some(a("fe80::1")));
+        let addrs = [a("192.0.2.2"), a("2001:db8::2")];
+        let guest = Guest { has, addrs: &addrs, stand_in, interface: "tap7" };
+        let names = Names::new(&config, &Resolv::parse(resolv_conf.as_bytes()), &guest);
+        let text = |list: &[Addr]| list.iter().map(Addr::to_string).collect::<Vec<_>>().join(" ");
+        let leads = [Family::V4, Family::V6].into_iter().filter_map(|f| Some((names.forward[f]?, names.host[f]?)));
+        let leads: Vec<_> = leads.map(|(from, to)| format!("{from}>{to}")).collect();
+        (text(&names.servers), leads.join(" "), names.resolv_conf)
+    }
+
+    fn a(text: &str) -> Addr {
+        text.parse::<std::net::IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn servers_that_the_guest_reaches_are_told_as_they_are() {
+        let (servers, leads, file) = told("", "nameserver 192.0.2.53\nnameserver 2001:db8::53\n");
+        assert_eq!((servers.as_str(), leads.as_str(), file), ("192.0.2.53 2001:db8::53", "", None));
+    }
+
+    #[test]
+    fn servers_that_are_cut_off_get_a_forward_address() {
+        for (options, server, expected, leads) in [
+            ("", "127.0.0.53", "192.0.2.1", "192.0.2.1>127.0.0.53 fe80::1>127.0.0.53"),
+            ("-4", "::1", "192.0.2.1", "192.0.2.1>::1"),
+            // The host's address is the guest's own.
+            ("", "2001:db8::2", "fe80::1", "192.0.2.1>2001:db8::2 fe80::1>2001:db8::2"),
+            // A family that the guest has not.
+            ("-6", "192.0.2.53", "fe80::1", "fe80::1>192.0.2.53"),
+        ] {
+            let (told, led, file) = told(options, &format!("nameserver {server}\n"));
+            assert_eq!((told.as_str(), led.as_str()), (expected, leads), "{options} {server}");
+            assert!(file.unwrap().contains(&format!("nameserver {expected}")));
+        }
+    }
+
+    #[test]
+    fn the_one_that_is_cut_off_is_led_to_even_behind_another() {
+        let (servers, leads, _) = told("-4", "nameserver 192.0.2.53\nnameserver 127.0.0.1\n");
+        assert_eq!((servers.as_str(), leads.as_str()), ("192.0.2.53 192.0.2.1", "192.0.2.1>127.0.0.1"));
+    }
+
+    #[test]
+    fn a_gateway_that_is_a_resolver_too_stays_one() {
+        let (servers, leads, file) = told("-4", "nameserver 192.0.2.1\n");
+        assert_eq!((servers.as_str(), leads.as_str(), file), ("192.0.2.1", "192.0.2.1>192.0.2.1", None));
+    }
+
+    #[test]
+    fn a_file_of_its_own_has_zone_search_list_and_options() {
+        let (_, _, file) = told("", "nameserver fe80::53%eth0\nsearch lab.test\noptions ndots:3 edns0\n");
+        let lines = "nameserver fe80::53%tap7\nsearch lab.test\noptions ndots:3 edns0\n";
+        assert!(file.as_ref().unwrap().ends_with(lines), "{file:?}");
+        let (servers, _, file) = told("-D 203.0.113.9 -S none", "nameserver 127.0.0.1\nsearch lab.test\n");
+        assert_eq!(servers, "203.0.113.9");
+        assert!(file.as_ref().unwrap().ends_with("nameserver 203.0.113.9\n"), "{file:?}");
+        let (servers, leads, file) = told("-D none", "nameserver 127.0.0.1\n");
+        assert_eq!((servers.as_str(), leads.as_str()), ("", ""));
+        assert_eq!(file.unwrap().lines().count(), 1);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use super::names::Names;
+use super::names::{Guest, Names};
 use crate::base::{Addr, Family, PerFamily, Prefix, Route};
 use crate::config::{Config, Map};
 use crate::fwd::{Nat, Outbound};
@@ -25,14 +25,15 @@ pub struct Plan {
 
 /// Used where no option and no host interface names one.
 const IFNAME: &str = "tap0";
-/// Where DNS is forwarded from if there is no gateway address to do it with.
+/// Where DNS is forwarded from if no address leads to the host's loopback. Link-local (RFC 3927), and used for the same
+/// elsewhere.
 const DNS_FORWARD_V4: Addr = Addr::v4([169, 254, 1, 1]);
 /// The kernel's MTU for a tap.
 const KERNEL_MTU: u16 = 1500;
 
 /// `seed`: random; for the gateway's timers.
 pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
-    let families = PerFamily::new(family(config, network, Family::V4), family(config, network, Family::V6));
+    let mut families = PerFamily::new(family(config, network, Family::V4), family(config, network, Family::V6));
     let assigned = PerFamily::new(families.v4.assigned, families.v6.assigned);
     let gateways = PerFamily::new(families.v4.gateway, families.v6.gateway);
     let our_link_local = match gateways.v6 {
@@ -50,8 +51,22 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         .clone()
         .or_else(|| network.interface_name().map(String::from))
         .unwrap_or_else(|| IFNAME.to_string());
-    let names = Names::new(config, &network.resolv, &dns_candidates(&map_host_loopback, &gateways), &name);
     let v6 = network.families.v6.is_some();
+    let own: Vec<Addr> = families.v4.addrs.iter().chain(&families.v6.addrs).map(|p| p.addr).collect();
+    let guest = Guest {
+        has: PerFamily::new(network.families.v4.is_some(), v6),
+        addrs: &own,
+        stand_in: PerFamily::new(
+            map_host_loopback.v4.or(Some(DNS_FORWARD_V4)),
+            map_host_loopback.v6.or(Some(our_link_local)),
+        ),
+        interface: &name,
+    };
+    let names = Names::new(config, &network.resolv, &guest);
+    // Without a default route the guest would not know that it is on its link.
+    if names.servers.contains(&DNS_FORWARD_V4) && !families.v4.routes.iter().any(Route::is_default) {
+        families.v4.routes.push(Route::new(Prefix::new(DNS_FORWARD_V4, 32), None));
+    }
     let nat = Nat {
         gateway: gateways,
         our_link_local: v6.then_some(our_link_local),
@@ -135,11 +150,6 @@ fn routes(config: &Config, template: &Template, f: Family, gateway: Option<Addr>
         }
         _ => template.routes.clone(),
     }
-}
-
-/// Where a guest may be told to ask for names, per family: the address that stands for the host already, else any.
-fn dns_candidates(loopback: &PerFamily<Option<Addr>>, gateway: &PerFamily<Option<Addr>>) -> PerFamily<Option<Addr>> {
-    PerFamily::new(loopback.v4.or(gateway.v4).map(|_| loopback.v4.unwrap_or(DNS_FORWARD_V4)), loopback.v6)
 }
 
 fn gateway_config(

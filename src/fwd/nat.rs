@@ -6,6 +6,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::base::{Addr, Endpoint, Family, PerFamily};
 
 const DNS_PORTS: [u16; 2] = [53, 853];
+/// Link-local (RFC 3927 §2.1), for a guest whose default route names no gateway: it takes every address to be on its link,
+/// where we answer for all.
+const STAND_IN_V4: Addr = Addr::v4([169, 254, 2, 2]);
 
 /// The translated addresses, each per family; `None` switches a rule off.
 #[derive(Clone, Debug, Default)]
@@ -53,15 +56,17 @@ impl Nat {
         dst
     }
 
-    /// The source a guest sees for a packet that came from `src` on the host, or `None` if the guest may not see it:
-    /// loopback where the mapping is switched off.
+    /// The source a guest sees for a packet that came from `src` on the host, or `None` if there is no address to show.
+    ///
+    /// Clients on the host's loopback are shown as a gateway address even where the guest has none that leads there: a
+    /// port that was opened for them stays open, while the guest still cannot turn to them by itself.
     pub fn to_guest(&self, src: Addr, guest: Option<Addr>) -> Option<Addr> {
         let f = src.family();
         if src == loopback(f) {
-            return self.map_host_loopback[f];
+            return self.map_host_loopback[f].or_else(|| self.stand_in(&src));
         }
         if src.is_loopback() {
-            return self.map_host_loopback[f].and(self.gateway[f]);
+            return self.stand_in(&src);
         }
         if self.assigned.is(&src) || guest == Some(src) || src.is_unspecified() {
             return self.map_guest_addr[f].or_else(|| self.stand_in(&src));
@@ -73,6 +78,7 @@ impl Nat {
     fn stand_in(&self, src: &Addr) -> Option<Addr> {
         match self.gateway[src.family()] {
             Some(g) if src.is_v4() || g.is_link_local() == src.is_link_local() => Some(g),
+            None if src.is_v4() => Some(STAND_IN_V4),
             _ => self.our_link_local.filter(|_| !src.is_v4()),
         }
     }
@@ -153,11 +159,20 @@ mod tests {
     }
 
     #[test]
-    fn without_the_loopback_map_loopback_is_dropped() {
+    fn without_the_loopback_map_only_clients_of_the_guest_pass() {
         let n = Nat { map_host_loopback: PerFamily::default(), ..nat() };
-        for s in ["127.0.0.1", "127.0.0.9", "::1"] {
-            assert_eq!(n.to_guest(a(s), None), None);
+        for (s, shown) in [("127.0.0.1", "192.0.2.1"), ("127.0.0.9", "192.0.2.1"), ("::1", "fe80::1")] {
+            assert_eq!(n.to_guest(a(s), None), Some(a(shown)));
+            assert_eq!(n.address_to_host(a(shown)), a(shown));
         }
-        assert_eq!(n.address_to_host(a("192.0.2.1")), a("192.0.2.1"));
+    }
+
+    #[test]
+    fn without_a_gateway_there_is_still_an_address_to_show() {
+        let none = PerFamily::default;
+        let n = Nat { map_host_loopback: none(), gateway: none(), ..nat() };
+        assert_eq!(n.to_guest(a("127.0.0.1"), None), Some(a("169.254.2.2")));
+        assert_eq!(n.to_guest(a("192.0.2.7"), None), Some(a("169.254.2.2")));
+        assert_eq!(n.to_guest(a("::1"), None), Some(a("fe80::1")));
     }
 }

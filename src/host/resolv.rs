@@ -1,5 +1,6 @@
 //! Name servers and search list of the host, resolv.conf(5).
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use crate::base::{Addr, Family, PerFamily};
@@ -11,18 +12,27 @@ pub struct Resolv {
     pub nameservers: PerFamily<Vec<Addr>>,
     /// The last `search` or `domain` line, which is the one that counts.
     pub search: Vec<String>,
+    /// What stands behind `options`, a line each.
+    pub options: Vec<String>,
+    /// There is no such file.
+    pub is_missing: bool,
 }
 
 impl Resolv {
     /// A file that is missing or damaged counts as far as it can be read: names are not the guest's only need.
     pub fn read(path: &Path) -> Resolv {
-        match std::fs::read(path) {
+        let mut found = match std::fs::read(path) {
             Ok(bytes) => Resolv::parse(&bytes[..bytes.len().min(FILE_MAX_BYTES)]),
             Err(e) => {
                 log::debug!("{} not read: {e}", path.display());
-                Resolv::default()
+                Resolv { is_missing: e.kind() == std::io::ErrorKind::NotFound, ..Resolv::default() }
             }
+        };
+        // "If no nameserver entries are present, the default is to use the name server on the local machine."
+        if found.is_empty() {
+            found.nameservers.v4.push(IpAddr::from(Ipv4Addr::LOCALHOST).into());
         }
+        found
     }
 
     pub fn parse(bytes: &[u8]) -> Resolv {
@@ -32,11 +42,18 @@ impl Resolv {
         }
         let mut found = Resolv::default();
         for server in &config.nameservers {
-            let addr: Addr = std::net::IpAddr::from(server).into();
+            let addr = match IpAddr::from(server) {
+                // To a socket, and so to the C library, the unspecified address means this host.
+                IpAddr::V4(a) if a.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(a) if a.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+                other => other,
+            };
+            let addr = Addr::from(addr);
             if found.nameservers[addr.family()].len() < SERVERS_MAX {
                 found.nameservers[addr.family()].push(addr);
             }
         }
+        found.options = bytes.split(|b| *b == b'\n').filter_map(options).collect();
         found.search = config.get_last_search_or_domain().filter(|d| *d != ".").map(String::from).collect();
         found
     }
@@ -50,6 +67,13 @@ impl Resolv {
     pub fn first(&self, family: Family) -> Option<Addr> {
         self.nameservers[family].first().copied()
     }
+}
+
+/// What a line says behind the word `options`, which begins the line (resolv.conf(5)).
+fn options(line: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(line.strip_prefix(b"options")?).ok()?;
+    let is_option_line = text.starts_with([' ', '\t']) && !text.trim().is_empty();
+    is_option_line.then(|| text.trim().to_string())
 }
 
 /// Servers used per family, as resolver libraries do (MAXNS).
@@ -73,6 +97,7 @@ mod tests {
         assert_eq!(addrs(&r.nameservers.v4), ["192.0.2.53", "127.0.0.53"]);
         assert_eq!(addrs(&r.nameservers.v6), ["fe80::53"]);
         assert_eq!(r.search, ["example.org", "example.net"]);
+        assert_eq!(r.options, ["edns0"]);
     }
 
     #[test]
@@ -88,8 +113,21 @@ mod tests {
     }
 
     #[test]
-    fn no_file_is_no_server() {
-        assert!(Resolv::read(Path::new("/nonexistent/resolv.conf")).is_empty());
+    fn no_file_and_no_server_mean_this_host() {
+        let missing = Resolv::read(Path::new("/nonexistent/resolv.conf"));
+        assert_eq!((addrs(&missing.nameservers.v4), missing.is_missing), (vec!["127.0.0.1".into()], true));
+        let empty = Resolv::read(Path::new("/dev/null"));
+        assert_eq!((addrs(&empty.nameservers.v4), empty.is_missing), (vec!["127.0.0.1".into()], false));
+    }
+
+    #[test]
+    fn unspecified_address_means_this_host() {
+        let r = Resolv::parse(b"nameserver 0.0.0.0\nnameserver ::\noptionsx\noptions  ndots:5\t\noptions\n");
+        assert_eq!(
+            (addrs(&r.nameservers.v4), addrs(&r.nameservers.v6)),
+            (vec!["127.0.0.1".into()], vec!["::1".into()])
+        );
+        assert_eq!(r.options, ["ndots:5"]);
     }
 
     proptest::proptest! {

@@ -74,7 +74,7 @@ fn prepare(what: &Spawn, ids: Ids) -> Result<Tap, Error> {
     warn("unprivileged ping is off inside", fs::write("/proc/sys/net/ipv4/ping_group_range", groups));
     warn("the host name stays", set_hostname(what));
     if let Some(text) = &what.resolv_conf {
-        warn("the host's resolv.conf stays visible inside", replace_resolv_conf(text));
+        warn("the command gets no resolv.conf of its own", replace_resolv_conf(text));
     }
     if what.pid_namespace {
         warn("/proc shows the host's processes", mount_proc());
@@ -106,7 +106,12 @@ fn set_hostname(what: &Spawn) -> io::Result<()> {
 /// Puts a file of ours over /etc/resolv.conf, or over what it links to. The file lives in a tmpfs that is mounted on
 /// /proc only while the file is made: a bind mount holds it afterwards. To be called before the new /proc.
 fn replace_resolv_conf(text: &[u8]) -> io::Result<()> {
-    let target = fs::canonicalize(RESOLV_CONF)?;
+    let target = fs::canonicalize(RESOLV_CONF).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::other("/etc/resolv.conf does not exist, so there is nothing to put one over")
+        }
+        _ => e,
+    })?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("tmpfs"), PROC, Some("tmpfs"), flags, Some("size=64k,nr_inodes=4,mode=0755"))?;
     let file = Path::new(PROC).join("resolv.conf");
