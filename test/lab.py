@@ -330,9 +330,9 @@ class Lab:
             os.chmod(file.name, 0o666)
             return file.name
 
-    def resolv_conf(self, *lines):
+    def resolv_conf(self, *lines, which="host"):
         """What a program started in `host` from now on sees as /etc/resolv.conf."""
-        with open(f"/etc/netns/{self.name}host/resolv.conf", "w", encoding="ascii") as file:
+        with open(f"/etc/netns/{self.name}{which}/resolv.conf", "w", encoding="ascii") as file:
             file.write("".join(line + "\n" for line in lines))
 
     # The network
@@ -352,6 +352,27 @@ class Lab:
             yield relay
         finally:
             relay.stop()
+
+    @contextlib.contextmanager
+    def another_host(self, *commands, peer=(), resolver="127.0.0.53", ipv6=True):
+        """A host unlike `host`, and a peer on its link `eth0`, each set up by these commands of ip(8); addresses and routes
+        are on eth0 where they name no other device. Yields both."""
+        def on_eth0(command):
+            return command if command.startswith("link ") or " dev " in command else command + " dev eth0"
+        host, other = self._namespace("odd"), self._namespace("oddpeer")
+        try:
+            for name in ("all", "default"):
+                host.sysctl(f"net.ipv6.conf.{name}.disable_ipv6", int(not ipv6))
+            host.sysctl("net.ipv4.ping_group_range", "0 2147483647")
+            self.resolv_conf(f"nameserver {resolver}", which="odd")
+            if commands:
+                self.ip("odd", f"link add eth0 type veth peer name eth0 netns {self.name}oddpeer", "link set eth0 up")
+                self.ip("oddpeer", "link set eth0 up", *map(on_eth0, peer))
+                self.ip("odd", *map(on_eth0, commands))
+            yield host, other
+        finally:
+            for which in ("odd", "oddpeer"):
+                self._remove(which)
 
     def ip(self, which, *commands):
         for command in commands:
@@ -396,19 +417,22 @@ class Lab:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(5)
         self.children.clear()
-        for which in (*NAMES, "guest"):
-            name = self.name + which
-            if not os.path.exists(f"/run/netns/{name}"):
-                continue
-            for pid in subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True,
-                                      check=False).stdout.split():
-                with contextlib.suppress(OSError):
-                    os.kill(int(pid), signal.SIGKILL)
-            subprocess.run(["ip", "netns", "delete", name], check=False)
-            shutil.rmtree(f"/etc/netns/{name}", ignore_errors=True)
+        for which in (*NAMES, "guest", "odd", "oddpeer"):
+            self._remove(which)
         with contextlib.suppress(OSError):
             os.rmdir("/etc/netns")
         shutil.rmtree(self.dir, ignore_errors=True)
+
+    def _remove(self, which):
+        name = self.name + which
+        if not os.path.exists(f"/run/netns/{name}"):
+            return
+        for pid in subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True,
+                                  check=False).stdout.split():
+            with contextlib.suppress(OSError):
+                os.kill(int(pid), signal.SIGKILL)
+        subprocess.run(["ip", "netns", "delete", name], check=False)
+        shutil.rmtree(f"/etc/netns/{name}", ignore_errors=True)
 
 
 class Service:

@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -54,11 +55,12 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).context("the kernel gives no random bytes")?;
     let plan = plan(config, &network, u64::from_ne_bytes(seed));
+    check_source_addresses(config)?;
     let rules = rules(config)?;
-    if config.verbosity >= Verbosity::Normal {
+    let summary = (config.verbosity >= Verbosity::Normal).then(|| {
         let inbound = rules.iter().map(|(rule, _)| rule.clone()).collect();
-        summary(config, &network, &plan, inbound).lines().iter().for_each(|line| log::info!("{line}"));
-    }
+        summary(config, &network, &plan, inbound).lines()
+    });
 
     let daemon =
         if config.foreground { None } else { Some(process::daemonize().context("cannot go to the background")?) };
@@ -71,7 +73,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     };
     // While the child sets up its namespace:
     let listeners = bind(config, &rules)?;
-    serve(config, &plan, guest, Opened { listeners, capture, pid_file, daemon, null })
+    serve(config, &plan, guest, Opened { listeners, capture, pid_file, daemon, null, summary })
 }
 
 /// What had to be opened while there were still a file system and privileges to open it with.
@@ -82,6 +84,8 @@ struct Opened {
     daemon: Option<Daemon>,
     /// `/dev/null`.
     null: File,
+    /// What to tell the user when all went well.
+    summary: Option<Vec<String>>,
 }
 
 fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyhow::Result<u8> {
@@ -109,6 +113,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
     sandbox::enter(&sandbox::Params { chroot_fallback: config.chroot_fallback, ..sandbox::Params::default() })?;
+    opened.summary.into_iter().flatten().for_each(|line| log::info!("{line}"));
     match opened.daemon {
         Some(daemon) => {
             logging::detach_stderr();
@@ -184,6 +189,18 @@ fn spawn(config: &Config, plan: &Plan, (command, netns_only): (&[OsString], bool
 fn open_capture(path: &std::path::Path) -> anyhow::Result<Capture> {
     Capture::create(path)
         .with_context(|| format!("cannot write the capture file '{}' (option '--pcap')", path.display()))
+}
+
+/// Every connection would fail that is to come from an address this host does not have.
+fn check_source_addresses(config: &Config) -> anyhow::Result<()> {
+    let given = [config.outbound_addr.v4, config.outbound_addr.v6].into_iter().flatten();
+    // A link-local address is one only together with an interface.
+    for addr in given.filter(|a| a.is_v4() || !a.is_link_local()) {
+        UdpSocket::bind((addr.to_ip(), 0)).with_context(|| {
+            format!("connections cannot come from '{addr}' (option '--outbound'; `ip addr` lists what this host has)")
+        })?;
+    }
+    Ok(())
 }
 
 /// The inbound rules, each with the option it came from.

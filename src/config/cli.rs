@@ -14,6 +14,7 @@ use super::types::{Command, Exit, Personality};
 use super::value;
 
 pub(super) fn parse(args: Vec<OsString>) -> Result<Command, Exit> {
+    let subcommand = args.first().and_then(|a| a.to_str()).filter(|a| ["run", "attach"].contains(a)).map(String::from);
     if args.is_empty() {
         return Err(Exit { message: SHORT_USAGE.into(), status: 1 });
     }
@@ -23,7 +24,9 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Command, Exit> {
             return Ok(Command::Print { text: e.render().to_string(), stdout: true, status: 0 });
         }
         // clap's own status would be 2.
-        Err(e) => return Err(Exit { message: one_sentence(&e.render().to_string()), status: 1 }),
+        Err(e) => {
+            return Err(Exit { message: one_sentence(&e.render().to_string(), subcommand.as_deref()), status: 1 });
+        }
     };
     let built = match matches.subcommand() {
         Some(("run", m)) => run(m),
@@ -34,16 +37,16 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Command, Exit> {
 }
 
 /// clap's message without its page of usage: what is wrong, and the tip if there is one.
-fn one_sentence(rendered: &str) -> String {
+fn one_sentence(rendered: &str, subcommand: Option<&str>) -> String {
     let mut paragraphs = rendered.split("\n\n");
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut sentence = words(paragraphs.next().unwrap_or_default());
-    if let Some(tip) = paragraphs.next().and_then(|p| p.trim_start().strip_prefix("tip: ")?.lines().next()) {
+    let tip = paragraphs.next().and_then(|p| p.trim_start().strip_prefix("tip: ")?.lines().next());
+    // How to give a command of that name is no help with an option that does not exist.
+    if let Some(tip) = tip.filter(|t| !t.starts_with("to pass ")) {
         sentence = format!("{sentence}; {}", words(tip));
     }
-    let usage = rendered.split("Usage: spelt ").nth(1).and_then(|u| u.split_whitespace().next());
-    let command = usage.filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase()));
-    let command = command.map_or_else(String::new, |word| format!(" {word}"));
+    let command = subcommand.map_or_else(String::new, |word| format!(" {word}"));
     format!("{sentence}; 'spelt{command} --help' tells more")
 }
 
@@ -51,6 +54,7 @@ fn one_sentence(rendered: &str) -> String {
 pub fn command() -> clap::Command {
     let options = |face| OPTIONS.iter().filter(move |d| offered(d, face)).map(move |d| arg(d, face));
     let run = clap::Command::new("run")
+        .display_name("spelt")
         .about("Run a command, or a shell, in a network namespace of its own")
         .override_usage("spelt run [OPTIONS] [--] [COMMAND [ARG]...]")
         .args(options(Face::Spawn))
@@ -63,6 +67,7 @@ pub fn command() -> clap::Command {
         )
         .after_help(RUN_EXAMPLES);
     let attach = clap::Command::new("attach")
+        .display_name("spelt")
         .about("Give an existing network namespace connectivity, in the background")
         .override_usage("spelt attach [OPTIONS] <PID|PATH|NAME>")
         .args(options(Face::Attach))

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ enum Kind {
     Name(Name, Inotify),
     /// One in a directory that does not.
     Recheck(Name),
-    /// A descriptor of our own: it has no name that could go.
+    /// A descriptor of our own, of a namespace without a name that could go.
     Never,
 }
 
@@ -53,7 +54,7 @@ impl Watch {
         for _ in 0..SYMLINKS_MAX {
             let name = Name::open(&path)?;
             if fstatfs(&name.directory).is_ok_and(|s| s.filesystem_type() == PROC_SUPER_MAGIC) {
-                return Ok(Watch(of_proc(name)));
+                return Ok(Watch(of_proc(name, &path)));
             }
             match fs::read_link(&path) {
                 Ok(target) => path = path.parent().unwrap_or(Path::new("/")).join(target),
@@ -111,14 +112,21 @@ impl Name {
     }
 }
 
-/// `/proc/PID/ns/net` and `/proc/PID/fd/N` go with their process.
-fn of_proc(name: Name) -> Kind {
+/// `/proc/PID/ns/net` and `/proc/PID/fd/N` go with their process. A descriptor of our own was opened by whoever started us
+/// from a file that may have a name elsewhere; nothing tells of the end of a namespace that has none.
+fn of_proc(name: Name, path: &Path) -> Kind {
     let link = format!("/proc/self/fd/{}", name.directory.as_raw_fd());
     let Some(pid) = fs::read_link(link).ok().and_then(|p| pid_in(&p)) else { return Kind::Recheck(name) };
     if pid == std::process::id() as i32 {
-        return Kind::Never;
+        let elsewhere = fs::read_link(path).ok().filter(|to| to.is_absolute() && is_same_file(path, to));
+        return elsewhere.and_then(|to| Some(of_directory(Name::open(&to).ok()?, &to))).unwrap_or(Kind::Never);
     }
     pidfd::open(pid).map_or(Kind::Recheck(name), Kind::Process)
+}
+
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    let id = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino()));
+    matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 fn pid_in(directory: &Path) -> Option<i32> {
