@@ -223,10 +223,10 @@ fn group_members(group: &str) -> Vec<String> {
 /// Lines with their numbers, without what comments and string literals say.
 fn code_lines(file: &Path) -> Vec<(usize, String)> {
     let text = std::fs::read_to_string(file).expect("a readable source");
-    text.lines().enumerate().map(|(at, line)| (at + 1, without_words_of_man(line))).collect()
+    text.lines().enumerate().map(|(at, line)| (at + 1, without_comments_and_strings(line))).collect()
 }
 
-fn without_words_of_man(line: &str) -> String {
+fn without_comments_and_strings(line: &str) -> String {
     let mut code = String::new();
     let mut in_string = false;
     let mut characters = line.chars().peekable();

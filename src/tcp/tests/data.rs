@@ -96,7 +96,7 @@ fact!(
 );
 
 fact!(
-    /// RFC 9293 §3.10.7.4 and RFC 5961 §5.2; upstream let it shift its own numbers.
+    /// RFC 9293 §3.10.7.4 and RFC 5961 §5.2; taken at its word it would shift our own numbers.
     ack_of_unsent_data_is_answered_and_ignored(p = established) {
         for ack in [2, 1000, 0x8000_0001] {
             assert_eq!(p.recv(Seg { ack, len: 10, win: 9, ..ACK }), Verdict { ack: true, ..NOTHING });
@@ -207,7 +207,7 @@ fact!(
 );
 
 fact!(
-    /// An update after a closed window, with the largest window that fits 16 bits (b74).
+    /// An update after a closed window, with the largest window that fits 16 bits.
     unscaled_window_update_is_worth_a_frame(p = connecting) {
         let mut p = connecting_with((p.irs.0, p.iss.0), Seg { scale: None, ..SYN });
         p.conn.host_connected(p.now);

@@ -58,7 +58,7 @@ fact!(syn_is_repeated_unchanged_then_given_up(p = syn_sent) {
 });
 
 fact!(
-    /// RFC 9293 §3.10.7.4, fifth check; upstream loses such data for good.
+    /// RFC 9293 §3.10.7.4, fifth check: in ESTABLISHED, processing goes on with the same segment.
     data_with_the_last_ack_of_the_handshake_counts(p = syn_received) {
         let v = p.recv(Seg { len: 100, ..ACK });
         assert_eq!((v.established, v.ack, p.taken(), p.numbers()), (true, true, Some((0, 100)), (1, 1, 101)));
@@ -150,7 +150,7 @@ fact!(
     }
 );
 
-/// RFC 9293 §3.7.1, and a floor against CVE-2019-11479; upstream dies of 0 to 3.
+/// RFC 9293 §3.7.1, and a floor against CVE-2019-11479; 0 to 3 must not end as a division or an endless loop.
 #[test]
 fn segment_size_has_a_default_a_floor_and_a_ceiling() {
     let cases = [(None, 536), (Some(0), 88), (Some(1), 88), (Some(2), 88), (Some(3), 88), (Some(87), 88)];

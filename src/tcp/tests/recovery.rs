@@ -130,7 +130,7 @@ fact!(fin_is_resent_by_the_timer(p = established) {
 });
 
 fact!(
-    /// b125: no storm of FINs.
+    /// A storm of duplicate ACKs must not draw one of FINs.
     duplicates_resend_a_fin_once(p = established) {
         p.send_fin();
         let resent = (0..20).filter(|_| p.recv(ACK).resend).count();

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Wall};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -198,33 +199,14 @@ pub fn echo(v6: bool, len: usize, permille: u64, seed: u64) {
 
     let listener = TcpListener::bind(loopback).unwrap();
     let out = stack.connect(v6, listener.local_addr().unwrap().port());
-    let server = std::thread::spawn(move || {
-        let (mut s, _) = listener.accept().unwrap();
-        let mut buf = vec![0; 100_000];
-        loop {
-            match s.read(&mut buf).unwrap() {
-                0 => return,
-                n => s.write_all(&buf[..n]).unwrap(),
-            }
-        }
-    });
+    let server = std::thread::spawn(move || serve_echo(listener.accept().unwrap().0));
 
     let listener = TcpListener::bind(loopback).unwrap();
-    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let inn = stack.listen();
     assert!(stack.world.client_came(listener.accept().unwrap().0, PORT));
-    let mut writer = client.try_clone().unwrap();
     let data = pattern(len);
-    let theirs = data.clone();
-    let writing = std::thread::spawn(move || {
-        writer.write_all(&theirs).unwrap();
-        writer.shutdown(Shutdown::Write).unwrap();
-    });
-    let reading = std::thread::spawn(move || {
-        let mut got = Vec::new();
-        client.read_to_end(&mut got).unwrap();
-        got
-    });
+    let (writing, reading) = exchange(client, data.clone());
 
     let (mut sent, mut got) = (0, Vec::new());
     let mut buf = vec![0; BUFFER];
@@ -235,8 +217,8 @@ pub fn echo(v6: bool, len: usize, permille: u64, seed: u64) {
                 let s = stack.get(h);
                 eprintln!("{:?}, {} to read, {} to send", s.state(), s.recv_queue(), s.send_queue());
             }
+            panic!("stuck at {sent} sent, {} received: {:?}", got.len(), stack.world.tcp);
         }
-        assert!(Wall::now() < end, "stuck at {sent} sent, {} received: {:?}", got.len(), stack.world.tcp);
         stack.turn();
         let s = stack.get(out);
         if s.can_send() && sent < len {
@@ -248,15 +230,7 @@ pub fn echo(v6: bool, len: usize, permille: u64, seed: u64) {
         while let Ok(n @ 1..) = s.recv_slice(&mut buf) {
             got.extend_from_slice(&buf[..n]);
         }
-        let s = stack.get(inn);
-        while s.can_recv() && s.can_send() {
-            let n = (s.send_capacity() - s.send_queue()).min(s.recv_queue()).min(buf.len());
-            let n = s.recv_slice(&mut buf[..n]).unwrap();
-            assert_eq!(s.send_slice(&buf[..n]), Ok(n));
-        }
-        if s.state() == State::CloseWait && !s.can_recv() {
-            s.close();
-        }
+        send_back(stack.get(inn), &mut buf);
     }
     assert!(got == data, "what the guest got back: {} of {len} bytes", got.len());
     assert!(reading.join().unwrap() == data, "what the client got back");
@@ -271,4 +245,42 @@ pub fn echo(v6: bool, len: usize, permille: u64, seed: u64) {
 
 fn over(s: &Socket<'_>) -> bool {
     matches!(s.state(), State::Closed | State::TimeWait)
+}
+
+/// A server of the host's.
+fn serve_echo(mut s: TcpStream) {
+    let mut buf = vec![0; 100_000];
+    loop {
+        match s.read(&mut buf).unwrap() {
+            0 => return,
+            n => s.write_all(&buf[..n]).unwrap(),
+        }
+    }
+}
+
+/// A client of the host's: one thread writes `data` and ends, the other reads to the end.
+fn exchange(mut client: TcpStream, data: Vec<u8>) -> (JoinHandle<()>, JoinHandle<Vec<u8>>) {
+    let mut writer = client.try_clone().unwrap();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&data).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let reading = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).unwrap();
+        got
+    });
+    (writing, reading)
+}
+
+/// A server of the guest's.
+fn send_back(s: &mut Socket<'_>, buf: &mut [u8]) {
+    while s.can_recv() && s.can_send() {
+        let n = (s.send_capacity() - s.send_queue()).min(s.recv_queue()).min(buf.len());
+        let n = s.recv_slice(&mut buf[..n]).unwrap();
+        assert_eq!(s.send_slice(&buf[..n]), Ok(n));
+    }
+    if s.state() == State::CloseWait && !s.can_recv() {
+        s.close();
+    }
 }

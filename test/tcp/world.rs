@@ -218,7 +218,7 @@ impl Seen {
             }
         }
         let flags = [(t.syn, 'S'), (t.fin, 'F'), (t.rst, 'R'), (t.psh, 'P'), (t.ack, '.')];
-        assert!(t.syn || t.ack || t.rst, "none of SYN, ACK and RST (p22146)");
+        assert!(t.syn || t.ack || t.rst, "none of SYN, ACK and RST");
         Seen {
             src_port: t.source_port,
             dst_port: t.destination_port,

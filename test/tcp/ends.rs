@@ -1,0 +1,128 @@
+//! How connections end: resets, half-closes, refusals.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::time::Duration;
+
+use crate::world::{Guest, World, pattern};
+use crate::{LOOPBACKS, connected, inbound, read_all};
+
+#[test]
+fn refused_connect_becomes_a_reset() {
+    let port = TcpListener::bind(LOOPBACKS[0]).unwrap().local_addr().unwrap();
+    let mut w = World::plain();
+    let mut g = Guest::new(4000, port);
+    g.send(&mut w, "S", b"");
+    w.until("the RST", |w| !w.link.sent.is_empty());
+    let seen = w.seen();
+    assert_eq!((seen.len(), seen[0].flags.as_str(), seen[0].ack, seen[0].window), (1, "R.", g.nxt, 0));
+    assert!(w.tcp.is_empty());
+}
+
+#[test]
+fn reset_of_the_guest_reaches_the_server() {
+    let mut w = World::plain();
+    let (mut g, mut server) = connected(&mut w);
+    g.send(&mut w, ".", b"last words");
+    g.send(&mut w, "R", b"");
+    w.settle();
+    assert!(w.tcp.is_empty());
+    let mut buf = [0; 10];
+    server.read_exact(&mut buf).unwrap();
+    assert_eq!(&buf, b"last words");
+    assert_eq!(server.read(&mut buf).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn data_before_a_reset_in_the_same_batch_is_delivered() {
+    let mut w = World::plain();
+    let (mut g, mut server) = connected(&mut w);
+    let frames = [g.frame(".", b"last words"), g.frame("R", b"")];
+    w.guest_sends(&frames);
+    let mut buf = [0; 10];
+    server.read_exact(&mut buf).unwrap();
+    assert_eq!(&buf, b"last words");
+}
+
+#[test]
+fn reset_of_the_server_reaches_the_guest() {
+    let mut w = World::plain();
+    let (mut g, server) = connected(&mut w);
+    g.send(&mut w, ".", b"unread");
+    w.turn(0);
+    w.seen();
+    // Closing with unread data resets (RFC 1122 §4.2.2.13).
+    drop(server);
+    w.until("the RST", |w| !w.link.sent.is_empty());
+    let s = w.seen().pop().unwrap();
+    assert_eq!((s.flags.as_str(), s.seq, s.ack), ("R.", g.rcv, g.nxt));
+    assert!(w.tcp.is_empty());
+}
+
+/// An HTTP server that refuses an upload answers, closes and resets; the answer still counts.
+#[test]
+fn answer_before_a_reset_is_delivered() {
+    let mut w = World::plain();
+    let (mut g, mut server) = connected(&mut w);
+    g.send(&mut w, ".", b"unread");
+    w.turn(0);
+    w.seen();
+    server.write_all(b"413").unwrap();
+    drop(server);
+    // The next segment meets the reset before any event is looked at.
+    g.send(&mut w, ".", b"more");
+    w.settle();
+    let seen = w.seen();
+    assert_eq!(g.take(&seen), b"413");
+    assert!(seen.last().unwrap().has('R'));
+}
+
+#[test]
+fn half_close_of_the_guest_leaves_the_answer() {
+    let mut w = World::plain();
+    let (mut g, mut server) = connected(&mut w);
+    g.send(&mut w, "F.", b"request");
+    assert_eq!(read_all(&mut server), b"request");
+    server.write_all(&pattern(3000)).unwrap();
+    assert_eq!(g.read(&mut w, 3000), pattern(3000));
+    drop(server);
+    w.until("the FIN", |w| !w.link.sent.is_empty());
+    let seen = w.seen();
+    g.take(&seen);
+    assert!(seen.last().unwrap().has('F'));
+    g.ack(&mut w);
+    w.turn(0);
+    assert!(w.tcp.is_empty());
+}
+
+/// What a client like `nc -N` does; some translators reset such connections.
+#[test]
+fn client_may_half_close_before_the_guest_has_answered() {
+    let mut w = World::plain();
+    let mut client = inbound(&mut w, LOOPBACKS[0]);
+    client.write_all(b"request").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    w.until("the SYN", |w| !w.link.sent.is_empty());
+    let syn = w.link.sent.clone();
+    w.settle();
+    assert_eq!(w.link.sent, syn);
+    let mut g = Guest::accept(&mut w);
+    w.turn(0);
+    let seen = w.seen();
+    assert_eq!(g.take(&seen), b"request");
+    assert!(seen.last().unwrap().has('F'));
+    g.send(&mut w, "F.", b"answer");
+    assert_eq!(read_all(&mut client), b"answer");
+}
+
+#[test]
+fn client_that_resets_before_the_guest_has_answered() {
+    let mut w = World::plain();
+    let client = inbound(&mut w, LOOPBACKS[0]);
+    w.seen();
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    w.until("the RST", |w| !w.link.sent.is_empty());
+    assert_eq!(w.seen()[0].flags, "R");
+    assert!(w.tcp.is_empty());
+}

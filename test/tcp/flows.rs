@@ -1,0 +1,168 @@
+//! Which flows there are: segments of none, floods, a full table, stale events, the way in and out.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use spelt::base::DropReason;
+use spelt::flow::{Id, Ready};
+use spelt::guest::Caps;
+
+use crate::world::{Guest, Seen, World};
+use crate::{LOOPBACKS, connected, connected_to};
+
+#[test]
+fn stale_ids_are_ignored() {
+    let mut w = World::plain();
+    let (mut g, _server) = connected(&mut w);
+    g.send(&mut w, "R", b"");
+    let stale = Id { index: 0, generation: 0 };
+    let all = Ready { readable: true, writable: true, read_closed: true, error: true, urgent: true };
+    w.event(stale, all);
+    w.timer(stale);
+    w.event(Id { index: 77, generation: 3 }, all);
+    assert!(w.link.sent.is_empty() && w.tcp.is_empty());
+    let (mut g, mut server) = connected_to(&mut w, LOOPBACKS[0], 4001);
+    w.event(stale, all);
+    w.timer(stale);
+    server.write_all(b"alive").unwrap();
+    assert_eq!(g.read(&mut w, 5), b"alive");
+}
+
+/// SYNs to a listener that accepts nobody.
+#[test]
+fn flood_of_syns_throws_out_itself() {
+    let mut w = World::new(Caps { csum: false, tso: false, uso: false, mtu: 1500 }, 20);
+    let (mut g, mut server) = connected(&mut w);
+    w.skip(Duration::from_secs(3600));
+    w.turn(0);
+    w.seen();
+    let deaf = TcpListener::bind(LOOPBACKS[0]).unwrap();
+    for port in 5000..5100 {
+        Guest::new(port, deaf.local_addr().unwrap()).send(&mut w, "S", b"");
+        assert!(w.tcp.len() <= 20);
+        w.tcp.audit().unwrap();
+    }
+    // The last ones are there, the first were told.
+    assert!(w.seen().iter().any(|s| s.has('R') && s.dst_port == 5000));
+    server.write_all(b"alive").unwrap();
+    assert_eq!(g.read(&mut w, 5), b"alive");
+}
+
+#[test]
+fn full_table_of_live_flows_refuses() {
+    let mut w = World::new(Caps { csum: false, tso: false, uso: false, mtu: 1500 }, 3);
+    let flows: Vec<_> = (0..3).map(|n| connected_to(&mut w, LOOPBACKS[0], 4000 + n)).collect();
+    w.seen();
+    let mut late = Guest::new(5000, flows[0].1.local_addr().unwrap());
+    late.send(&mut w, "S", b"");
+    assert_eq!(w.seen()[0].flags, "R.");
+    assert_eq!(w.tcp.counters().dropped(DropReason::FlowTableFull), 1);
+    // Whoever is idle for long makes room.
+    w.skip(Duration::from_secs(60));
+    late.send(&mut w, "S", b"");
+    assert_eq!(w.tcp.len(), 3);
+    assert!(w.seen().iter().any(|s| s.has('R') && s.dst_port == 4000));
+}
+
+/// RFC 9293 §3.10.7.1.
+#[test]
+fn segments_of_no_flow_are_refused_as_the_rfc_says() {
+    let mut w = World::plain();
+    let mut g = Guest::new(4000, "127.0.0.1:9".parse().unwrap());
+    g.rcv = 77;
+    let s = one(&mut w, &g, ".", b"abc").remove(0);
+    assert_eq!((s.flags.as_str(), s.seq, s.ack), ("R", 77, 0));
+    // A bare FIN counts.
+    for (flags, payload, len) in [("F", &b""[..], 1), ("F", b"abc", 4), ("", b"ab", 2)] {
+        let s = one(&mut w, &g, flags, payload).remove(0);
+        assert_eq!((s.flags.as_str(), s.seq, s.ack), ("R.", 0, g.nxt.wrapping_add(len)));
+    }
+    for flags in ["R", "R.", "SF", "SR"] {
+        assert!(one(&mut w, &g, flags, b"").is_empty(), "{flags}");
+    }
+    assert!(w.tcp.is_empty());
+}
+
+fn one(w: &mut World, g: &Guest, flags: &str, payload: &[u8]) -> Vec<Seen> {
+    w.guest_sends(&[g.frame_at(flags, g.nxt, payload)]);
+    w.turn(0);
+    w.seen()
+}
+
+/// RFC 9293 §3.9.2.3; and port 0 is nobody's.
+#[test]
+fn group_addresses_and_port_zero_are_not_answered() {
+    let mut w = World::plain();
+    for flags in ["S", ".", "F"] {
+        let mut g = Guest::new(4000, "127.0.0.1:9".parse().unwrap());
+        let mut f = g.frame(flags, b"");
+        f[30..34].copy_from_slice(&[224, 0, 0, 1]);
+        f[24..26].fill(0);
+        let sum = spelt::wire::checksum::Sum::new().add(&f[14..34]).checksum();
+        f[24..26].copy_from_slice(&sum.to_be_bytes());
+        w.guest_sends(&[f]);
+        g.remote = 0;
+        g.send(&mut w, flags, b"");
+    }
+    assert!(w.link.sent.is_empty() && w.tcp.is_empty());
+}
+
+#[test]
+fn syn_ack_is_sent_again_exactly() {
+    let mut w = World::plain();
+    let listener = TcpListener::bind(LOOPBACKS[0]).unwrap();
+    let mut g = Guest::new(4000, listener.local_addr().unwrap());
+    g.send(&mut w, "S", b"");
+    w.until("the SYN-ACK", |w| !w.link.sent.is_empty());
+    let first = w.seen().remove(0);
+    assert_eq!((first.mss, first.scale), (Some(1460), Some(8)));
+    for wait in [1, 2, 4] {
+        w.skip(Duration::from_secs(wait) + Duration::from_millis(5));
+        w.turn(0);
+        assert_eq!(w.seen().remove(0).frame, first.frame);
+    }
+    // A SYN again draws it again.
+    g.nxt = g.nxt.wrapping_sub(1);
+    g.send(&mut w, "S", b"");
+    assert_eq!(w.seen().remove(0).frame, first.frame);
+}
+
+#[test]
+fn time_wait_makes_room_for_a_new_connection() {
+    let mut w = World::plain();
+    let listener = TcpListener::bind(LOOPBACKS[0]).unwrap();
+    let mut g = Guest::new(4000, listener.local_addr().unwrap());
+    g.connect(&mut w);
+    drop(listener.accept().unwrap());
+    w.until("the FIN", |w| !w.link.sent.is_empty());
+    let seen = w.seen();
+    g.take(&seen);
+    g.send(&mut w, "F.", b"");
+    w.settle();
+    assert_eq!((w.seen().len(), w.tcp.len()), (1, 1));
+    g.nxt = g.nxt.wrapping_add(100_000);
+    g.connect(&mut w);
+    assert_eq!(w.tcp.len(), 1);
+}
+
+#[test]
+fn handshake_floods_and_churn_leave_nothing_behind() {
+    let mut w = World::plain();
+    let listener = TcpListener::bind(LOOPBACKS[0]).unwrap();
+    for n in 0..300 {
+        let mut g = Guest::new(10_000 + n, listener.local_addr().unwrap());
+        g.connect(&mut w);
+        let server = listener.accept().unwrap().0;
+        g.send(&mut w, "F.", b"x");
+        drop(server);
+        w.settle_briefly();
+        w.seen();
+        g.send(&mut w, "R", b"");
+    }
+    w.skip(Duration::from_secs(600));
+    w.until("the last flow to go", |w| {
+        w.skip(Duration::from_secs(10));
+        w.tcp.is_empty()
+    });
+}
