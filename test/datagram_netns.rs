@@ -1,6 +1,9 @@
 //! UDP and echo between real network stacks: each test runs again in a user and network namespace of its own, where ping
 //! sockets are allowed, routers can be built and a tap device has a real kernel behind it.
 
+#[path = "common/datagrams.rs"]
+mod datagrams;
+
 use std::process::Command;
 
 macro_rules! in_namespace {
@@ -53,38 +56,19 @@ mod inner {
     use std::sync::mpsc;
     use std::time::{Duration, Instant as Wall};
 
+    use mio::Interest;
     use mio::unix::SourceFd;
-    use mio::{Events, Interest, Poll};
-    use spelt::base::{Addr, Clock, DropReason, Kind, Mac, PerFamily, Token};
-    use spelt::flow::{Id, KeySecret, Pending, Ready, Wheel};
-    use spelt::fwd::Nat;
+    use spelt::base::{Addr, DropReason, Endpoint, Kind, Token};
     use spelt::guest::mock::MockLink;
     use spelt::guest::reassembly::Reassembly;
-    use spelt::guest::{Caps, Facts, Frame, L2, ToGuest};
-    use spelt::icmp::{self, Icmp};
+    use spelt::guest::{Caps, Frame, ToGuest};
     use spelt::link::{Batch, Tap};
     use spelt::sys::{dgram, tun};
-    use spelt::udp::{self, Udp};
-    use spelt::wire::checksum::Sum;
-    use spelt::wire::emit::{self, Head, IpFields, PayloadSum};
+    use spelt::udp;
     use spelt::wire::icmp::{ECHO_V4, ECHO_V6, message};
     use spelt::wire::{self, ETH_LEN, Gso, Offload, Packet, Parsed, Transport};
 
-    const PLAIN: Caps = Caps { csum: false, tso: false, uso: false, mtu: 1500 };
-    const OUR_MAC: Mac = Mac([4; 6]);
-    const GUEST_MAC: Mac = Mac([2; 6]);
-
-    fn addr(s: &str) -> Addr {
-        s.parse::<std::net::IpAddr>().unwrap().into()
-    }
-
-    fn guest(v4: bool) -> Addr {
-        addr(if v4 { "192.0.2.7" } else { "2001:db8::7" })
-    }
-
-    fn gateway(v4: bool) -> Addr {
-        addr(if v4 { "192.0.2.1" } else { "2001:db8::1" })
-    }
+    use crate::datagrams::{PLAIN, World, addr, bytes, datagram, fields, gateway, guest};
 
     fn ip(args: &str) {
         assert!(Command::new("ip").args(args.split(' ')).status().unwrap().success(), "ip {args}");
@@ -179,90 +163,17 @@ mod inner {
         }
     }
 
-    struct World<L> {
-        poll: Poll,
-        udp: Udp,
-        icmp: Icmp,
-        link: L,
-        timers: Wheel,
-        l2: L2,
-        nat: Nat,
-        clock: Clock,
-    }
-
     impl<L: ToGuest> World<L> {
-        fn new(link: L) -> World<L> {
-            let poll = Poll::new().unwrap();
-            let registry = || poll.registry().try_clone().unwrap();
-            let clock = Clock::start();
-            let both = |f: fn(bool) -> Addr| PerFamily::new(Some(f(true)), Some(f(false)));
-            World {
-                udp: Udp::new(registry(), KeySecret::fixed([1; 16]), udp::Config::default()),
-                icmp: Icmp::new(registry(), KeySecret::fixed([1; 16]), icmp::Config::default()),
-                link,
-                timers: Wheel::new(clock.now()),
-                l2: L2 {
-                    our_mac: OUR_MAC,
-                    guest_mac: GUEST_MAC,
-                    guest_v4: Some(guest(true)),
-                    guest_v6: Some(guest(false)),
-                    guest_link_local: None,
-                },
-                nat: Nat { gateway: both(gateway), map_host_loopback: both(gateway), ..Nat::default() },
-                clock,
-                poll,
-            }
-        }
-
-        fn take(&mut self, frame: &Frame<'_>) -> Result<(), DropReason> {
-            let Ok(Parsed::Ip(p)) = wire::parse(frame.head, frame.len()) else { return Ok(()) };
-            let facts = Facts { now: self.clock.now(), l2: &self.l2, nat: &self.nat };
-            match p.transport {
-                Transport::Udp(_) => self.udp.from_guest(&p, frame, &facts, &mut self.link, &mut self.timers),
-                Transport::Icmp(_) => self.icmp.from_guest(&p, frame, &facts, &mut self.link, &mut self.timers),
-                _ => Ok(()),
-            }
-        }
-
         fn send(&mut self, frame: &[u8]) -> Result<(), DropReason> {
             let result = self.take(&Frame { head: frame, rest: &[], offload: Offload::NONE });
             self.flush();
             result
         }
-
-        fn flush(&mut self) {
-            let facts = Facts { now: self.clock.now(), l2: &self.l2, nat: &self.nat };
-            self.udp.flush(&facts, &mut self.link);
-        }
-
-        /// One loop turn; true if the link has something to read.
-        fn turn(&mut self) -> bool {
-            let mut events = Events::with_capacity(16);
-            let mut link = false;
-            let pending = self.udp.pending() == Pending::Turn;
-            let wait = Duration::from_millis(if pending { 0 } else { 20 });
-            self.poll.poll(&mut events, Some(wait)).unwrap();
-            let facts = Facts { now: self.clock.now(), l2: &self.l2, nat: &self.nat };
-            for e in &events {
-                let t = Token::from_usize(e.token().0).unwrap();
-                let id = Id { index: t.index, generation: t.generation };
-                match t.kind {
-                    Kind::Udp => self.udp.from_host(id, Ready::from(e), &facts, &mut self.link),
-                    Kind::Icmp => self.icmp.from_host(id, Ready::from(e), &facts, &mut self.link),
-                    Kind::Link => link = true,
-                    other => panic!("{other:?}"),
-                }
-            }
-            if pending {
-                self.udp.resume(&facts, &mut self.link, &mut self.timers);
-            }
-            link
-        }
     }
 
     impl World<MockLink> {
         fn plain() -> World<MockLink> {
-            World::new(MockLink::new(PLAIN))
+            World::new(MockLink::new(PLAIN), udp::Config::default())
         }
 
         /// The next frame to the guest, within two seconds.
@@ -276,28 +187,12 @@ mod inner {
         }
     }
 
-    fn fields(dst: Addr, ttl: u8) -> IpFields {
-        let src = guest(dst.is_v4());
-        IpFields { src_mac: GUEST_MAC, dst_mac: OUR_MAC, src, dst, ttl, tos: 0, id: 99 }
-    }
-
     fn echo(dst: Addr, ttl: u8, identifier: u16, seq: u16, body: &[u8]) -> Vec<u8> {
         let (i, s) = (identifier.to_be_bytes(), seq.to_be_bytes());
         let kind = if dst.is_v4() { ECHO_V4 } else { ECHO_V6 };
         let mut out = Vec::new();
         message(&mut out, &fields(dst, ttl), [kind, 0, 0, 0, i[0], i[1], s[0], s[1]], body);
         out
-    }
-
-    fn datagram(dst: Addr, ttl: u8, (src_port, port): (u16, u16), payload: &[u8]) -> Vec<u8> {
-        let mut head = Head::new();
-        let sum = PayloadSum::Of(Sum::new().add(payload));
-        emit::udp(&mut head, &fields(dst, ttl), (src_port, port), payload.len(), sum);
-        [&head, payload].concat()
-    }
-
-    fn bytes(n: usize) -> Vec<u8> {
-        (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
     }
 
     /// Type, code and what follows the first four bytes of an ICMP message with a right checksum.
@@ -340,7 +235,7 @@ mod inner {
                 assert!(f.len() <= ETH_LEN + 1500);
                 let Ok(Parsed::Fragment(part)) = wire::parse(&f, f.len()) else { panic!("no fragment") };
                 let frame = Frame { head: &f, rest: &[], offload: Offload::NONE };
-                if let Some(whole) = reassembly.add(&part, &frame, w.clock.now()).unwrap() {
+                if let Some(whole) = reassembly.add(&part, &frame, w.now()).unwrap() {
                     break whole;
                 }
             };
@@ -382,7 +277,7 @@ mod inner {
             let mut w = World::plain();
             let (routed, unrouted) = if v4 { ("10.2.0.9", "10.3.0.9") } else { ("fd02::9", "fd03::9") };
             for (target, ttl, v4_kind, v6_kind) in [(routed, 1, (11, 0), (3, 0)), (unrouted, 64, (3, 0), (1, 0))] {
-                let sent = datagram(addr(target), ttl, (5000, 33_434 + u16::from(ttl)), b"probe");
+                let sent = datagram(5000, Endpoint::new(addr(target), 33_434 + u16::from(ttl)), ttl, b"probe");
                 w.send(&sent).unwrap();
                 let error = w.next();
                 let (p, kind, rest) = icmp_of(&error);
@@ -391,7 +286,7 @@ mod inner {
             }
             // A network this host has no route to: refused by the kernel at once.
             let nowhere = addr(if v4 { "10.9.0.1" } else { "fd09::1" });
-            let sent = datagram(nowhere, 64, (5000, 9), b"lost");
+            let sent = datagram(5000, Endpoint::new(nowhere, 9), 64, b"lost");
             assert_eq!(w.send(&sent).unwrap_err(), DropReason::HostSend);
             let error = w.next();
             let (p, kind, rest) = icmp_of(&error);
@@ -405,7 +300,7 @@ mod inner {
         let router = Router::new(1400);
         for (v4, target) in [(true, "10.1.0.2"), (false, "fd01::2")] {
             let mut w = World::plain();
-            let sent = datagram(addr(target), 64, (5001, 9), &bytes(1420));
+            let sent = datagram(5001, Endpoint::new(addr(target), 9), 64, &bytes(1420));
             w.send(&sent).unwrap();
             let error = w.next();
             let (_, kind, rest) = icmp_of(&error);
@@ -421,7 +316,7 @@ mod inner {
             assert_eq!(w.udp.counters().dropped(DropReason::HostSend), before + 3);
             assert_eq!(icmp_of(&w.next()).1, if v4 { (3, 4) } else { (2, 0) });
             // What a guest with a large link MTU sends is fragmented here: nobody listens there, which proves it arrived.
-            w.send(&datagram(addr(target), 64, (5002, 9), &bytes(4000))).unwrap();
+            w.send(&datagram(5002, Endpoint::new(addr(target), 9), 64, &bytes(4000))).unwrap();
             assert_eq!(icmp_of(&w.next()).1, if v4 { (3, 3) } else { (1, 4) });
         }
         router.stop();
@@ -437,7 +332,7 @@ mod inner {
         setrlimit(Resource::RLIMIT_NOFILE, 40, 40).unwrap();
         let mut refused = 0;
         for n in 0..60 {
-            match w.send(&datagram(gateway(true), 64, (20_000 + n, port), b"x")) {
+            match w.send(&datagram(20_000 + n, Endpoint::new(gateway(true), port), 64, b"x")) {
                 Ok(()) => assert_eq!(refused, 0),
                 Err(reason) => {
                     assert_eq!(reason, DropReason::HostResources);
@@ -446,7 +341,7 @@ mod inner {
             }
         }
         assert!(refused > 0 && w.udp.len() > 5);
-        w.send(&datagram(gateway(true), 64, (20_000, port), b"still here")).unwrap();
+        w.send(&datagram(20_000, Endpoint::new(gateway(true), port), 64, b"still here")).unwrap();
         let mut buf = [0; 20];
         while server.recv(&mut buf).unwrap() == 1 {}
         assert_eq!(&buf[..10], b"still here");
@@ -485,7 +380,7 @@ mod inner {
         let (fd, on) = tap.recv().unwrap();
         assert!(on.vnet_header && on.csum && on.uso, "{on:?}");
         let caps = Caps { csum: on.csum, tso: on.tso, uso: on.uso, mtu: 1500 };
-        let mut w = World::new(Tap::new(fd, true, caps, None));
+        let mut w = World::new(Tap::new(fd, true, caps, None), udp::Config::default());
         let token = mio::Token(Token::only(Kind::Link).to_usize());
         w.poll.registry().register(&mut SourceFd(&w.link.as_raw_fd()), token, Interest::READABLE).unwrap();
 

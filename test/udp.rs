@@ -1,37 +1,23 @@
 //! The UDP engine between a guest link in memory and real sockets on the loopback interface.
 
+#[path = "common/datagrams.rs"]
+mod datagrams;
+
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant as Wall};
 
-use mio::{Events, Poll};
-use spelt::base::{Addr, Clock, DropReason, Endpoint, Instant, Kind, Mac, PerFamily, Token};
-use spelt::flow::{Id, KeySecret, Pending, Ready, Wheel};
-use spelt::fwd::Nat;
+use datagrams::{PLAIN, World, bytes, datagram, gateway, guest};
+use spelt::base::{DropReason, Endpoint, PerFamily};
+use spelt::flow::{Id, Pending};
 use spelt::guest::mock::MockLink;
 use spelt::guest::reassembly::Reassembly;
-use spelt::guest::{Caps, Facts, Frame, L2};
+use spelt::guest::{Caps, Facts, Frame};
 use spelt::sys::{dgram, sockopt};
-use spelt::udp::{Config, Rule, Udp};
-use spelt::wire::checksum::Sum;
-use spelt::wire::emit::{self, Head, IpFields, PayloadSum};
+use spelt::udp::{Config, Rule};
 use spelt::wire::{self, Csum, ETH_LEN, Gso, Offload, Packet, Parsed, Transport};
 
 const FULL: Caps = Caps { csum: true, tso: true, uso: true, mtu: 65520 };
-const PLAIN: Caps = Caps { csum: false, tso: false, uso: false, mtu: 1500 };
-
-fn addr(s: &str) -> Addr {
-    s.parse::<std::net::IpAddr>().unwrap().into()
-}
-
-fn guest(v4: bool) -> Addr {
-    addr(if v4 { "192.0.2.7" } else { "2001:db8::7" })
-}
-
-/// What the guest calls the host's loopback.
-fn gateway(v4: bool) -> Addr {
-    addr(if v4 { "192.0.2.1" } else { "2001:db8::1" })
-}
 
 fn loopback(v4: bool) -> UdpSocket {
     let s = UdpSocket::bind(if v4 { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
@@ -39,76 +25,17 @@ fn loopback(v4: bool) -> UdpSocket {
     s
 }
 
-/// A frame the guest sends, without an offload.
-fn frame(from: Endpoint, to: Endpoint, ttl: u8, payload: &[u8]) -> Vec<u8> {
-    let f = IpFields { src_mac: Mac([2; 6]), dst_mac: Mac([4; 6]), src: from.addr, dst: to.addr, ttl, tos: 0, id: 0 };
-    let mut head = Head::new();
-    emit::udp(&mut head, &f, (from.port, to.port), payload.len(), PayloadSum::Of(Sum::new().add(payload)));
-    [&head, payload].concat()
+fn world(caps: Caps) -> World<MockLink> {
+    World::new(MockLink::new(caps), Config::default())
 }
 
-fn bytes(n: usize) -> Vec<u8> {
-    (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+fn limited(limit: usize) -> World<MockLink> {
+    World::new(MockLink::new(PLAIN), Config { limit, ..Config::default() })
 }
 
-struct World {
-    poll: Poll,
-    udp: Udp,
-    link: MockLink,
-    timers: Wheel,
-    l2: L2,
-    nat: Nat,
-    clock: Clock,
-    /// Added to the clock.
-    ahead: Duration,
-}
-
-impl World {
-    fn new(caps: Caps) -> World {
-        World::with(caps, Config::default())
-    }
-
-    fn with(caps: Caps, config: Config) -> World {
-        let poll = Poll::new().unwrap();
-        let clock = Clock::start();
-        let both = |f: fn(bool) -> Addr| PerFamily::new(Some(f(true)), Some(f(false)));
-        World {
-            udp: Udp::new(poll.registry().try_clone().unwrap(), KeySecret::fixed([1; 16]), config),
-            poll,
-            link: MockLink::new(caps),
-            timers: Wheel::new(clock.now()),
-            l2: L2 {
-                our_mac: Mac([4; 6]),
-                guest_mac: Mac([2; 6]),
-                guest_v4: Some(guest(true)),
-                guest_v6: Some(guest(false)),
-                guest_link_local: None,
-            },
-            nat: Nat {
-                gateway: both(gateway),
-                map_host_loopback: both(gateway),
-                assigned: both(guest),
-                ..Nat::default()
-            },
-            clock,
-            ahead: Duration::ZERO,
-        }
-    }
-
-    fn now(&self) -> Instant {
-        self.clock.now() + self.ahead
-    }
-
+impl World<MockLink> {
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), DropReason> {
-        let Ok(Parsed::Ip(p)) = wire::parse(frame, frame.len()) else { panic!("unusable frame") };
-        let facts = Facts { now: self.clock.now() + self.ahead, l2: &self.l2, nat: &self.nat };
-        let frame = Frame { head: frame, rest: &[], offload };
-        self.udp.from_guest(&p, &frame, &facts, &mut self.link, &mut self.timers)
-    }
-
-    fn flush(&mut self) {
-        let facts = Facts { now: self.clock.now() + self.ahead, l2: &self.l2, nat: &self.nat };
-        self.udp.flush(&facts, &mut self.link);
+        self.take(&Frame { head: frame, rest: &[], offload })
     }
 
     fn listen(&mut self, socket: UdpSocket, rule: Rule) {
@@ -122,26 +49,8 @@ impl World {
 
     fn pump_for(&mut self, frames: usize, time: Duration) -> Vec<(Vec<u8>, Offload)> {
         let end = Wall::now() + time;
-        let mut events = Events::with_capacity(16);
         while self.link.sent.len() < frames && Wall::now() < end {
-            let pending = self.udp.pending() == Pending::Turn;
-            let wait = if pending { Duration::ZERO } else { Duration::from_millis(20) };
-            self.poll.poll(&mut events, Some(wait)).unwrap();
-            let facts = Facts { now: self.clock.now() + self.ahead, l2: &self.l2, nat: &self.nat };
-            for e in &events {
-                let t = Token::from_usize(e.token().0).unwrap();
-                let id = Id { index: t.index, generation: t.generation };
-                match t.kind {
-                    Kind::Udp => self.udp.from_host(id, Ready::from(e), &facts, &mut self.link),
-                    Kind::ListenUdp => {
-                        self.udp.from_listener(id, Ready::from(e), &facts, &mut self.link, &mut self.timers);
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
-            if pending {
-                self.udp.resume(&facts, &mut self.link, &mut self.timers);
-            }
+            self.turn();
         }
         std::mem::take(&mut self.link.sent)
     }
@@ -149,7 +58,7 @@ impl World {
     fn expire(&mut self) {
         let mut due = Vec::new();
         self.timers.expire(self.now(), &mut due);
-        let facts = Facts { now: self.clock.now() + self.ahead, l2: &self.l2, nat: &self.nat };
+        let facts = Facts { now: self.now(), l2: &self.l2, nat: &self.nat };
         for t in due {
             self.udp.on_timer(Id { index: t.index, generation: t.generation }, &facts, &mut self.timers);
         }
@@ -170,12 +79,12 @@ fn udp(frame: &[u8], offload: &Offload) -> (Packet, Endpoint, Endpoint, Vec<u8>)
 #[test]
 fn a_datagram_goes_out_and_the_answer_comes_back() {
     for (v4, caps) in [(true, FULL), (false, FULL), (true, PLAIN), (false, PLAIN)] {
-        let mut w = World::new(caps);
+        let mut w = world(caps);
         let server = loopback(v4);
         let to = Endpoint::new(gateway(v4), server.local_addr().unwrap().port());
         let from = Endpoint::new(guest(v4), 40_001);
         for payload in [&b"hello"[..], b"", &bytes(1400)] {
-            w.send(&frame(from, to, 64, payload), Offload::NONE).unwrap();
+            w.send(&datagram(from.port, to, 64, payload), Offload::NONE).unwrap();
             w.flush();
             let mut buf = [0; 2000];
             let (n, peer) = server.recv_from(&mut buf).unwrap();
@@ -192,13 +101,13 @@ fn a_datagram_goes_out_and_the_answer_comes_back() {
 
 #[test]
 fn many_small_datagrams_keep_their_boundaries_and_order() {
-    let mut w = World::new(FULL);
+    let mut w = world(FULL);
     let server = loopback(true);
     let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
     let from = Endpoint::new(guest(true), 40_011);
     let sizes: Vec<usize> = (0..150).map(|i| if i % 10 == 9 { i % 7 } else { 64 }).collect();
     for (i, size) in sizes.iter().enumerate() {
-        w.send(&frame(from, to, 64, &vec![i as u8; *size]), Offload::NONE).unwrap();
+        w.send(&datagram(from.port, to, 64, &vec![i as u8; *size]), Offload::NONE).unwrap();
     }
     w.flush();
     let mut buf = [0; 2000];
@@ -211,13 +120,13 @@ fn many_small_datagrams_keep_their_boundaries_and_order() {
 #[test]
 fn a_uso_frame_becomes_datagrams() {
     for v4 in [true, false] {
-        let mut w = World::new(FULL);
+        let mut w = world(FULL);
         let server = loopback(v4);
         let to = Endpoint::new(gateway(v4), server.local_addr().unwrap().port());
         // 100 segments: more than one send takes.
         let payload = bytes(500 * 100 + 33);
         let offload = Offload { csum: Csum::Partial { start: 34, offset: 6 }, gso: Gso::Udp(500) };
-        w.send(&frame(Endpoint::new(guest(v4), 40_002), to, 64, &payload), offload).unwrap();
+        w.send(&datagram(40_002, to, 64, &payload), offload).unwrap();
         let mut buf = [0; 2000];
         for part in payload.chunks(500) {
             let n = server.recv(&mut buf).unwrap();
@@ -229,10 +138,10 @@ fn a_uso_frame_becomes_datagrams() {
 #[test]
 fn a_coalesced_buffer_becomes_one_uso_frame_or_single_ones() {
     for (v4, caps, frames) in [(true, FULL, 1), (false, FULL, 1), (true, Caps { uso: false, ..FULL }, 31)] {
-        let mut w = World::new(caps);
+        let mut w = world(caps);
         let server = loopback(v4);
         let to = Endpoint::new(gateway(v4), server.local_addr().unwrap().port());
-        w.send(&frame(Endpoint::new(guest(v4), 40_003), to, 64, b"go"), Offload::NONE).unwrap();
+        w.send(&datagram(40_003, to, 64, b"go"), Offload::NONE).unwrap();
         w.flush();
         let peer = server.recv_from(&mut [0; 10]).unwrap().1;
         server.connect(peer).unwrap();
@@ -258,11 +167,11 @@ fn a_coalesced_buffer_becomes_one_uso_frame_or_single_ones() {
 #[test]
 fn datagrams_above_the_mtu_are_fragmented() {
     for (v4, caps) in [(true, PLAIN), (false, PLAIN), (true, Caps { mtu: 1500, ..FULL })] {
-        let mut w = World::new(caps);
+        let mut w = world(caps);
         let server = loopback(v4);
         let to = Endpoint::new(gateway(v4), server.local_addr().unwrap().port());
         let from = Endpoint::new(guest(v4), 40_004);
-        w.send(&frame(from, to, 64, b"go"), Offload::NONE).unwrap();
+        w.send(&datagram(from.port, to, 64, b"go"), Offload::NONE).unwrap();
         w.flush();
         let peer = server.recv_from(&mut [0; 10]).unwrap().1;
         // The largest is large enough for an area, and must come out all the same.
@@ -290,11 +199,11 @@ fn datagrams_above_the_mtu_are_fragmented() {
 #[test]
 fn a_large_datagram_of_the_guest_arrives_whole() {
     for v4 in [true, false] {
-        let mut w = World::new(FULL);
+        let mut w = world(FULL);
         let server = loopback(v4);
         let to = Endpoint::new(gateway(v4), server.local_addr().unwrap().port());
         let payload = bytes(60_000);
-        w.send(&frame(Endpoint::new(guest(v4), 40_005), to, 64, &payload), Offload::NONE).unwrap();
+        w.send(&datagram(40_005, to, 64, &payload), Offload::NONE).unwrap();
         let mut buf = vec![0; 70_000];
         let n = server.recv(&mut buf).unwrap();
         assert_eq!(buf[..n], payload);
@@ -304,9 +213,9 @@ fn a_large_datagram_of_the_guest_arrives_whole() {
 #[test]
 fn a_closed_port_is_reported_quoting_the_datagram() {
     for v4 in [true, false] {
-        let mut w = World::new(PLAIN);
+        let mut w = world(PLAIN);
         let port = loopback(v4).local_addr().unwrap().port();
-        let sent = frame(Endpoint::new(guest(v4), 40_006), Endpoint::new(gateway(v4), port), 64, b"anybody?");
+        let sent = datagram(40_006, Endpoint::new(gateway(v4), port), 64, b"anybody?");
         w.send(&sent, Offload::NONE).unwrap();
         w.flush();
         let got = w.pump(1);
@@ -330,7 +239,7 @@ fn a_closed_port_is_reported_quoting_the_datagram() {
 #[test]
 fn a_client_of_a_listener_is_answered_from_where_it_asked() {
     for (v4, bind, ask) in [(true, "0.0.0.0:0", "127.0.0.9"), (false, "[::]:0", "::1"), (true, "[::]:0", "127.0.0.9")] {
-        let mut w = World::new(PLAIN);
+        let mut w = world(PLAIN);
         let listener = UdpSocket::bind(bind).unwrap();
         let port = listener.local_addr().unwrap().port();
         w.listen(listener, Rule { guest: None, guest_port: 7000 });
@@ -355,7 +264,7 @@ fn a_client_of_a_listener_is_answered_from_where_it_asked() {
         assert_eq!(w.udp.len(), 3);
         for c in &clients {
             let client = Endpoint::new(gateway(v4), c.local_addr().unwrap().port());
-            w.send(&frame(Endpoint::new(guest(v4), 7000), client, 64, b"answer"), Offload::NONE).unwrap();
+            w.send(&datagram(7000, client, 64, b"answer"), Offload::NONE).unwrap();
             w.flush();
             let mut buf = [0; 10];
             let (n, from) = c.recv_from(&mut buf).unwrap();
@@ -371,7 +280,7 @@ fn a_client_of_a_listener_is_answered_from_where_it_asked() {
 
 #[test]
 fn loopback_clients_are_refused_where_the_mapping_is_off() {
-    let mut w = World::new(PLAIN);
+    let mut w = world(PLAIN);
     w.nat.map_host_loopback = PerFamily::default();
     let listener = loopback(true);
     let to = listener.local_addr().unwrap();
@@ -383,10 +292,10 @@ fn loopback_clients_are_refused_where_the_mapping_is_off() {
 
 #[test]
 fn the_oldest_idle_flow_makes_room_but_a_busy_one_does_not() {
-    let mut w = World::with(PLAIN, Config { limit: 3, ..Config::default() });
+    let mut w = limited(3);
     let server = loopback(true);
     let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
-    let send = |w: &mut World, port| w.send(&frame(Endpoint::new(guest(true), port), to, 64, b"x"), Offload::NONE);
+    let send = |w: &mut World<_>, port| w.send(&datagram(port, to, 64, b"x"), Offload::NONE);
     let source = || server.recv_from(&mut [0; 4]).unwrap().1;
     for port in 41_000..41_003 {
         send(&mut w, port).unwrap();
@@ -406,11 +315,11 @@ fn the_oldest_idle_flow_makes_room_but_a_busy_one_does_not() {
 
 #[test]
 fn a_flood_that_nobody_answers_throws_out_itself() {
-    let mut w = World::with(PLAIN, Config { limit: 3, ..Config::default() });
+    let mut w = limited(3);
     let server = loopback(true);
     let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
     for port in 41_100..41_110 {
-        w.send(&frame(Endpoint::new(guest(true), port), to, 64, b"x"), Offload::NONE).unwrap();
+        w.send(&datagram(port, to, 64, b"x"), Offload::NONE).unwrap();
     }
     w.flush();
     assert_eq!(w.udp.len(), 3);
@@ -421,10 +330,10 @@ fn a_flood_that_nobody_answers_throws_out_itself() {
 
 #[test]
 fn idle_flows_go_and_used_ones_stay() {
-    let mut w = World::new(PLAIN);
+    let mut w = world(PLAIN);
     let server = loopback(true);
     let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
-    let f = frame(Endpoint::new(guest(true), 42_000), to, 64, b"x");
+    let f = datagram(42_000, to, 64, b"x");
     w.send(&f, Offload::NONE).unwrap();
     w.flush();
     w.ahead = Duration::from_secs(100);
@@ -440,14 +349,14 @@ fn idle_flows_go_and_used_ones_stay() {
 
 #[test]
 fn ttl_and_tos_pass_both_ways() {
-    let mut w = World::new(PLAIN);
+    let mut w = world(PLAIN);
     let server = loopback(true);
     sockopt::set(server.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTTL, 1).unwrap();
     let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
     let from = Endpoint::new(guest(true), 43_000);
     let mut inbox = dgram::Inbox::new(4);
     for ttl in [5, 6, 64] {
-        w.send(&frame(from, to, ttl, b"x"), Offload::NONE).unwrap();
+        w.send(&datagram(from.port, to, ttl, b"x"), Offload::NONE).unwrap();
         w.flush();
         assert_eq!(inbox.receive(server.as_fd(), 1, true).unwrap(), 1);
         assert_eq!(inbox.meta(0).ttl, Some(ttl));
@@ -462,10 +371,10 @@ fn ttl_and_tos_pass_both_ways() {
 
 #[test]
 fn a_full_link_parks_the_flow_and_loses_only_what_was_read() {
-    let mut w = World::new(PLAIN);
+    let mut w = world(PLAIN);
     let server = loopback(true);
     let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
-    w.send(&frame(Endpoint::new(guest(true), 44_000), to, 64, b"x"), Offload::NONE).unwrap();
+    w.send(&datagram(44_000, to, 64, b"x"), Offload::NONE).unwrap();
     w.flush();
     let peer = server.recv_from(&mut [0; 4]).unwrap().1;
     for n in 0..100u8 {
@@ -476,7 +385,7 @@ fn a_full_link_parks_the_flow_and_loses_only_what_was_read() {
     assert_eq!(w.udp.pending(), Pending::Link);
     let lost = w.udp.counters().dropped(DropReason::LinkFull) as usize;
     w.link.room = usize::MAX;
-    let facts = Facts { now: w.clock.now(), l2: &w.l2, nat: &w.nat };
+    let facts = Facts { now: w.now(), l2: &w.l2, nat: &w.nat };
     w.udp.resume(&facts, &mut w.link, &mut w.timers);
     let got = w.pump(98 - lost);
     assert_eq!(got.len(), 98 - lost);
