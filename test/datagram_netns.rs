@@ -51,7 +51,7 @@ fn run_inside(name: &str) {
 
 mod inner {
     use std::net::UdpSocket;
-    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::fd::{AsFd, AsRawFd, OwnedFd};
     use std::process::Command;
     use std::sync::mpsc;
     use std::time::{Duration, Instant as Wall};
@@ -356,26 +356,9 @@ mod inner {
         let (give, tap) = mpsc::channel();
         let expect = payload.clone();
         let guest_side = beside(move || {
-            let (fd, on) = tun::open("tap0").unwrap();
-            ip("link set tap0 address 02:02:02:02:02:02 mtu 1500 up");
-            ip("addr add 192.0.2.7/24 dev tap0");
-            ip("neigh add 192.0.2.1 lladdr 04:04:04:04:04:04 dev tap0");
-            let s = UdpSocket::bind("192.0.2.7:5555").unwrap();
-            s.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            s.connect(("192.0.2.1", port)).unwrap();
-            give.send((fd, on)).unwrap();
-            let run = dgram::Run { at: 0, len: expect.len(), segment: 1000 };
-            dgram::send_runs(s.as_fd(), &expect, &[run]).unwrap();
-            let mut buf = [0; 3000];
-            // Twice the same, then one datagram above the MTU.
-            for _ in 0..2 {
-                for part in expect.chunks(1000) {
-                    let n = s.recv(&mut buf).unwrap();
-                    assert_eq!(&buf[..n], part);
-                }
-            }
-            let n = s.recv(&mut buf).unwrap();
-            assert_eq!(buf[..n], expect[..2500]);
+            let (tap, s) = tap_and_socket(port);
+            give.send(tap).unwrap();
+            ask_and_compare(&s, &expect);
         });
         let (fd, on) = tap.recv().unwrap();
         assert!(on.vnet_header && on.csum && on.uso, "{on:?}");
@@ -385,36 +368,19 @@ mod inner {
         w.poll.registry().register(&mut SourceFd(&w.link.as_raw_fd()), token, Interest::READABLE).unwrap();
 
         let (mut batch, mut superframes) = (Batch::new(), 0);
-        let echoer = std::thread::spawn(move || {
-            let mut buf = [0; 3000];
-            for part in payload.chunks(1000) {
-                let n = server.recv(&mut buf).unwrap();
-                assert_eq!(&buf[..n], part);
-            }
-            let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 5555));
-            server.connect(peer).unwrap();
-            let run = dgram::Run { at: 0, len: payload.len(), segment: 1000 };
-            for _ in 0..2 {
-                dgram::send_runs(server.as_fd(), &payload, &[run]).unwrap();
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            server.send(&payload[..2500]).unwrap();
-        });
+        let echoer = std::thread::spawn(move || compare_and_answer(&server, &payload));
         let end = Wall::now() + Duration::from_secs(10);
         while !guest_side.is_finished() && Wall::now() < end {
-            if w.turn() {
-                loop {
-                    batch.clear();
-                    w.link.receive(&mut batch).unwrap();
-                    if batch.is_empty() {
-                        break;
-                    }
-                    for f in batch.frames() {
-                        superframes += usize::from(f.offload.gso == Gso::Udp(1000));
-                        let _ = w.take(&f);
-                    }
-                    w.flush();
+            let mut more = w.turn();
+            while more {
+                batch.clear();
+                w.link.receive(&mut batch).unwrap();
+                for f in batch.frames() {
+                    superframes += usize::from(f.offload.gso == Gso::Udp(1000));
+                    let _ = w.take(&f);
                 }
+                w.flush();
+                more = !batch.is_empty();
             }
         }
         echoer.join().unwrap();
@@ -422,5 +388,44 @@ mod inner {
         assert_eq!(superframes, 1);
         // Two USO frames and two fragments.
         assert_eq!(w.udp.counters().frames_to_guest, 4);
+    }
+
+    /// A tap with the guest's address in the namespace of this thread, and a socket connected through it.
+    fn tap_and_socket(port: u16) -> ((OwnedFd, tun::Offloads), UdpSocket) {
+        let tap = tun::open("tap0").unwrap();
+        ip("link set tap0 address 02:02:02:02:02:02 mtu 1500 up");
+        ip("addr add 192.0.2.7/24 dev tap0");
+        ip("neigh add 192.0.2.1 lladdr 04:04:04:04:04:04 dev tap0");
+        let s = UdpSocket::bind("192.0.2.7:5555").unwrap();
+        s.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        s.connect(("192.0.2.1", port)).unwrap();
+        (tap, s)
+    }
+
+    /// The guest's part: sends the payload in segments, gets the same twice, then one datagram above the MTU.
+    fn ask_and_compare(s: &UdpSocket, payload: &[u8]) {
+        let run = dgram::Run { at: 0, len: payload.len(), segment: 1000 };
+        dgram::send_runs(s.as_fd(), payload, &[run]).unwrap();
+        let mut buf = [0; 3000];
+        for part in payload.chunks(1000).chain(payload.chunks(1000)).chain([&payload[..2500]]) {
+            let n = s.recv(&mut buf).unwrap();
+            assert_eq!(&buf[..n], part);
+        }
+    }
+
+    /// The host's part.
+    fn compare_and_answer(server: &UdpSocket, payload: &[u8]) {
+        let mut buf = [0; 3000];
+        for part in payload.chunks(1000) {
+            let n = server.recv(&mut buf).unwrap();
+            assert_eq!(&buf[..n], part);
+        }
+        server.connect(("127.0.0.1", 5555)).unwrap();
+        let run = dgram::Run { at: 0, len: payload.len(), segment: 1000 };
+        for _ in 0..2 {
+            dgram::send_runs(server.as_fd(), payload, &[run]).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server.send(&payload[..2500]).unwrap();
     }
 }
