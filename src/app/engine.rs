@@ -7,7 +7,6 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 
-use super::from_guest::FromGuest;
 use crate::base::{Clock, Counters, Instant, Kind, Token};
 use crate::flow::{KeySecret, Pending, Wheel};
 use crate::fwd::{Nat, Outbound, Proto};
@@ -59,7 +58,8 @@ pub struct Engine {
     pub(super) udp: Udp,
     pub(super) icmp: Icmp,
     pub(super) reassembly: Reassembly,
-    pub(super) from_guest: FromGuest,
+    /// Frames of the guest, and those that went no further than the choice between the engines.
+    pub(super) counters: Counters,
     pub(super) timers: Wheel,
     pub(super) l2: L2,
     pub(super) nat: Nat,
@@ -147,7 +147,7 @@ impl Engine {
             batch: Batch::new(),
             tap_has_more: true,
             link_takes: false,
-            from_guest: FromGuest::default(),
+            counters: Counters::default(),
             l2: parts.l2,
             nat: parts.nat,
             listeners,
@@ -275,7 +275,7 @@ impl Engine {
 
     /// Sums over all parts.
     pub fn counters(&self) -> Counters {
-        let mut all = self.from_guest.counters.clone();
+        let mut all = self.counters.clone();
         for part in [self.tcp.counters(), self.udp.counters(), self.icmp.counters(), self.reassembly.counters()] {
             all.add(part);
         }

@@ -5,16 +5,10 @@ use std::io;
 use arrayvec::ArrayVec;
 
 use super::engine::Engine;
-use crate::base::{Counters, DropReason, Instant};
+use crate::base::{DropReason, Instant};
 use crate::guest::{Facts, Frame, L2};
 use crate::link::{FRAMES, Input};
 use crate::wire::{self, Offload, Packet, Parsed, Transport};
-
-/// State of this stage: nothing but its counters.
-#[derive(Debug, Default)]
-pub struct FromGuest {
-    pub counters: Counters,
-}
 
 impl Engine {
     /// One pass over the link's input.
@@ -24,8 +18,8 @@ impl Engine {
         let input = self.tap.receive(&mut batch);
         let mut run: ArrayVec<(Packet, Frame<'_>), FRAMES> = ArrayVec::new();
         for frame in batch.frames() {
-            self.from_guest.counters.frames_from_guest += 1;
-            self.from_guest.counters.bytes_from_guest += frame.len() as u64;
+            self.counters.frames_from_guest += 1;
+            self.counters.bytes_from_guest += frame.len() as u64;
             let packet = match wire::parse(frame.head, frame.len()) {
                 Ok(Parsed::Ip(packet)) => packet,
                 Ok(other) => {
@@ -33,7 +27,7 @@ impl Engine {
                     continue;
                 }
                 Err(reason) => {
-                    self.from_guest.counters.drop(reason);
+                    self.counters.drop(reason);
                     continue;
                 }
             };
@@ -77,7 +71,7 @@ impl Engine {
             },
             Parsed::Ip(_) => Ok(()),
         };
-        self.from_guest.count(outcome);
+        self.count(outcome);
     }
 
     fn whole(&mut self, packet: &Packet, frame: &Frame<'_>, now: Instant) {
@@ -106,7 +100,7 @@ impl Engine {
                 _ => Err(DropReason::Protocol),
             }
         };
-        self.from_guest.count(outcome);
+        self.count(outcome);
     }
 
     /// True for what may go on: a protocol that is on, with the right checksum. The sender's addresses are learnt.
@@ -125,12 +119,10 @@ impl Engine {
             learn(&mut self.l2, packet);
             Ok(())
         };
-        self.from_guest.count(outcome);
+        self.count(outcome);
         outcome.is_ok()
     }
-}
 
-impl FromGuest {
     fn count(&mut self, outcome: Result<(), DropReason>) {
         if let Err(reason) = outcome {
             self.counters.drop(reason);
