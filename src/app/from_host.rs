@@ -1,8 +1,10 @@
 //! Events of host sockets, to whom they concern.
 
+use std::time::Duration;
+
 use super::engine::Engine;
-use crate::base::{Endpoint, Instant, Kind, Token};
-use crate::flow::{FlowKey, Id, Ready};
+use crate::base::{Instant, Kind, Token};
+use crate::flow::{Id, Ready};
 use crate::guest::Facts;
 use crate::listen::Accepted;
 
@@ -43,18 +45,14 @@ impl Engine {
                 Accepted::Turned => continue,
                 Accepted::Empty => return,
             };
-            let known = if from.addr.is_v4() { self.l2.guest_v4 } else { self.l2.guest_v6 };
-            let source = self.nat.to_guest(from.addr, known);
-            let Some(source) = source else {
-                let _ = client.set_linger(Some(std::time::Duration::ZERO));
-                continue;
+            let key = match facts.inbound(from, listener.target, listener.target_port) {
+                Ok(key) => key,
+                Err(reason) => {
+                    let _ = client.set_linger(Some(Duration::ZERO));
+                    self.counters.drop(reason);
+                    continue;
+                }
             };
-            let Some(guest) = listener.target.or_else(|| self.l2.guest_addr(&source)) else {
-                let _ = client.set_linger(Some(std::time::Duration::ZERO));
-                continue;
-            };
-            let key =
-                FlowKey { guest: Endpoint::new(guest, listener.target_port), remote: Endpoint::new(source, from.port) };
             // What is refused is reset and counted there.
             let _ = self.tcp.from_listener(client, key, &facts, &mut self.tap, &mut self.timers);
         }

@@ -8,7 +8,7 @@ use socket2::Socket;
 use super::flow::{self, Flow, Side};
 use super::{BUDGET, SLOTS, Udp};
 use crate::base::{Addr, DropReason, Endpoint, Kind, Token};
-use crate::flow::{FlowKey, Id, Wheel};
+use crate::flow::{Id, Wheel};
 use crate::guest::{Facts, ToGuest};
 use crate::sys::dgram::Meta;
 use crate::sys::{errqueue, is_exhaustion, sockopt};
@@ -170,7 +170,7 @@ impl Udp {
 
     /// The flow of a datagram from `from`, if there is one.
     fn known(&self, rule: Rule, from: Endpoint, facts: &Facts<'_>) -> Result<Id, Refused> {
-        let key = key_of(rule, from, facts).map_err(Refused::For)?;
+        let key = facts.inbound(from, rule.guest, rule.guest_port).map_err(Refused::For)?;
         match self.table.find(&key) {
             Some(id) if self.table.get(id).is_some_and(|f| f.target == from) => Ok(id),
             // None, or one of another peer that looks the same to the guest: it makes way.
@@ -187,7 +187,7 @@ impl Udp {
         link: &mut dyn ToGuest,
         timers: &mut Wheel,
     ) -> Result<Id, Refused> {
-        let key = key_of(rule, from, facts).map_err(Refused::For)?;
+        let key = facts.inbound(from, rule.guest, rule.guest_port).map_err(Refused::For)?;
         self.flush(facts, link);
         if let Some(other) = self.table.find(&key) {
             self.close(other);
@@ -235,18 +235,4 @@ enum Refused {
     /// A flow must be opened first.
     NoFlow,
     For(DropReason),
-}
-
-/// Both ends as the guest is to see them.
-fn key_of(rule: Rule, from: Endpoint, facts: &Facts<'_>) -> Result<FlowKey, DropReason> {
-    if from.port == 0 {
-        return Err(DropReason::PortZero);
-    }
-    let observed = rule.guest.or_else(|| facts.l2.guest_addr(&from.addr));
-    let shown = facts.nat.to_guest(from.addr, observed).ok_or(DropReason::Disabled)?;
-    let guest = rule.guest.or_else(|| facts.l2.guest_addr(&shown)).ok_or(DropReason::NoFlow)?;
-    if guest.family() != shown.family() {
-        return Err(DropReason::NoFlow);
-    }
-    Ok(FlowKey { guest: Endpoint::new(guest, rule.guest_port), remote: Endpoint::new(shown, from.port) })
 }
