@@ -1,11 +1,11 @@
 //! From the command line to validated values. Pure: no file, environment or system call; that names of interfaces,
 //! users and files exist is for the code that uses them.
 //!
-//! One table of options ([`table`]) feeds three command lines: `spelt run` and `spelt attach` (by clap, [`cli`]) and
-//! pasta (chosen by `argv[0]`; getopt rules and exact messages that existing callers match, [`getopt`], [`pasta`]).
-//! Both hand each option, in the order given, to one builder ([`build`]), which checks the value at once and, at the end, what
+//! One table of options (`table`) feeds three command lines: `spelt run` and `spelt attach` (by clap, `cli`) and
+//! pasta (chosen by `argv[0]`; getopt rules and exact messages that existing callers match, `getopt`, `pasta`).
+//! Both hand each option, in the order given, to one builder (`build`), which checks the value at once and, at the end, what
 //! depends on several options: port specifications against `-4` and `--no-tcp`, contradictions, what spawning implies.
-//! Options for later releases are read and checked too; [`Config::unsupported`] names the first of them ([`planned`]).
+//! Options for later releases are read and checked too; [`Config::unsupported`] names the first of them (`planned`).
 //!
 //! Every refusal is one sentence with the offending value and the option, and exit status 1.
 //!

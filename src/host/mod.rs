@@ -11,7 +11,8 @@
 //! Limits: policy routing and VRF tables are not looked at; the copied set ends at [`ROUTES_MAX`] routes an interface, for
 //! a host with a full Internet table.
 //!
-//! System calls: socket, bind, getsockname, setsockopt, sendto, recvfrom (netlink), openat, read, close (resolv.conf).
+//! System calls: socket, bind, getsockname, setsockopt, sendto, recvfrom (netlink), openat, statx, read, close
+//! (resolv.conf).
 
 mod choose;
 mod dump;

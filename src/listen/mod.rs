@@ -4,7 +4,8 @@
 //! skip those. When descriptors run out, a spare one is given up to accept and reset the client, so that nobody waits in
 //! the backlog of a program that cannot serve, and the listener stays drained, as edge-triggered polling requires.
 //!
-//! System calls: socket, setsockopt, bind, listen (start-up); accept4, close, fcntl (dup of the spare).
+//! System calls: socket, setsockopt, bind, listen, ioctl (`SIOCGIFINDEX`) (start-up); accept4, setsockopt (`SO_LINGER`),
+//! close, fcntl (dup of the spare).
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

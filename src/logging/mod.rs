@@ -14,8 +14,8 @@
 //! messages on the data path go through a [`Limiter`]. The logger is the one global of the program, because crate `log`
 //! wants it so.
 //!
-//! System calls: write, poll (stderr), sendto, socket, connect (system log), pwrite64, pread64, ftruncate, fstat/statx
-//! (file), getpid, clock_gettime.
+//! System calls: write, poll (stderr), socket, ioctl (`FIONBIO`), connect, sendto, close (system log), openat, fchmod,
+//! readlink (file, at start), pwrite64, pread64, ftruncate, statx (file), getpid, clock_gettime.
 
 mod file;
 mod limiter;

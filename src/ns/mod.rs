@@ -21,10 +21,11 @@
 //!
 //! Both children are forks of a process that must have one thread.
 //!
-//! System calls, only at set-up: clone3, clone (fork), close_range, prctl, pidfd_open, inotify_init1, inotify_add_watch,
-//! fstatfs, readlink, openat, read, write, mount, umount2, sethostname, socketpair, sendmsg,
-//! recvmsg, ioctl (TUNSETIFF, TUNSETOFFLOAD, NS_GET_USERNS), setns, netlink as in `host`, poll, execve, wait4,
-//! rt_sigtimedwait, kill. At run time: read (inotify), newfstatat (watch), poll, waitid, pidfd_send_signal.
+//! System calls, only at set-up: clone3, clone (fork), close_range, prctl, rt_sigprocmask, rt_sigaction, rt_sigtimedwait,
+//! pidfd_open, inotify_init1, inotify_add_watch, fstat, fstatfs, statx, readlink, openat, read, write, close, geteuid,
+//! getegid, mount, umount2, uname, sethostname, socketpair, sendmsg, recvmsg, ioctl (`TUNSETIFF`, `TUNSETOFFLOAD`,
+//! `SIOCGIFINDEX`, `SIOCGIFHWADDR`, `NS_GET_USERNS`, `NS_GET_NSTYPE`), setns, netlink as in `host`, poll, prlimit64, execve,
+//! wait4, kill, exit_group. At run time: read (inotify), newfstatat (watch), poll, wait4, sendmsg, pidfd_send_signal.
 
 mod attach;
 mod configure;

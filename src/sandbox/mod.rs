@@ -16,8 +16,8 @@
 //! Limits: no system call filter yet. Afterwards nothing can be opened by path: what is needed later (`/dev/null`, log and
 //! capture files, syslog's socket, pid file, namespace directory) must be open.
 //!
-//! System calls, once: unshare, openat, write, mount, chdir, pivot_root, umount2, setgroups, setresgid, setresuid, capset,
-//! prctl.
+//! System calls, once: capget, geteuid, getegid, unshare, openat, write, close, mount, chdir, pivot_root, chroot, umount2,
+//! setgroups, setresgid, setresuid, capset, prctl.
 
 use std::fs;
 use std::io;
