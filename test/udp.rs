@@ -279,15 +279,25 @@ fn a_client_of_a_listener_is_answered_from_where_it_asked() {
 }
 
 #[test]
-fn loopback_clients_are_refused_where_the_mapping_is_off() {
-    let mut w = world(PLAIN);
-    w.nat.map_host_loopback = PerFamily::default();
-    let listener = loopback(true);
-    let to = listener.local_addr().unwrap();
-    w.listen(listener, Rule { guest: None, guest_port: 7001 });
-    loopback(true).send_to(b"x", to).unwrap();
-    assert!(w.pump_for(1, Duration::from_millis(200)).is_empty());
-    assert_eq!((w.udp.counters().dropped(DropReason::Disabled), w.udp.len()), (1, 0));
+fn loopback_clients_are_served_where_the_mapping_is_off() {
+    for v4 in [true, false] {
+        let mut w = world(PLAIN);
+        w.nat.map_host_loopback = PerFamily::default();
+        w.nat.our_link_local = Some(gateway(false));
+        let (listener, client) = (loopback(v4), loopback(v4));
+        let to = listener.local_addr().unwrap();
+        w.listen(listener, Rule { guest: None, guest_port: 7001 });
+        client.send_to(b"x", to).unwrap();
+        let got = w.pump(1);
+        let (_, src, dst, _) = udp(&got[0].0, &got[0].1);
+        let port = client.local_addr().unwrap().port();
+        assert_eq!((src, dst), (Endpoint::new(gateway(v4), port), Endpoint::new(guest(v4), 7001)));
+        w.send(&datagram(7001, src, 64, b"answer"), Offload::NONE).unwrap();
+        w.flush();
+        let mut buf = [0; 10];
+        let (n, from) = client.recv_from(&mut buf).unwrap();
+        assert_eq!((&buf[..n], from), (&b"answer"[..], to));
+    }
 }
 
 #[test]
