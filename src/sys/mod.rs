@@ -1,5 +1,5 @@
-//! The kernel, typed: the only place (beside guest-memory files) that holds `unsafe`. Functions return `io::Result` with
-//! the kernel's errno and do one thing each.
+//! The kernel, typed: the only place that holds `unsafe`, but for the call of a checksum made for newer processors. Functions
+//! return `io::Result` with the kernel's errno and do one thing each.
 
 pub mod caps;
 pub mod dgram;
