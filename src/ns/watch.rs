@@ -192,8 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn own_descriptors_do_not_go() {
-        let w = Watch::path(Path::new("/proc/self/fd/0")).unwrap();
+    fn own_descriptors_without_a_name_do_not_go() {
+        let (ours, _theirs) = io::pipe().unwrap();
+        let w = Watch::path(Path::new(&format!("/proc/self/fd/{}", ours.as_raw_fd()))).unwrap();
         assert!(matches!(w.0, Kind::Never));
     }
 
