@@ -35,7 +35,7 @@ class Callers(Case):
             script = ("import os, sys; fd = os.memfd_create('pasta', 0); os.write(fd, open(sys.argv[1], 'rb').read()); "
                       "os.execve(fd, ['pasta'] + sys.argv[2:], os.environ)")
             process = self.start(
-                ["python3", "-c", script, self.lab.program.path, "-f", "-q", "--no-dhcp", "--no-dhcpv6", "--no-ra",
+                ["/usr/bin/python3", "-c", script, self.lab.program.path, "-f", "-q", "--no-dhcp", "--no-dhcpv6", "--no-ra",
                  "--config-net", "--dhcp-dns", "--dns-forward", "10.255.255.1", "--no-map-gw", "-a", "10.255.255.2",
                  "-n", "255.255.255.0", "-g", "10.255.255.1", "-a", "fc00::2", "-g", "fc00::1", "-I", "eth0", "-t",
                  "none", "-u", "none", "-T", "none", "-U", "none", str(guest.pid)])

@@ -100,7 +100,7 @@ class Hosts(Case):
         with self.host(*self.POINT, peer=self.POINT_PEER) as host:
             script = ("import socket; s = socket.create_server(('', 80)); print('up', flush=True); c, a = s.accept(); "
                       "c.sendall(a[0].encode())")
-            argv = self.lab.as_user(self.lab.program.run(["-t", "8098:80"], ["python3", "-c", script]), where=host)
+            argv = self.lab.as_user(self.lab.program.run(["-t", "8098:80"], ["/usr/bin/python3", "-c", script]), where=host)
             guest = self.lab.popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
             self.addCleanup(self.lab.end, guest)
             self.assertEqual(lab.read_line(guest.stdout, 5), "up\n")
