@@ -22,6 +22,7 @@ use crate::link::{Capture, Tap};
 use crate::listen::{self, Listener};
 use crate::logging::{self, LogSetup};
 use crate::sys::process::{self, Daemon, OpenFiles, PidFile};
+use crate::sys::sockets::Here;
 use crate::{host, ns, sandbox};
 
 /// Runs what the configuration asks for, to its end, and returns the exit status.
@@ -221,7 +222,8 @@ fn bind(config: &Config, rules: &[(Rule, String)]) -> anyhow::Result<Vec<Listene
     let options = listen::Options { v4: config.v4, v6: config.v6 && host::has_ipv6(), freebind: config.freebind };
     let mut bound = Vec::new();
     for (rule, origin) in rules {
-        bound.extend(listen::bind(rule, &options).map_err(|e| anyhow::anyhow!("{e} for option '{origin}'"))?);
+        bound
+            .extend(listen::bind(rule, &options, &mut Here).map_err(|e| anyhow::anyhow!("{e} for option '{origin}'"))?);
     }
     Ok(bound)
 }

@@ -22,10 +22,26 @@ pub enum Kind {
     Quit = 8,
     /// Gateway timers (periodic router advertisement).
     Gateway = 9,
+    /// A spliced TCP connection: the socket that was accepted ...
+    SpliceClient = 11,
+    /// ... and the one that was connected in the other namespace.
+    SpliceTarget = 12,
+    /// A spliced UDP flow: the socket towards whoever began it ...
+    SpliceUdpClient = 13,
+    /// ... and the one in the other namespace.
+    SpliceUdpTarget = 14,
+    /// A bound UDP socket in the guest's namespace that waits for first datagrams.
+    SpliceListenUdp = 15,
+    /// Time to see which ports are in use, for forwarding that follows them.
+    Scan = 16,
+    /// The socket for requests of other programs.
+    Api = 17,
+    /// A client there.
+    ApiClient = 18,
 }
 
 impl Kind {
-    const ALL: [Kind; 9] = [
+    const ALL: [Kind; 17] = [
         Kind::Link,
         Kind::Tcp,
         Kind::Udp,
@@ -35,6 +51,14 @@ impl Kind {
         Kind::Signal,
         Kind::Quit,
         Kind::Gateway,
+        Kind::SpliceClient,
+        Kind::SpliceTarget,
+        Kind::SpliceUdpClient,
+        Kind::SpliceUdpTarget,
+        Kind::SpliceListenUdp,
+        Kind::Scan,
+        Kind::Api,
+        Kind::ApiClient,
     ];
 }
 

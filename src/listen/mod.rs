@@ -4,17 +4,18 @@
 //! skip those. When descriptors run out, a spare one is given up to accept and reset the client, so that nobody waits in
 //! the backlog of a program that cannot serve, and the listener stays drained, as edge-triggered polling requires.
 //!
-//! System calls: socket, setsockopt, bind, listen, ioctl (`SIOCGIFINDEX`) (start-up); accept4, setsockopt (`SO_LINGER`),
+//! System calls: those of [`crate::sys::sockets`] (to bind); accept4, setsockopt (`SO_LINGER`),
 //! close, fcntl (dup of the spare).
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::Socket;
 
 use crate::base::{Addr, Endpoint, Family};
 use crate::fwd::Proto;
 use crate::fwd::ports::Rule;
+use crate::sys::sockets::{Bind, Device, Sockets, Transport, Wanted};
 
 /// A bound socket and where its traffic goes.
 #[derive(Debug)]
@@ -58,15 +59,15 @@ pub struct Options {
     pub freebind: bool,
 }
 
-/// Binds every port of a rule.
+/// Binds every port of a rule, in the namespace that `sockets` makes sockets of.
 ///
 /// # Errors
 /// The first port that cannot be bound; for best-effort rules only if none can.
-pub fn bind(rule: &Rule, options: &Options) -> Result<Vec<Listener>, BindError> {
+pub fn bind(rule: &Rule, options: &Options, sockets: &mut dyn Sockets) -> Result<Vec<Listener>, BindError> {
     let mut bound = Vec::new();
     let mut first_error = None;
     for port in rule.first..=rule.last {
-        match bind_port(rule, port, options) {
+        match bind_port(rule, port, options, sockets) {
             Ok(socket) => bound.push(Listener {
                 socket,
                 proto: rule.proto,
@@ -91,44 +92,28 @@ pub fn bind(rule: &Rule, options: &Options) -> Result<Vec<Listener>, BindError> 
 /// Clients the kernel queues while the loop is busy; capped by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-fn bind_port(rule: &Rule, port: u16, options: &Options) -> io::Result<Socket> {
+fn bind_port(rule: &Rule, port: u16, options: &Options, sockets: &mut dyn Sockets) -> io::Result<Socket> {
     let family = match rule.listen {
         Some(a) => a.family(),
         None if options.v6 => Family::V6,
         None => Family::V4,
     };
-    let domain = if family == Family::V4 { Domain::IPV4 } else { Domain::IPV6 };
-    let (kind, protocol) = match rule.proto {
-        Proto::Tcp => (Type::STREAM, Protocol::TCP),
-        Proto::Udp => (Type::DGRAM, Protocol::UDP),
+    let device = match &rule.device {
+        Some(name) => Some(Device::new(name).ok_or(io::ErrorKind::InvalidInput)?),
+        None => None,
     };
-    let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))?;
-    socket.set_reuse_address(true)?;
-    if family == Family::V6 {
-        socket.set_only_v6(rule.listen.is_some() || !options.v4)?;
-    }
-    if options.freebind {
-        if family == Family::V4 { socket.set_freebind_v4(true)? } else { socket.set_freebind_v6(true)? }
-    }
-    if let Some(device) = &rule.device {
-        socket.bind_device(Some(device.as_bytes()))?;
-    }
-    let addr = rule.listen.unwrap_or(Addr::unspecified(family));
-    socket.bind(&address(addr, port, rule.device.as_deref()))?;
-    if rule.proto == Proto::Tcp {
-        socket.listen(BACKLOG)?;
-    }
-    Ok(socket)
-}
-
-fn address(addr: Addr, port: u16, device: Option<&str>) -> SockAddr {
-    match addr.to_v6() {
-        Some(a) if addr.is_link_local() => {
-            let scope = device.and_then(|d| nix::net::if_::if_nametoindex(d).ok()).unwrap_or(0);
-            SockAddr::from(std::net::SocketAddrV6::new(a, port, 0, scope))
-        }
-        _ => Endpoint::new(addr, port).to_std().into(),
-    }
+    let (transport, backlog) = match rule.proto {
+        Proto::Tcp => (Transport::Tcp, Some(BACKLOG)),
+        Proto::Udp => (Transport::Udp, None),
+    };
+    let bind = Bind {
+        local: Endpoint::new(rule.listen.unwrap_or(Addr::unspecified(family)), port),
+        device,
+        only_v6: rule.listen.is_some() || !options.v4,
+        freebind: options.freebind,
+        backlog,
+    };
+    sockets.make(&Wanted { transport, family, bind: Some(bind) })
 }
 
 /// What accepting once brought.

@@ -13,6 +13,7 @@ pub mod pidfd;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod sockets;
 pub mod sockopt;
 pub mod tap;
 pub mod terminal;
