@@ -14,14 +14,14 @@ use crate::gateway::{self, Gateway};
 use crate::guest::reassembly::Reassembly;
 use crate::guest::{Facts, L2, ToGuest};
 use crate::icmp::{self, Icmp};
-use crate::link::{Batch, Input, Tap};
+use crate::link::{Batch, Input, Link};
 use crate::listen::{Acceptor, Listener};
 use crate::tcp::Tcp;
 use crate::udp::{self, Udp};
 
 /// What a running engine is made of.
 pub struct Parts {
-    pub tap: Tap,
+    pub tap: Link,
     pub l2: L2,
     pub nat: Nat,
     pub outbound: Outbound,
@@ -46,7 +46,7 @@ pub struct Protocols {
 pub struct Engine {
     pub(super) poll: Poll,
     pub(super) clock: Clock,
-    pub(super) tap: Tap,
+    pub(super) tap: Link,
     pub(super) batch: Batch,
     /// The tap may hold more frames than the last pass took.
     pub(super) tap_has_more: bool,
@@ -108,7 +108,9 @@ impl Engine {
         let poll = Poll::new()?;
         let clock = Clock::start();
         let registry = poll.registry();
-        registry.register(&mut SourceFd(&parts.tap.as_raw_fd()), only(Kind::Link), Interest::READABLE)?;
+        if let Some(fd) = parts.tap.fd() {
+            registry.register(&mut SourceFd(&fd), only(Kind::Link), Interest::READABLE)?;
+        }
         let secret = || KeySecret::random().map_err(io::Error::other);
         let mtu = parts.tap.caps().mtu;
         let limits = Limits::of(parts.descriptors);
@@ -268,7 +270,7 @@ impl Engine {
         self.tap.flush();
     }
 
-    /// The guest's namespace has no process left: see [`Tap::abandon`].
+    /// The guest's namespace has no process left: see [`Link::abandon`].
     pub fn guest_is_gone(&self) {
         self.tap.abandon();
     }
@@ -279,8 +281,7 @@ impl Engine {
         for part in [self.tcp.counters(), self.udp.counters(), self.icmp.counters(), self.reassembly.counters()] {
             all.add(part);
         }
-        all.frames_to_guest = self.tap.frames_to_guest;
-        all.bytes_to_guest = self.tap.bytes_to_guest;
+        (all.frames_to_guest, all.bytes_to_guest) = self.tap.sent();
         all
     }
 }

@@ -18,7 +18,7 @@ use crate::config::{Config, Mode, Target, Verbosity};
 use crate::fwd::Rule;
 use crate::fwd::ports::Ports;
 use crate::guest::Caps;
-use crate::link::{Capture, Tap};
+use crate::link::{Capture, Link, Tap};
 use crate::listen::{self, Listener};
 use crate::logging::{self, LogSetup};
 use crate::sys::process::{self, Daemon, OpenFiles, PidFile};
@@ -98,7 +98,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
     let l2 = plan.l2(config, &tap);
     let caps = Caps { csum: tap.offloads.csum, tso: tap.offloads.vnet_header, uso: tap.offloads.uso, mtu: plan.mtu };
     let mut engine = Engine::new(Parts {
-        tap: Tap::new(tap.fd, tap.offloads.vnet_header, caps, opened.capture),
+        tap: Link::Tap(Tap::new(tap.fd, tap.offloads.vnet_header, caps, opened.capture)),
         l2,
         nat: plan.nat.clone(),
         outbound: plan.outbound.clone(),

@@ -12,11 +12,13 @@
 //! System calls: read (frames from the guest), writev (frames to it), ioctl (`TUNSETPERSIST`, once, at the end); openat
 //! (once), write (capture file).
 
+mod any;
 mod batch;
 mod capture;
 mod tap;
 mod trace;
 
+pub use any::Link;
 pub use batch::{Batch, FRAMES};
 pub use capture::Capture;
 pub use tap::{Input, Tap};
