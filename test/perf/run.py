@@ -12,7 +12,7 @@ the newest), and two references without any translation in user space: loopback 
 and kernel (veth pairs and NAT by nftables, to a server in the next namespace).
 
 Traffic goes to a server on the host through the gateway address (out), and from the host to a forwarded port at the
-host's own address (in). Kernel buffers are the defaults, congestion control is CUBIC.
+host's own address (in); over loopback from side to side (splice) it skips the link where the program can do that. Kernel buffers are the defaults, congestion control is CUBIC.
 """
 
 import argparse
@@ -33,7 +33,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import lab as laboratory  # noqa: E402  (found through the path above)
 import table  # noqa: E402
 
-OUT_PORT, IN_PORT = 5301, 5201
+OUT_PORT, SPLICE_PORT, IN_PORT = 5301, 5302, 5201
 FORWARDED = "5201-5204"
 
 
@@ -59,6 +59,10 @@ class Path:
         """Address a client outside connects to."""
         raise NotImplementedError
 
+    def local(self, version):
+        """Loopback address from which the other side's is reached."""
+        raise NotOffered("no way from loopback to loopback")
+
     def close(self):
         pass
 
@@ -70,7 +74,8 @@ class Translated(Path):
     def __init__(self, lab, program, mtu):
         super().__init__(lab)
         self.guest = lab.empty_guest()
-        argv = program.attach(["-f", "-q", "-m", str(mtu), "-t", FORWARDED, "-u", FORWARDED], str(self.guest.pid))
+        argv = program.attach(["-f", "-q", "-m", str(mtu), "-t", FORWARDED, "-u", FORWARDED,
+                               "-T", str(SPLICE_PORT), "-U", str(SPLICE_PORT)], str(self.guest.pid))
         self.log = open(lab.file("log"), "w+", encoding="utf-8")
         self.process = lab.popen(lab.as_user(argv), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         # The last thing to be ready is the listening port.
@@ -86,6 +91,9 @@ class Translated(Path):
 
     def entry(self, version):
         return laboratory.HOST4 if version == 4 else laboratory.HOST6
+
+    def local(self, version):
+        return "127.0.0.1" if version == 4 else "::1"
 
     def close(self):
         self.lab.end(self.process)
@@ -145,7 +153,7 @@ class Loopback(Path):
     def target(self, version):
         return "127.0.0.1" if version == 4 else "::1"
 
-    entry = target
+    entry = local = target
 
 
 class Kernel(Path):
@@ -264,10 +272,10 @@ def udp(direction, size, gso=0):
     return measure
 
 
-def round_trip(tool, version):
+def round_trip(tool, version, direction="out"):
     """All on one core: across two, what is measured is how fast an idle core wakes up."""
     def measure(harness, path):
-        with on_one_core(path.pid), harness.ends(path, "out", version) as (client, server, address, port):
+        with on_one_core(path.pid), harness.ends(path, direction, version) as (client, server, address, port):
             with path.lab.service(server, "echo", "--listen", f"{any_of(version)}:{port}"):
                 done = path.lab.traffic(client, tool, "--connect", f"{bracket(address)}:{port}", "--count",
                                         harness.round_trips)
@@ -291,9 +299,9 @@ def on_one_core(pid):
                 os.sched_setaffinity(one, cores)
 
 
-def connections(parallel):
+def connections(parallel, direction="out"):
     def measure(harness, path):
-        with harness.ends(path, "out", 4) as (client, server, address, port):
+        with harness.ends(path, direction, 4) as (client, server, address, port):
             with path.lab.service(server, "echo", "--listen", f"0.0.0.0:{port}"):
                 before = path.cpu()
                 done = path.lab.traffic(client, "tcp-crr", "--connect", f"{address}:{port}", "--count",
@@ -374,6 +382,18 @@ def rows():
     for parallel in (1, 32):
         yield f"crr-{parallel}", f"connect, ask, close; {parallel} in flight", "k/s", "CPU µs each", "more", 65520, \
             connections(parallel)
+    for direction in ("splice-out", "splice-in"):
+        for version, streams in ((4, 1), (6, 1), (4, 4)):
+            name = f"tcp-{direction}-v{version}-{streams}"
+            title = f"TCP {direction}, IPv{version}, {streams} stream{'s' if streams > 1 else ''}"
+            yield name, title, "Gb/s", "CPU s/GB", "more", 65520, tcp(direction, version, streams)
+        for tool in ("tcp-rr", "udp-rr"):
+            yield (f"{tool}-{direction}", f"{tool[:3].upper()} round trip, {direction}, p50", "µs", None, "less", 65520,
+                   round_trip(tool, 4, direction))
+        yield (f"udp-{direction}-1400", f"UDP {direction}, 1400 bytes", "kpps", "CPU µs/packet", "more", 65520,
+               udp(direction, 1400))
+        yield f"crr-{direction}", f"connect, ask, close; 32 in flight, {direction}", "k/s", "CPU µs each", "more", \
+            65520, connections(32, direction)
     for direction in ("out", "in"):
         yield f"bulk-{direction}", f"1000 × 100 kB at once, {direction}", "s", None, "less", 65520, bulk(direction)
     yield "memory-idle", "memory, idle (PSS)", "MiB", None, "less", 65520, memory_idle
@@ -394,7 +414,11 @@ class Harness:
     @contextlib.contextmanager
     def ends(self, path, direction, version):
         """(where the client runs, where the server runs, address to connect to, port)"""
-        if direction == "out":
+        if direction == "splice-out":
+            yield path.guest, path.outside, path.local(version), SPLICE_PORT
+        elif direction == "splice-in":
+            yield path.outside, path.guest, path.local(version), IN_PORT
+        elif direction == "out":
             yield path.guest, path.outside, path.target(version), OUT_PORT
         else:
             yield path.outside, path.guest, path.entry(version), IN_PORT
