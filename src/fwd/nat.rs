@@ -103,9 +103,9 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// What a datagram socket to `target` is bound to: a device, and a source address that may be unspecified. What stays
-    /// on this host or link cannot leave through a device or address of the outer network.
-    pub fn for_datagrams(&self, target: &Addr) -> (Option<&CStr>, Addr) {
+    /// What a socket to `target` is bound to: a device, and a source address that may be unspecified. What stays on this
+    /// host or link cannot leave through a device or address of the outer network.
+    pub fn binding(&self, target: &Addr) -> (Option<&CStr>, Addr) {
         let family = target.family();
         if target.is_loopback() || target.is_link_local() {
             return (None, Addr::unspecified(family));

@@ -54,7 +54,7 @@ pub fn open(identifier: u16, target: Addr, outbound: &Outbound) -> Result<Socket
         }
     })?;
     fields::ask_for_details(socket.as_fd(), v4)?;
-    let (device, own) = outbound.for_datagrams(&target);
+    let (device, own) = outbound.binding(&target);
     if let Some(device) = device {
         socket.bind_device(Some(device.to_bytes()))?;
     }

@@ -215,14 +215,12 @@ impl Tcp {
         let domain = if family == Family::V4 { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
         prepare(&socket, self.peek_offset[family])?;
-        // Loopback is reached from loopback only, whatever the user chose for the way out.
-        if !target.addr.is_loopback() {
-            if let Some(device) = &self.outbound.device[family] {
-                socket.bind_device(Some(device.to_bytes()))?;
-            }
-            if let Some(addr) = self.outbound.addr[family] {
-                socket.bind(&SockAddr::from(Endpoint::new(addr, 0).to_std()))?;
-            }
+        let (device, source) = self.outbound.binding(&target.addr);
+        if let Some(device) = device {
+            socket.bind_device(Some(device.to_bytes()))?;
+        }
+        if !source.is_unspecified() {
+            socket.bind(&SockAddr::from(Endpoint::new(source, 0).to_std()))?;
         }
         Ok(socket)
     }

@@ -87,7 +87,7 @@ impl Flow {
 /// The kernel's; from `connect` they tell about the route.
 pub fn open(port: u16, target: Endpoint, outbound: &Outbound) -> io::Result<Socket> {
     let socket = new_socket(target.addr.is_v4())?;
-    let (device, own) = outbound.for_datagrams(&target.addr);
+    let (device, own) = outbound.binding(&target.addr);
     if let Some(device) = device {
         socket.bind_device(Some(device.to_bytes()))?;
     }
