@@ -1,9 +1,11 @@
 //! Forwarding policy: which host endpoint a guest's packet means, and which source a guest sees. Pure.
 //! System calls: none.
 
+mod local;
 mod nat;
 pub mod ports;
 
+pub use local::Local;
 pub use nat::{Nat, Outbound};
 pub use ports::Rule;
 
