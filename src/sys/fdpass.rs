@@ -1,7 +1,7 @@
-//! Messages with an optional descriptor between us and a child of ours.
+//! Messages with descriptors between us and a child of ours.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
@@ -18,11 +18,26 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 /// The kernel's; `EPIPE` (no signal) when the peer is gone.
 pub fn send(to: BorrowedFd<'_>, message: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let raw = fd.map(|f| [f.as_raw_fd()]);
-    let control = raw.as_ref().map(|r| [ControlMessage::ScmRights(r)]);
-    let control = control.as_ref().map_or(&[][..], |c| &c[..]);
-    sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(message)], control, MsgFlags::MSG_NOSIGNAL, None)?;
-    Ok(())
+    match fd {
+        Some(fd) => send_many(to, message, &[fd]),
+        None => send_many(to, message, &[]),
+    }
+}
+
+/// As [`send`], with up to [`FDS_MAX`] descriptors.
+///
+/// # Errors
+/// As [`send`]; `ETOOMANYREFS` when this user has more descriptors on their way than a process may have open.
+pub fn send_many(to: BorrowedFd<'_>, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let control = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &[][..] } else { &control[..] };
+    loop {
+        match sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(message)], control, MsgFlags::MSG_NOSIGNAL, None) {
+            Err(nix::Error::EINTR) => {}
+            other => return Ok(other.map(|_| ())?),
+        }
+    }
 }
 
 /// Waits for a message of at most `room` bytes. Empty: the peer is gone.
@@ -31,28 +46,39 @@ pub fn send(to: BorrowedFd<'_>, message: &[u8], fd: Option<BorrowedFd<'_>>) -> i
 /// The kernel's.
 pub fn recv(from: BorrowedFd<'_>, room: usize) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
     let mut buf = vec![0; room];
-    let mut control = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let mut fds = Vec::new();
+    let len = recv_many(from, &mut buf, &mut fds)?;
+    buf.truncate(len);
+    Ok((buf, fds.pop()))
+}
+
+/// As [`recv`], into `room`, returning the message's length and appending its descriptors to `fds`: those that fit into
+/// this process's table, the others are lost.
+///
+/// # Errors
+/// As [`recv`].
+pub fn recv_many(from: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    let mut control = nix::cmsg_space!([RawFd; FDS_MAX]);
     loop {
-        let mut iov = [IoSliceMut::new(&mut buf)];
+        let mut iov = [IoSliceMut::new(room)];
         let got = recvmsg::<()>(from.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
         let msg = match got {
             Err(nix::Error::EINTR) => continue,
             other => other?,
         };
-        let mut fd = None;
-        for c in msg.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(fds) = c {
-                for raw in fds {
-                    // SAFETY: the kernel has just installed this descriptor for us and nobody else knows it.
-                    fd = Some(unsafe { OwnedFd::from_raw_fd(raw) });
-                }
+        // With part of the descriptors cut off, the list of control messages is not readable as a whole.
+        for c in msg.cmsgs().into_iter().flatten() {
+            if let ControlMessageOwned::ScmRights(raw) = c {
+                // SAFETY: the kernel has just installed these descriptors for us and nobody else knows them.
+                fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
             }
         }
-        let len = msg.bytes;
-        buf.truncate(len);
-        return Ok((buf, fd));
+        return Ok(msg.bytes);
     }
 }
+
+/// Descriptors with one message, at most; the kernel's own limit is `SCM_MAX_FD`, 253.
+pub const FDS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -71,5 +97,20 @@ mod tests {
         assert_eq!(recv(y.as_fd(), 64).unwrap().0, b"back");
         drop(a);
         assert!(recv(b.as_fd(), 64).unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn many_descriptors_arrive_in_order() {
+        let (a, b) = pair().unwrap();
+        let pairs: Vec<_> = (0..FDS_MAX).map(|_| pair().unwrap()).collect();
+        let theirs: Vec<_> = pairs.iter().map(|(_, y)| y.as_fd()).collect();
+        send_many(a.as_fd(), b"all", &theirs).unwrap();
+        let (mut room, mut fds) = ([0; 8], Vec::new());
+        assert_eq!(recv_many(b.as_fd(), &mut room, &mut fds).unwrap(), 3);
+        assert_eq!(fds.len(), FDS_MAX);
+        for (n, (fd, (x, _))) in fds.iter().zip(&pairs).enumerate() {
+            send(fd.as_fd(), &[n as u8], None).unwrap();
+            assert_eq!(recv(x.as_fd(), 8).unwrap().0, [n as u8]);
+        }
     }
 }

@@ -51,6 +51,14 @@ pub fn join_net(ns: impl AsFd) -> io::Result<()> {
     Ok(setns(ns, CloneFlags::CLONE_NEWNET)?)
 }
 
+/// Joins those namespaces of a process, all or none.
+///
+/// # Errors
+/// As [`join_user`] and [`join_net`]; `EINVAL` also before Linux 5.8; `ESRCH` when the process has ended.
+pub fn join_of_process(pidfd: impl AsFd, which: CloneFlags) -> io::Result<()> {
+    Ok(setns(pidfd, which)?)
+}
+
 /// The `CLONE_NEW*` flag of a namespace file's kind; `None` if it is no namespace.
 pub fn kind(fd: impl AsFd) -> Option<CloneFlags> {
     if !fstatfs(&fd).is_ok_and(|s| s.filesystem_type() == NSFS_MAGIC) {

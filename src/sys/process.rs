@@ -103,6 +103,18 @@ pub fn close_inherited(keep: Option<RawFd>) {
     }
 }
 
+/// Makes stdin, stdout and stderr nobody's: `/dev/null`, or nothing at all where that does not open.
+pub fn let_go_of_std_fds() {
+    match OpenOptions::new().read(true).write(true).open("/dev/null") {
+        Ok(null) => {
+            let _ = nix::unistd::dup2_stdin(&null);
+            let _ = nix::unistd::dup2_stdout(&null);
+            let _ = nix::unistd::dup2_stderr(&null);
+        }
+        Err(_) => close_range(0, 2),
+    }
+}
+
 /// The descriptors from 3 on that are open now: what was inherited, if asked first of all.
 pub fn open_descriptors() -> Vec<RawFd> {
     let Ok(dir) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };

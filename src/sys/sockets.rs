@@ -89,6 +89,16 @@ impl Sockets for Here {
     }
 }
 
+/// A socket to ask the kernel about the sockets of the namespace this process is in (sock_diag(7)). Blocking,
+/// close-on-exec.
+///
+/// # Errors
+/// The kernel's, `EPROTONOSUPPORT` where it has no sock_diag.
+pub fn diag() -> io::Result<Socket> {
+    let protocol = Protocol::from(libc::NETLINK_SOCK_DIAG);
+    Socket::new(Domain::from(libc::AF_NETLINK), Type::from(libc::SOCK_RAW).cloexec(), Some(protocol))
+}
+
 fn bind_as(socket: &Socket, family: Family, bind: &Bind) -> io::Result<()> {
     socket.set_reuse_address(true)?;
     if family == Family::V6 {
