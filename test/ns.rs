@@ -4,6 +4,9 @@
 //! harness of its own, and each test starts it once more, with a scenario, and looks at what that prints and how it ends.
 //! Started by root, it becomes a user without privileges first.
 
+#[path = "ns/broker.rs"]
+mod broker;
+
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
@@ -11,6 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use broker::{
+    broker_goes_with_us, broker_holds_few_things, broker_keeps_sockets_ready, broker_leaves_the_terminals_keys_to_us,
+    broker_lets_go_of_its_callers_pipes, broker_sockets_belong_to_the_namespace, broker_that_cannot_enter_says_why,
+    broker_that_died_is_an_error,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use spelt::base::{Addr, Prefix, Route};
 use spelt::host::{self, Select};
@@ -58,6 +66,14 @@ tests!(
     failures_say_what_to_do,
     the_template_is_the_host_as_it_is,
     a_daemon_lets_go_when_ready,
+    broker_sockets_belong_to_the_namespace,
+    broker_keeps_sockets_ready,
+    broker_that_died_is_an_error,
+    broker_that_cannot_enter_says_why,
+    broker_holds_few_things,
+    broker_lets_go_of_its_callers_pipes,
+    broker_goes_with_us,
+    broker_leaves_the_terminals_keys_to_us,
     times,
 );
 
@@ -314,7 +330,7 @@ fn second_process(name: &str) -> ! {
         "template" => template(),
         "daemon" => daemon(),
         "time" => time(),
-        other => Err(format!("no scenario {other}")),
+        other => broker::second_process(other).unwrap_or_else(|| Err(format!("no scenario {other}"))),
     };
     let code = status.unwrap_or_else(|e| {
         eprintln!("{e}");
@@ -492,7 +508,7 @@ fn daemon() -> Result<i32, String> {
 
 fn time() -> Result<i32, String> {
     let e = |e: ns::Error| e.to_string();
-    let mut best = [Duration::MAX; 6];
+    let mut best = [Duration::MAX; 8];
     for _ in 0..10 {
         let mut since = Instant::now();
         let mut lap = |n: usize| {
@@ -521,11 +537,25 @@ fn time() -> Result<i32, String> {
             .attach(&Interface { addrs: vec![interface(true).addrs[1]], routes: vec![], ..interface(true) })
             .map_err(e)?;
         lap(5);
+        let mut broker = guest.broker(broker::confine).map_err(e)?;
+        lap(6);
+        broker.ready().map_err(e)?;
+        lap(7);
+        drop(broker);
         drop(tap);
         guest.signal(libc::SIGKILL).map_err(|e| e.to_string())?;
         wait(&mut guest)?;
     }
-    let names = ["host read", "spawn: clone", "spawn: set up", "spawn to exit of true", "(another)", "attach"];
+    let names = [
+        "host read",
+        "spawn: clone",
+        "spawn: set up",
+        "spawn to exit of true",
+        "(another)",
+        "attach",
+        "broker: clone",
+        "broker: until ready",
+    ];
     for (name, took) in names.iter().zip(best) {
         println!("{name}: {:.2} ms", took.as_secs_f64() * 1e3);
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 
-use super::{Error, Interface, Tap, Watch, configure, report};
+use super::{Broker, Error, Interface, Tap, Watch, configure, report};
 use crate::sys::process::Fork;
 use crate::sys::{fdpass, netns, process};
 
@@ -98,12 +98,21 @@ impl Namespace {
         }
     }
 
+    /// Starts a process inside that makes sockets for us; `confine` is how it gives up its privileges there, all but
+    /// CAP_NET_BIND_SERVICE. To be called while this process has one thread, and after it went to the background.
+    ///
+    /// # Errors
+    /// When there is no process to be had; [`Broker::ready`] tells the rest.
+    pub fn broker<E: std::fmt::Display>(&self, confine: impl FnOnce() -> Result<(), E>) -> Result<Broker, Error> {
+        Broker::start(|| self.enter(), confine)
+    }
+
     /// Notices when the namespace goes.
     pub fn into_watch(self) -> Watch {
         self.watch
     }
 
-    fn enter(&self) -> Result<(), Error> {
+    pub(super) fn enter(&self) -> Result<(), Error> {
         if let Some(user) = &self.user {
             netns::join_user(user).map_err(|e| {
                 let hint = "it must be run by the user that made that namespace, or by root";

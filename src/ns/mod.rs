@@ -19,15 +19,20 @@
 //! instead: a process by pidfd, a bind mount or `ip netns` name by inotify on its directory, anything else by looking again
 //! every second through a kept directory descriptor. All work after the sandbox has taken the file system away.
 //!
-//! Both children are forks of a process that must have one thread.
+//! **[`Broker`]**: a process that stays inside and makes sockets there, for those who talk to the guest's own sockets
+//! without a packet in between.
+//!
+//! All children are forks of a process that must have one thread.
 //!
 //! System calls, only at set-up: clone3, clone (fork), close_range, prctl, rt_sigprocmask, rt_sigaction, rt_sigtimedwait,
 //! pidfd_open, inotify_init1, inotify_add_watch, fstat, fstatfs, statx, readlink, openat, read, write, close, geteuid,
 //! getegid, mount, umount2, uname, sethostname, socketpair, sendmsg, recvmsg, ioctl (`TUNSETIFF`, `TUNSETOFFLOAD`,
 //! `SIOCGIFINDEX`, `SIOCGIFHWADDR`, `NS_GET_USERNS`, `NS_GET_NSTYPE`), setns, netlink as in `host`, poll, prlimit64, execve,
-//! wait4, kill, exit_group. At run time: read (inotify), newfstatat (watch), poll, wait4, sendmsg, pidfd_send_signal.
+//! wait4, kill, exit_group. At run time: read (inotify), newfstatat (watch), poll, wait4, sendmsg, pidfd_send_signal;
+//! of the broker: recvmsg, sendmsg, socket, setsockopt, bind, listen, ioctl (`SIOCGIFINDEX`), close.
 
 mod attach;
+mod broker;
 mod configure;
 mod init;
 mod report;
@@ -40,6 +45,7 @@ use crate::base::{Addr, Mac, Prefix, Route};
 pub use crate::sys::tun::Offloads;
 
 pub use attach::{Namespace, Target};
+pub use broker::Broker;
 pub use spawn::{Child, Spawn, spawn};
 pub use watch::Watch;
 

@@ -7,9 +7,9 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::{Error, Interface, Tap, init, report};
+use super::{Broker, Error, Interface, Namespace, Tap, Target, init, report};
 use crate::sys::process::{Cloned, Fork, OpenFiles};
-use crate::sys::{fdpass, pidfd, process};
+use crate::sys::{fdpass, netns, pidfd, process};
 
 /// What to start, and in which surroundings.
 #[derive(Clone, Debug)]
@@ -36,6 +36,7 @@ pub struct Spawn {
 pub struct Child {
     process: Cloned,
     channel: Option<OwnedFd>,
+    user_namespace: bool,
     status: Option<u8>,
 }
 
@@ -55,7 +56,9 @@ pub fn spawn(what: &Spawn) -> Result<Child, Error> {
             drop(ours);
             init::main(what, ids, theirs)
         }
-        Fork::Parent(process) => Ok(Child { process, channel: Some(ours), status: None }),
+        Fork::Parent(process) => {
+            Ok(Child { process, channel: Some(ours), user_namespace: what.user_namespace, status: None })
+        }
     }
 }
 
@@ -67,6 +70,28 @@ impl Child {
     pub fn tap(&mut self) -> Result<Tap, Error> {
         let channel = self.channel.as_ref().ok_or_else(|| Error::Failed("the command runs already".into()))?;
         report::recv(channel.as_fd())
+    }
+
+    /// Starts a process inside that makes sockets for us, as [`Namespace::broker`]. To be called when [`Child::tap`] has
+    /// returned: before, the child may have no id maps yet.
+    ///
+    /// # Errors
+    /// As [`Namespace::broker`].
+    pub fn broker<E: std::fmt::Display>(&self, confine: impl FnOnce() -> Result<(), E>) -> Result<Broker, Error> {
+        Broker::start(|| self.enter(), confine)
+    }
+
+    /// In a fork of ours. /proc may show another PID namespace's processes, so that comes second.
+    fn enter(&self) -> Result<(), Error> {
+        let mut which = CloneFlags::CLONE_NEWNET;
+        which.set(CloneFlags::CLONE_NEWUSER, self.user_namespace);
+        match netns::join_of_process(&self.process.pidfd, which) {
+            // Kernels before 5.8 take no pidfd.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                Namespace::open(&Target::Pid(self.process.pid), None, !self.user_namespace)?.enter()
+            }
+            joined => joined.map_err(Error::io("cannot join the namespaces of the command")),
+        }
     }
 
     /// Starts the command.
