@@ -347,6 +347,7 @@ fn interface(configure: bool) -> Interface {
         mac: None,
         mtu: Some(65520),
         queue_frames: Interface::QUEUE_FRAMES,
+        loopback_only: false,
         configure,
         ipv6: true,
         addrs: vec![Prefix::new(addr("192.0.2.7"), 24), Prefix::new(addr("2001:db8::7"), 64)],

@@ -82,6 +82,7 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         mac: config.ns_mac,
         mtu: (config.mtu != 0).then_some(u32::from(config.mtu)),
         queue_frames: ns::Interface::QUEUE_FRAMES,
+        loopback_only: config.splice_only,
         configure: config.config_net,
         ipv6: v6,
         addrs: [families.v4.addrs, families.v6.addrs].concat(),

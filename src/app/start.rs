@@ -98,7 +98,10 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
     let l2 = plan.l2(config, &tap);
     let caps = Caps { csum: tap.offloads.csum, tso: tap.offloads.vnet_header, uso: tap.offloads.uso, mtu: plan.mtu };
     let mut engine = Engine::new(Parts {
-        tap: Link::Tap(Tap::new(tap.fd, tap.offloads.vnet_header, caps, opened.capture)),
+        tap: match tap.fd {
+            Some(fd) => Link::Tap(Tap::new(fd, tap.offloads.vnet_header, caps, opened.capture)),
+            None => Link::None,
+        },
         l2,
         nat: plan.nat.clone(),
         outbound: plan.outbound.clone(),

@@ -15,7 +15,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::net::if_::if_nametoindex;
 
-use super::{Error, Interface, Tap};
+use super::{Error, Interface, Offloads, Tap};
 use crate::base::{Addr, Family, Hop, Mac, Prefix, Route};
 use crate::sys::netlink::{Change, Netlink};
 use crate::sys::tun::{self, TunError};
@@ -25,6 +25,9 @@ use crate::sys::tun::{self, TunError};
 /// # Errors
 /// When there is no tap, or the guest would have no connectivity. Lesser faults are warnings of the tap.
 pub fn make(interface: &Interface) -> Result<Tap, Error> {
+    if interface.loopback_only {
+        return bring_up_loopback(interface);
+    }
     let (fd, offloads) = tun::open(&interface.name).map_err(|e| explain(e, &interface.name))?;
     let index = if_nametoindex(interface.name.as_str())
         .map_err(|e| Error::Failed(format!("cannot find the new interface `{}`: {e}", interface.name)))?;
@@ -33,12 +36,20 @@ pub fn make(interface: &Interface) -> Result<Tap, Error> {
         None => Mac(tun::mac(&fd).map_err(Error::io(format!("cannot read the MAC address of `{}`", interface.name)))?),
     };
     let link_local = (interface.configure && interface.ipv6).then(|| eui64_link_local(&mac));
-    let mut tap = Tap { fd, name: interface.name.clone(), mac, offloads, link_local, warnings: Vec::new() };
+    let mut tap = Tap { fd: Some(fd), name: interface.name.clone(), mac, offloads, link_local, warnings: Vec::new() };
     if interface.configure && interface.ipv6 {
         refuse_router_advertisements(&interface.name);
     }
     apply(interface, index, &mut tap)?;
     Ok(tap)
+}
+
+fn bring_up_loopback(interface: &Interface) -> Result<Tap, Error> {
+    let mut netlink = Netlink::open().map_err(Error::io("cannot open netlink inside the namespace"))?;
+    let outcome = netlink.apply(&[set_link(LOOPBACK_INDEX, true, vec![])]);
+    outcome.and_then(|mut o| o.pop().unwrap_or(Ok(()))).map_err(Error::io("cannot bring up `lo`"))?;
+    let (offloads, warnings) = (Offloads::default(), Vec::new());
+    Ok(Tap { fd: None, name: interface.name.clone(), mac: Mac([0; 6]), offloads, link_local: None, warnings })
 }
 
 fn apply(interface: &Interface, index: u32, tap: &mut Tap) -> Result<(), Error> {
@@ -355,6 +366,7 @@ mod tests {
             mac: None,
             mtu: Some(65520),
             queue_frames: Interface::QUEUE_FRAMES,
+            loopback_only: false,
             configure: true,
             ipv6: true,
             addrs: addrs.iter().map(|a| prefix(a)).collect(),

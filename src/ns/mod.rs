@@ -60,6 +60,8 @@ pub struct Interface {
     pub mtu: Option<u32>,
     /// Frames that may wait for us to read them: enough for every window we advertise.
     pub queue_frames: u32,
+    /// Make no interface at all: only `lo` comes up.
+    pub loopback_only: bool,
     /// Bring it up with addresses and routes. Without: only `lo` comes up, the tap stays down.
     pub configure: bool,
     pub ipv6: bool,
@@ -75,8 +77,8 @@ impl Interface {
 /// The guest link's host end.
 #[derive(Debug)]
 pub struct Tap {
-    /// Non-blocking.
-    pub fd: OwnedFd,
+    /// Non-blocking. `None`: there is none, see [`Interface::loopback_only`].
+    pub fd: Option<OwnedFd>,
     pub name: String,
     /// The guest's.
     pub mac: Mac,

@@ -9,7 +9,7 @@ use crate::sys::fdpass;
 /// Sends what became of the set-up.
 pub fn send(to: BorrowedFd<'_>, outcome: &Result<Tap, Error>) -> std::io::Result<()> {
     match outcome {
-        Ok(tap) => fdpass::send(to, &encode(tap), Some(tap.fd.as_fd())),
+        Ok(tap) => fdpass::send(to, &encode(tap), tap.fd.as_ref().map(AsFd::as_fd)),
         Err(e) => fdpass::send(to, &cut(format!("E{e}").into_bytes()), None),
     }
 }
@@ -21,19 +21,19 @@ pub fn send(to: BorrowedFd<'_>, outcome: &Result<Tap, Error>) -> std::io::Result
 pub fn recv(from: BorrowedFd<'_>) -> Result<Tap, Error> {
     let (message, fd) = fdpass::recv(from, MESSAGE_BYTES).map_err(Error::io("cannot hear from the set-up process"))?;
     match (message.split_first(), fd) {
-        (Some((b'T', rest)), Some(fd)) => decode(rest, fd).ok_or_else(|| Error::Failed(GARBLED.into())),
+        (Some((b'T', rest)), fd) => decode(rest, fd).ok_or_else(|| Error::Failed(GARBLED.into())),
         (Some((b'E', text)), _) => Err(Error::Failed(String::from_utf8_lossy(text).into_owned())),
         (None, _) => Err(Error::Failed("the process that sets up the namespace ended without saying why".into())),
         _ => Err(Error::Failed(GARBLED.into())),
     }
 }
 
-/// MAC, offloads, link-local address (unspecified: none), name and warnings, a line each.
+/// MAC, offloads, whether a descriptor comes along, link-local address (unspecified: none), name and warnings, a line each.
 fn encode(tap: &Tap) -> Vec<u8> {
     let o = tap.offloads;
     let mut m = vec![b'T'];
     m.extend(tap.mac.0);
-    m.extend([o.vnet_header, o.csum, o.tso, o.uso].map(u8::from));
+    m.extend([o.vnet_header, o.csum, o.tso, o.uso, tap.fd.is_some()].map(u8::from));
     m.extend(tap.link_local.unwrap_or(Addr::V6_UNSPECIFIED).octets());
     m.extend(tap.name.bytes());
     for w in &tap.warnings {
@@ -43,13 +43,17 @@ fn encode(tap: &Tap) -> Vec<u8> {
     cut(m)
 }
 
-fn decode(m: &[u8], fd: std::os::fd::OwnedFd) -> Option<Tap> {
+fn decode(m: &[u8], fd: Option<std::os::fd::OwnedFd>) -> Option<Tap> {
     let (mac, m) = m.split_first_chunk::<6>()?;
-    let (flags, m) = m.split_first_chunk::<4>()?;
+    let (flags, m) = m.split_first_chunk::<5>()?;
     let (link_local, m) = m.split_first_chunk::<16>()?;
     let text = String::from_utf8_lossy(m);
     let mut lines = text.split('\n').map(str::to_owned);
-    let [vnet_header, csum, tso, uso] = flags.map(|f| f != 0);
+    let [vnet_header, csum, tso, uso, has_fd] = flags.map(|f| f != 0);
+    // One that got lost on the way is not one that was never there.
+    if has_fd != fd.is_some() {
+        return None;
+    }
     Some(Tap {
         fd,
         name: lines.next()?,
@@ -74,7 +78,7 @@ mod tests {
 
     fn tap(warnings: Vec<String>) -> Tap {
         Tap {
-            fd: std::fs::File::open("/dev/null").unwrap().into(),
+            fd: Some(std::fs::File::open("/dev/null").unwrap().into()),
             name: "eth0".into(),
             mac: Mac([2, 0, 0, 1, 2, 3]),
             offloads: Offloads { vnet_header: true, csum: true, tso: true, uso: false },
