@@ -1,7 +1,7 @@
 //! Route netlink: whole dumps, and batches of changes in one round trip.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -81,11 +81,19 @@ impl Netlink {
         if poll(&mut fds, wait)? == 0 {
             return Ok(None);
         }
-        let inner = |m: NetlinkMessage<RouteNetlinkMessage>| match m.payload {
-            NetlinkPayload::InnerMessage(m) => Some(m),
-            _ => None,
-        };
-        Ok(Some(messages(self.receive()?).into_iter().filter_map(inner).collect()))
+        Ok(Some(news(self.receive(0)?)))
+    }
+
+    /// The same without waiting; `None`: nothing more for now.
+    ///
+    /// # Errors
+    /// `ENOBUFS` when more came than the receive buffer holds.
+    pub fn next_ready(&mut self) -> io::Result<Option<Vec<RouteNetlinkMessage>>> {
+        match self.receive(libc::MSG_DONTWAIT) {
+            Ok(datagram) => Ok(Some(news(datagram))),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// The kernel answers failures always, successes only on demand: one acknowledgement, of the last change, ends the
@@ -100,7 +108,7 @@ impl Netlink {
         }
         self.send(&bytes)?;
         loop {
-            for m in messages(self.receive()?) {
+            for m in messages(self.receive(0)?) {
                 let NetlinkPayload::Error(e) = m.payload else { continue };
                 let index = m.header.sequence_number.wrapping_sub(first) as usize;
                 if index >= part.len() {
@@ -122,7 +130,7 @@ impl Netlink {
         self.send(&encode(request, NLM_F_REQUEST | NLM_F_DUMP, sequence))?;
         let mut whole = true;
         loop {
-            for m in messages(self.receive()?) {
+            for m in messages(self.receive(0)?) {
                 if m.header.sequence_number != sequence {
                     continue;
                 }
@@ -147,10 +155,10 @@ impl Netlink {
     }
 
     /// The next datagram of the kernel. Other processes may write to our port: theirs are skipped.
-    fn receive(&mut self) -> io::Result<&[u8]> {
+    fn receive(&mut self, flags: libc::c_int) -> io::Result<&[u8]> {
         loop {
             self.room.clear();
-            match self.socket.recv_from(&mut self.room, 0) {
+            match self.socket.recv_from(&mut self.room, flags) {
                 Ok((_, from)) if from.port_number() == 0 => return Ok(&self.room),
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -158,6 +166,21 @@ impl Netlink {
             }
         }
     }
+}
+
+impl AsRawFd for Netlink {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// What a group's datagram tells.
+fn news(datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
+    let inner = |m: NetlinkMessage<RouteNetlinkMessage>| match m.payload {
+        NetlinkPayload::InnerMessage(m) => Some(m),
+        _ => None,
+    };
+    messages(datagram).into_iter().filter_map(inner).collect()
 }
 
 /// The messages in one datagram; those that do not decode are left out. The end of a dump is always recognised, else its
