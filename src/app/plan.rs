@@ -6,7 +6,7 @@ use super::names::{Guest, Names};
 use crate::base::{Addr, Family, PerFamily, Prefix, Route};
 use crate::config::{Config, Map};
 use crate::fwd::{Nat, Outbound};
-use crate::guest::L2;
+use crate::guest::{L2, Neighbours};
 use crate::host::{self, Network, Template};
 use crate::{gateway, ns};
 
@@ -107,6 +107,7 @@ impl Plan {
             guest_v4: self.nat.assigned.v4,
             guest_v6: self.nat.assigned.v6,
             guest_link_local: tap.link_local,
+            neighbours: Neighbours::default(),
         }
     }
 }

@@ -56,6 +56,17 @@ impl Nat {
         dst
     }
 
+    /// True for addresses whose packets from the guest do not go, or not all, to the station that may have them on a link
+    /// of the host, and for the guest's own.
+    pub fn is_taken(&self, addr: &Addr) -> bool {
+        self.map_host_loopback.is(addr)
+            || self.map_guest_addr.is(addr)
+            || self.dns_forward.is(addr)
+            || self.assigned.is(addr)
+            || self.our_link_local == Some(*addr) && !self.gateway.is(addr)
+            || *addr == STAND_IN_V4 && self.gateway.v4.is_none()
+    }
+
     /// The source a guest sees for a packet that came from `src` on the host, or `None` if there is no address to show.
     ///
     /// Clients on the host's loopback have one only where the guest has an address for that loopback: with
@@ -166,6 +177,25 @@ mod tests {
         for gateway in ["192.0.2.1", "fe80::1"] {
             assert_eq!(n.address_to_host(a(gateway)), a(gateway));
         }
+    }
+
+    #[test]
+    fn addresses_that_are_translated_are_taken() {
+        let n = Nat { map_guest_addr: PerFamily::new(Some(a("169.254.1.2")), None), ..nat() };
+        for taken in ["192.0.2.1", "fe80::1", "169.254.1.1", "169.254.1.2", "192.0.2.7", "2001:db8::7"] {
+            assert!(n.is_taken(&a(taken)), "{taken}");
+        }
+        for free in ["192.0.2.9", "2001:db8::9", "fe80::2", "169.254.2.2"] {
+            assert!(!n.is_taken(&a(free)), "{free}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_is_not_translated_is_the_hosts() {
+        let n = Nat { map_host_loopback: PerFamily::default(), ..nat() };
+        assert!(!n.is_taken(&a("192.0.2.1")) && !n.is_taken(&a("fe80::1")));
+        let none = Nat { gateway: PerFamily::default(), ..n };
+        assert!(none.is_taken(&a("169.254.2.2")) && none.is_taken(&a("fe80::1")));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{Config, Gateway};
 use crate::base::{Addr, DropReason, Endpoint, Instant, Mac, PerFamily};
 use crate::fwd::Nat;
 use crate::guest::mock::MockLink;
-use crate::guest::{Facts, Frame, L2};
+use crate::guest::{Facts, Frame, L2, Neighbours};
 use crate::wire::checksum::Sum;
 use crate::wire::{self, ETHERTYPE_ARP, Offload, PROTO_ICMPV6, Packet, Parsed, be16, ndp};
 
@@ -59,7 +59,14 @@ impl Bench {
 
     pub fn with(config: Config) -> Bench {
         let now = Instant::from_nanos(5_000_000_000);
-        let l2 = L2 { our_mac: OUR_MAC, guest_mac: GUEST_MAC, guest_v4: None, guest_v6: None, guest_link_local: None };
+        let l2 = L2 {
+            our_mac: OUR_MAC,
+            guest_mac: GUEST_MAC,
+            guest_v4: None,
+            guest_v6: None,
+            guest_link_local: None,
+            neighbours: Neighbours::default(),
+        };
         Bench { gateway: Gateway::new(config, now), link: MockLink::default(), l2, nat: Nat::default(), now }
     }
 
@@ -71,7 +78,7 @@ impl Bench {
     pub fn take(&mut self) -> Vec<Vec<u8>> {
         assert!(self.link.sent.iter().all(|(_, o)| *o == Offload::NONE));
         let sent = self.link.take();
-        sent.iter().for_each(|f| judge(f));
+        sent.iter().for_each(|f| judge(f, &self.l2));
         sent
     }
 
@@ -103,6 +110,11 @@ impl Bench {
         self.take().remove(0)
     }
 
+    pub fn neighbour(&mut self, addr: &str, mac: Option<Mac>) -> Vec<Vec<u8>> {
+        self.gateway.neighbour(a(addr), mac, self.now, (&mut self.l2, &self.nat), &mut self.link);
+        self.take()
+    }
+
     pub fn start(&mut self) -> Vec<Vec<u8>> {
         let facts = Facts { now: self.now, l2: &self.l2, nat: &self.nat };
         self.gateway.start(&facts, &mut self.link);
@@ -125,12 +137,14 @@ pub(super) fn packet(frame: &[u8]) -> Packet {
 }
 
 /// Structure and checksums by somebody else's reading.
-fn judge(frame: &[u8]) {
-    assert_eq!(frame[6..12], OUR_MAC.0);
+fn judge(frame: &[u8], l2: &L2) {
     if be16(frame, 12) == ETHERTYPE_ARP {
         assert!(etherparse::ArpPacketSlice::from_slice(&frame[14..]).is_ok());
+        let sender = wire::arp::parse(&frame[14..]).unwrap();
+        assert_eq!((sender.sender_mac, &frame[6..12]), (l2.mac_for(&sender.sender), &sender.sender_mac.0[..]));
         return;
     }
+    assert_eq!(frame[6..12], l2.mac_for(&packet(frame).src).0);
     let p = PacketHeaders::from_ethernet_slice(frame).unwrap();
     let payload = p.payload.slice();
     match (p.net.unwrap(), p.transport.unwrap()) {

@@ -1,5 +1,6 @@
 //! Who is who on the guest link.
 
+use super::Neighbours;
 use crate::base::{Addr, Mac};
 
 /// MAC and IP addresses of the two ends of the guest link.
@@ -13,12 +14,14 @@ pub struct L2 {
     pub guest_v4: Option<Addr>,
     pub guest_v6: Option<Addr>,
     pub guest_link_local: Option<Addr>,
+    /// Stations that are known to the guest by their own MACs. All others are behind ours.
+    pub neighbours: Neighbours,
 }
 
 impl L2 {
-    /// Source MAC for a frame whose IP source is `addr`.
-    pub fn mac_for(&self, _addr: &Addr) -> Mac {
-        self.our_mac
+    /// Source MAC for a frame whose IP source is `addr`, and what the guest is told when it asks for `addr`.
+    pub fn mac_for(&self, addr: &Addr) -> Mac {
+        self.neighbours.mac(addr).unwrap_or(self.our_mac)
     }
 
     /// Where inbound traffic whose source (as the guest sees it) is `src` goes.

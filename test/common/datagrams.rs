@@ -79,6 +79,7 @@ impl<L: ToGuest> World<L> {
                 guest_v4: Some(guest(true)),
                 guest_v6: Some(guest(false)),
                 guest_link_local: None,
+                neighbours: Default::default(),
             },
             nat: Nat {
                 gateway: both(gateway),

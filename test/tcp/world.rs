@@ -55,6 +55,7 @@ impl World {
                 guest_v4: Some(GUEST4.into()),
                 guest_v6: Some(GUEST6.into()),
                 guest_link_local: None,
+                neighbours: Default::default(),
             },
             nat: Nat { gateway: host, map_host_loopback: host, ..Nat::default() },
             due: Vec::new(),
