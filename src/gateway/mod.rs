@@ -12,6 +12,7 @@
 //! - `dhcp`, `dhcpv6`: servers with one lease that never ends. They keep no state: whoever asks gets the assigned address,
 //!   so nothing is lost at a restart and nothing can be exhausted.
 //! - `announce`: what the guest is told unasked.
+//! - `neighbours`: stations on the host's links, which the guest sees under their own MACs.
 //!
 //! # State and timers
 //! One timer: the next advertisement to all nodes. [`Gateway::start`] sends one at once, two more follow within 32 s, then
@@ -34,13 +35,14 @@ mod dhcp;
 mod dhcpv6;
 mod frames;
 mod ndp;
+mod neighbours;
 mod ra;
 #[cfg(test)]
 mod testing;
 
 pub use config::Config;
 
-use crate::base::{Addr, DropReason, Instant};
+use crate::base::{Addr, DropReason, Instant, RateLimit};
 use crate::guest::{Facts, Frame, ToGuest};
 use crate::wire::arp::ARP_LEN;
 use crate::wire::{self, ETH_LEN, Packet, Transport};
@@ -52,12 +54,14 @@ pub struct Gateway {
     ra: ra::Schedule,
     /// When a claim to one of our addresses was last contested.
     defended: Option<Instant>,
+    /// Of changes in the host's neighbour table.
+    announcements: RateLimit,
 }
 
 impl Gateway {
     pub fn new(config: Config, now: Instant) -> Gateway {
         let ra = ra::Schedule::new(config.seed, now);
-        Gateway { config, ra, defended: None }
+        Gateway { config, ra, defended: None, announcements: neighbours::rate() }
     }
 
     pub fn config(&self) -> &Config {
