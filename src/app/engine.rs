@@ -13,6 +13,7 @@ use crate::fwd::{Nat, Outbound, Proto};
 use crate::gateway::{self, Gateway};
 use crate::guest::reassembly::Reassembly;
 use crate::guest::{Facts, L2, ToGuest};
+use crate::host;
 use crate::icmp::{self, Icmp};
 use crate::link::{Batch, Input, Link};
 use crate::listen::{Acceptor, Listener};
@@ -32,6 +33,8 @@ pub struct Parts {
     pub descriptors: usize,
     /// Lives of idle UDP flows: one exchange, more than one.
     pub udp_timeouts: (Duration, Duration),
+    /// The host's neighbour table, if it can be followed.
+    pub neighbours: Option<host::Neighbours>,
 }
 
 /// What is forwarded.
@@ -63,6 +66,7 @@ pub struct Engine {
     pub(super) timers: Wheel,
     pub(super) l2: L2,
     pub(super) nat: Nat,
+    pub(super) neighbours: Option<host::Neighbours>,
     pub(super) listeners: Vec<Listener>,
     pub(super) acceptor: Option<Acceptor>,
     due: Vec<Token>,
@@ -133,6 +137,9 @@ impl Engine {
                 }
             }
         }
+        if let Some(neighbours) = &parts.neighbours {
+            registry.register(&mut SourceFd(&neighbours.as_raw_fd()), only(Kind::Neighbours), Interest::READABLE)?;
+        }
         let acceptor = listeners.first().map(|l| Acceptor::new(&l.socket)).transpose()?;
         Ok(Engine {
             timers: Wheel::new(clock.now()),
@@ -152,6 +159,7 @@ impl Engine {
             counters: Counters::default(),
             l2: parts.l2,
             nat: parts.nat,
+            neighbours: parts.neighbours,
             listeners,
             due: Vec::new(),
         })
@@ -202,6 +210,9 @@ impl Engine {
 
     /// The guest is there: asks who it is and tells who we are.
     fn start(&mut self) {
+        for (addr, mac) in self.neighbours.iter().flat_map(host::Neighbours::known) {
+            Gateway::adopt(addr, Some(mac), (&mut self.l2, &self.nat));
+        }
         let facts = Facts { now: self.clock.now(), l2: &self.l2, nat: &self.nat };
         self.gateway.start(&facts, &mut self.tap);
         if let Some(at) = self.gateway.next_timer() {

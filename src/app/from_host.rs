@@ -19,11 +19,12 @@ impl Engine {
             Kind::Icmp => self.icmp.from_host(id, ready, &facts, &mut self.tap),
             Kind::ListenUdp => self.udp.from_listener(id, ready, &facts, &mut self.tap, &mut self.timers),
             Kind::ListenTcp => self.accept(token.index as usize, now),
+            Kind::Neighbours => self.neighbours_changed(now),
             _ => {}
         }
     }
 
-    /// One due timer of a flow.
+    /// One due timer of a flow, or of what else comes from the host.
     pub(super) fn flow_timer(&mut self, token: Token, now: Instant) {
         let id = Id { index: token.index, generation: token.generation };
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
@@ -31,7 +32,18 @@ impl Engine {
             Kind::Tcp => self.tcp.on_timer(id, &facts, &mut self.tap, &mut self.timers),
             Kind::Udp => self.udp.on_timer(id, &facts, &mut self.timers),
             Kind::Icmp => self.icmp.on_timer(id, &facts, &mut self.timers),
+            Kind::Neighbours => self.neighbours_changed(now),
             _ => {}
+        }
+    }
+
+    fn neighbours_changed(&mut self, now: Instant) {
+        let Some(neighbours) = &mut self.neighbours else { return };
+        let again = neighbours.from_host(now, &mut |addr, mac| {
+            self.gateway.neighbour(addr, mac, now, (&mut self.l2, &self.nat), &mut self.tap);
+        });
+        if let Some(at) = again {
+            self.timers.arm(at, Token::only(Kind::Neighbours));
         }
     }
 

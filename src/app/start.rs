@@ -13,7 +13,7 @@ use super::engine::{Engine, Parts};
 use super::plan::{Plan, plan};
 use super::summary::summary;
 use super::supervise::{Guest, Supervisor};
-use crate::base::Counters;
+use crate::base::{Counters, Family, PerFamily};
 use crate::config::{Config, Mode, Target, Verbosity};
 use crate::fwd::Rule;
 use crate::fwd::ports::Ports;
@@ -53,6 +53,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     for notice in &network.notices {
         log::info!("{notice}");
     }
+    let neighbours = neighbours(&network);
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).context("the kernel gives no random bytes")?;
     let plan = plan(config, &network, u64::from_ne_bytes(seed));
@@ -74,7 +75,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     };
     // While the child sets up its namespace:
     let listeners = bind(config, &rules)?;
-    serve(config, &plan, guest, Opened { listeners, capture, pid_file, daemon, null, summary })
+    serve(config, &plan, guest, Opened { listeners, capture, pid_file, daemon, null, neighbours, summary })
 }
 
 /// What had to be opened while there were still a file system and privileges to open it with.
@@ -85,6 +86,7 @@ struct Opened {
     daemon: Option<Daemon>,
     /// `/dev/null`.
     null: File,
+    neighbours: Option<host::Neighbours>,
     /// What to tell the user when all went well.
     summary: Option<Vec<String>>,
 }
@@ -110,6 +112,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
         protocols: super::engine::Protocols { tcp: config.tcp, udp: config.udp, icmp: config.icmp },
         descriptors: spare_descriptors(),
         udp_timeouts: udp_timeouts(),
+        neighbours: opened.neighbours,
     })
     .context("cannot set up the event loop")?;
     supervisor.register(&mut engine)?;
@@ -175,6 +178,13 @@ fn select(config: &Config) -> host::Select {
         v4: config.v4,
         v6: config.v6,
     }
+}
+
+/// Without them the guest sees our MAC everywhere, and misses nothing else.
+fn neighbours(network: &host::Network) -> Option<host::Neighbours> {
+    let index = |f: Family| network.families[f].as_ref().and_then(|t| t.interface.as_ref()).map_or(0, |i| i.index);
+    let opened = host::Neighbours::open(PerFamily::new(index(Family::V4), index(Family::V6)));
+    opened.inspect_err(|e| log::debug!("cannot follow the host's neighbour table: {e}")).ok()
 }
 
 fn spawn(config: &Config, plan: &Plan, (command, netns_only): (&[OsString], bool), open_files: OpenFiles) -> ns::Spawn {

@@ -22,6 +22,8 @@ pub enum Kind {
     Quit = 8,
     /// Gateway timers (periodic router advertisement).
     Gateway = 9,
+    /// The host's neighbour table changed.
+    Neighbours = 10,
     /// A spliced TCP connection: the socket that was accepted ...
     SpliceClient = 11,
     /// ... and the one that was connected in the other namespace.
@@ -41,7 +43,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 17] = [
+    const ALL: [Kind; 18] = [
         Kind::Link,
         Kind::Tcp,
         Kind::Udp,
@@ -51,6 +53,7 @@ impl Kind {
         Kind::Signal,
         Kind::Quit,
         Kind::Gateway,
+        Kind::Neighbours,
         Kind::SpliceClient,
         Kind::SpliceTarget,
         Kind::SpliceUdpClient,

@@ -1,4 +1,5 @@
-//! The host's network as a template for the guest's: read once at start by netlink and from resolv.conf.
+//! The host's network as a template for the guest's: read once at start by netlink and from resolv.conf. Its neighbour
+//! table alone is followed afterwards ([`Neighbours`]).
 //!
 //! Goals: the guest looks like another process of the host. Per family, independently: the interface with the preferred
 //! default route lends its addresses, routes and MTU; without a default route the first interface with any route; without
@@ -16,12 +17,14 @@
 
 mod choose;
 mod dump;
+mod neighbours;
 mod resolv;
 
 use crate::base::{Addr, Family, PerFamily, Prefix, Route};
 
 pub use choose::choose;
 pub use dump::{Address, Dump, Link, TableRoute};
+pub use neighbours::Neighbours;
 pub use resolv::Resolv;
 
 /// What the user chose.
