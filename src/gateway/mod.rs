@@ -6,18 +6,19 @@
 //! written to the host. Malformed messages are refused by the rules of their RFCs and counted by [`DropReason`].
 //!
 //! # Parts
-//! - `arp`, `ndp`: questions for link-layer addresses. All unicast neighbours are us, except the guest's own addresses;
-//!   probes (RFC 5227, RFC 4862) fail for the addresses we use ourselves, and for no others.
+//! - `arp`, `ndp`: questions for link-layer addresses. We answer for all unicast neighbours, except the guest's own
+//!   addresses; probes (RFC 5227, RFC 4862) fail for the addresses we use ourselves, and for no others.
 //! - `ra`: router advertisements, asked for and periodic.
 //! - `dhcp`, `dhcpv6`: servers with one lease that never ends. They keep no state: whoever asks gets the assigned address,
 //!   so nothing is lost at a restart and nothing can be exhausted.
 //! - `announce`: what the guest is told unasked.
-//! - `neighbours`: stations on the host's links, which the guest sees under their own MACs.
+//! - `neighbours`: stations on the host's links, which the guest sees under their own MACs; everybody else has ours.
 //!
 //! # State and timers
 //! One timer: the next advertisement to all nodes. [`Gateway::start`] sends one at once, two more follow within 32 s, then
 //! one every 200 to 600 s (RFC 4861 §6.2.4). Solicited ones: three to single hosts in 3 s, all others share one to all
-//! nodes every 3 s. Claims to our own addresses are contested once in 10 s (RFC 5227 §2.4).
+//! nodes every 3 s. Claims to our own addresses are contested once in 10 s (RFC 5227 §2.4). Changes of neighbours are
+//! announced at most 100 at once and 50 in a second.
 //!
 //! # Limits
 //! Replies fit the smallest MTU: 576 bytes for DHCP unless the client allows more, 1280 for IPv6; search lists are cut to

@@ -220,6 +220,7 @@ const LIST_INTERVAL: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::netlink;
     use std::net::IpAddr;
 
     const LINK: u32 = 2;
@@ -251,6 +252,30 @@ mod tests {
             let mut told = Vec::new();
             self.apply(&Event { addr: a(addr), index, mac }, &mut |addr, mac| told.push((addr, mac)));
             told
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_attributes_are_read_or_refused(
+            family in proptest::sample::select(vec![2u8, 7, 10]),
+            attributes in proptest::collection::vec((0..18u16, proptest::collection::vec(0..4u8, 0..24)), 0..6),
+        ) {
+            let mut b = vec![family, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 1];
+            for (kind, value) in &attributes {
+                b.extend((4 + value.len() as u16).to_ne_bytes());
+                b.extend(kind.to_ne_bytes());
+                b.extend(value);
+                b.resize(b.len().next_multiple_of(4), 0);
+            }
+            let head = [&(16 + b.len() as u32).to_ne_bytes()[..], &28u16.to_ne_bytes(), &[0; 10]].concat();
+            for m in netlink::messages(&[head, b].concat()) {
+                let netlink_packet_core::NetlinkPayload::InnerMessage(m) = m.payload else { continue };
+                if let Some(e) = event(&m) {
+                    proptest::prop_assert!(e.addr.is_unicast() && e.mac.is_none_or(|mac| mac.is_unicast()));
+                    proptest::prop_assert_eq!(e.addr.is_v4(), family == 2);
+                }
+            }
         }
     }
 
