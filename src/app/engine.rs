@@ -7,16 +7,17 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 
+use super::ports::{Forwarding, Ports};
 use crate::base::{Clock, Counters, Instant, Kind, Token};
 use crate::flow::{KeySecret, Pending, Wheel};
-use crate::fwd::{Nat, Outbound, Proto};
+use crate::fwd::{Nat, Outbound};
 use crate::gateway::{self, Gateway};
 use crate::guest::reassembly::Reassembly;
 use crate::guest::{Facts, L2, ToGuest};
 use crate::host;
 use crate::icmp::{self, Icmp};
 use crate::link::{Batch, Input, Link};
-use crate::listen::{Acceptor, Listener};
+use crate::listen::Listener;
 use crate::tcp::Tcp;
 use crate::udp::{self, Udp};
 
@@ -27,7 +28,9 @@ pub struct Parts {
     pub nat: Nat,
     pub outbound: Outbound,
     pub gateway: gateway::Config,
+    /// Bound at start, for forwards of `forwarding`.
     pub listeners: Vec<Listener>,
+    pub forwarding: Forwarding,
     pub protocols: Protocols,
     /// Descriptors that flows may take, all protocols together.
     pub descriptors: usize,
@@ -67,8 +70,7 @@ pub struct Engine {
     pub(super) l2: L2,
     pub(super) nat: Nat,
     pub(super) neighbours: Option<host::Neighbours>,
-    pub(super) listeners: Vec<Listener>,
-    pub(super) acceptor: Option<Acceptor>,
+    pub(super) ports: Ports,
     due: Vec<Token>,
 }
 
@@ -121,27 +123,13 @@ impl Engine {
         let (short, long) = parts.udp_timeouts;
         let tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, parts.outbound.clone(), mtu, limits.tcp);
         let config = udp::Config { limit: limits.udp, short, long, outbound: parts.outbound.clone() };
-        let mut udp = Udp::new(registry.try_clone()?, secret()?, config);
+        let udp = Udp::new(registry.try_clone()?, secret()?, config);
         let config = icmp::Config { limit: limits.icmp, outbound: parts.outbound, ..icmp::Config::default() };
         let icmp = Icmp::new(registry.try_clone()?, secret()?, config);
-        let mut listeners = Vec::new();
-        for l in parts.listeners {
-            match l.proto {
-                Proto::Tcp => {
-                    let token = mio::Token(Token::new(Kind::ListenTcp, listeners.len() as u32, 0).to_usize());
-                    registry.register(&mut SourceFd(&l.as_raw_fd()), token, Interest::READABLE)?;
-                    listeners.push(l);
-                }
-                Proto::Udp => {
-                    udp.listen(l.socket, udp::Rule { guest: l.target, guest_port: l.target_port })?;
-                }
-            }
-        }
         if let Some(neighbours) = &parts.neighbours {
             registry.register(&mut SourceFd(&neighbours.as_raw_fd()), only(Kind::Neighbours), Interest::READABLE)?;
         }
-        let acceptor = listeners.first().map(|l| Acceptor::new(&l.socket)).transpose()?;
-        Ok(Engine {
+        let mut engine = Engine {
             timers: Wheel::new(clock.now()),
             gateway: Gateway::new(parts.gateway, clock.now()),
             protocols: parts.protocols,
@@ -149,7 +137,6 @@ impl Engine {
             udp,
             icmp,
             reassembly: Reassembly::default(),
-            acceptor,
             poll,
             clock,
             tap: parts.tap,
@@ -160,9 +147,11 @@ impl Engine {
             l2: parts.l2,
             nat: parts.nat,
             neighbours: parts.neighbours,
-            listeners,
+            ports: Ports::new(parts.forwarding),
             due: Vec::new(),
-        })
+        };
+        parts.listeners.into_iter().try_for_each(|l| engine.open(l))?;
+        Ok(engine)
     }
 
     /// For the caller's own sources: signals, the namespace's end.
@@ -218,11 +207,12 @@ impl Engine {
         if let Some(at) = self.gateway.next_timer() {
             self.timers.arm(at, Token::only(Kind::Gateway));
         }
+        self.start_scanning();
     }
 
     fn wait(&self) -> Option<Duration> {
         let turn = [self.udp.pending(), self.icmp.pending()].contains(&Pending::Turn);
-        if self.tap_has_more || self.tcp.has_pending() || turn {
+        if self.tap_has_more || self.tcp.has_pending() || turn || !self.ports.waiting.is_empty() {
             return Some(Duration::ZERO);
         }
         self.timers.next().map(|at| at.since(self.clock.now()))
@@ -246,6 +236,7 @@ impl Engine {
                     Next::WakeAfter(period) => self.timers.arm(now + period, Token::only(Kind::Quit)),
                     Next::Stop => stop = true,
                 },
+                Kind::Scan => self.scan_timer(now),
                 _ => self.flow_timer(token, now),
             }
         }
@@ -261,6 +252,7 @@ impl Engine {
 
     /// Flows that wait for their turn or for the link, then everything that was put off to the end of the turn.
     fn finish_turn(&mut self, now: Instant) {
+        self.accept_waiting(now);
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         let link = std::mem::take(&mut self.link_takes);
         if self.tcp.has_pending() {

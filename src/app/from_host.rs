@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use socket2::Socket;
+
 use super::engine::Engine;
 use crate::base::{Instant, Kind, Token};
 use crate::flow::{Id, Ready};
+use crate::fwd::Side;
 use crate::guest::Facts;
 use crate::listen::Accepted;
 
@@ -18,7 +21,7 @@ impl Engine {
             Kind::Udp => self.udp.from_host(id, ready, &facts, &mut self.tap),
             Kind::Icmp => self.icmp.from_host(id, ready, &facts, &mut self.tap),
             Kind::ListenUdp => self.udp.from_listener(id, ready, &facts, &mut self.tap, &mut self.timers),
-            Kind::ListenTcp => self.accept(token.index as usize, now),
+            Kind::ListenTcp => self.accept(id, now),
             Kind::Neighbours => self.neighbours_changed(now),
             _ => {}
         }
@@ -47,20 +50,26 @@ impl Engine {
         }
     }
 
-    /// Every client that waits at a listener becomes a flow to the guest.
-    pub(super) fn accept(&mut self, index: usize, now: Instant) {
-        let (Some(listener), Some(acceptor)) = (self.listeners.get(index), &mut self.acceptor) else { return };
+    /// Clients that wait at a listener become flows, as many as one turn may take.
+    pub(super) fn accept(&mut self, id: Id, now: Instant) {
+        let (Some(listener), Some(acceptor)) = (self.ports.tcp.get(id), &mut self.ports.acceptor) else { return };
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-        loop {
+        for _ in 0..ACCEPTS_MAX {
             let (client, from) = match acceptor.accept(listener) {
                 Accepted::Client(client, from) => (client, from),
                 Accepted::Turned => continue,
                 Accepted::Empty => return,
             };
+            // SPLICE: a client of `Side::Guest`, and one of `Side::Host` whose address is a loopback one, is joined to a
+            // socket of the other side: here are `client`, `from`, `listener.on`, `listener.target_port`.
+            if listener.on == Side::Guest {
+                reset(&client);
+                continue;
+            }
             let key = match facts.inbound(from, listener.target, listener.target_port) {
                 Ok(key) => key,
                 Err(reason) => {
-                    let _ = client.set_linger(Some(Duration::ZERO));
+                    reset(&client);
                     self.counters.drop(reason);
                     continue;
                 }
@@ -68,5 +77,26 @@ impl Engine {
             // What is refused is reset and counted there.
             let _ = self.tcp.from_listener(client, key, &facts, &mut self.tap, &mut self.timers);
         }
+        if !self.ports.waiting.contains(&id) {
+            self.ports.waiting.push_back(id);
+        }
     }
+
+    /// Goes on with the listeners whose clients were too many for one turn.
+    pub(super) fn accept_waiting(&mut self, now: Instant) {
+        for _ in 0..self.ports.waiting.len().min(WAITING_MAX) {
+            if let Some(id) = self.ports.waiting.pop_front() {
+                self.accept(id, now);
+            }
+        }
+    }
+}
+
+/// Clients taken from one listener before others have their turn.
+const ACCEPTS_MAX: usize = 64;
+/// Listeners with clients left over that are visited in one turn.
+const WAITING_MAX: usize = 16;
+
+fn reset(client: &Socket) {
+    let _ = client.set_linger(Some(Duration::ZERO));
 }

@@ -9,9 +9,12 @@ mod from_guest;
 mod from_host;
 mod names;
 mod plan;
+mod ports;
+mod rules;
 mod start;
 mod summary;
 mod supervise;
 
 pub use engine::{Engine, Next, Parts, Protocols};
+pub use ports::{Forwarding, Namespace};
 pub use start::start;

@@ -11,18 +11,18 @@ use anyhow::{Context, bail};
 
 use super::engine::{Engine, Parts};
 use super::plan::{Plan, plan};
+use super::ports::{Forwarding, Namespace};
+use super::rules::{bind, flow_descriptors, forwards, needs_low_ports, port_descriptors, spare_descriptors};
 use super::summary::summary;
 use super::supervise::{Guest, Supervisor};
 use crate::base::{Counters, Family, PerFamily};
 use crate::config::{Config, Mode, Target, Verbosity};
-use crate::fwd::Rule;
-use crate::fwd::ports::Ports;
+use crate::fwd::Side;
 use crate::guest::Caps;
 use crate::link::{Capture, Link, Tap};
 use crate::listen::{self, Listener};
 use crate::logging::{self, LogSetup};
 use crate::sys::process::{self, Daemon, OpenFiles, PidFile};
-use crate::sys::sockets::Here;
 use crate::{host, ns, sandbox};
 
 /// Runs what the configuration asks for, to its end, and returns the exit status.
@@ -58,11 +58,13 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     getrandom::fill(&mut seed).context("the kernel gives no random bytes")?;
     let plan = plan(config, &network, u64::from_ne_bytes(seed));
     check_source_addresses(config)?;
-    let rules = rules(config)?;
+    let mut forwards = forwards(config)?;
     let summary = (config.verbosity >= Verbosity::Normal).then(|| {
-        let inbound = rules.iter().map(|(rule, _)| rule.clone()).collect();
+        let inbound = forwards.iter().filter(|(_, f)| f.on == Side::Host).map(|(_, f)| f.rule.clone()).collect();
         summary(config, &network, &plan, inbound).lines()
     });
+    let descriptors = spare_descriptors();
+    forwards.set_budget(port_descriptors(&forwards, descriptors));
 
     let daemon =
         if config.foreground { None } else { Some(process::daemonize().context("cannot go to the background")?) };
@@ -74,13 +76,25 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         (Mode::Attach { .. }, None) => bail!("no namespace to attach to"),
     };
     // While the child sets up its namespace:
-    let listeners = bind(config, &rules)?;
-    serve(config, &plan, guest, Opened { listeners, capture, pid_file, daemon, null, neighbours, summary })
+    let options = listen::Options { v4: config.v4, v6: config.v6 && host::has_ipv6(), freebind: config.freebind };
+    let listeners = bind(&forwards, &options)?;
+    let forwarding = Forwarding {
+        host: Namespace::here(forwards.follows(Side::Host)),
+        // GUEST: sockets and sock_diag of the guest's namespace come with the process that makes them there.
+        guest: Namespace::default(),
+        forwards,
+        options,
+    };
+    let opened = Opened { listeners, forwarding, descriptors, capture, pid_file, daemon, null, neighbours, summary };
+    serve(config, &plan, guest, opened)
 }
 
 /// What had to be opened while there were still a file system and privileges to open it with.
 struct Opened {
     listeners: Vec<Listener>,
+    forwarding: Forwarding,
+    /// For ports and flows.
+    descriptors: usize,
     capture: Option<Capture>,
     pid_file: Option<PidFile>,
     daemon: Option<Daemon>,
@@ -99,6 +113,9 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
     let supervisor = Supervisor::new(guest, config.netns_quit)?;
     let l2 = plan.l2(config, &tap);
     let caps = Caps { csum: tap.offloads.csum, tso: tap.offloads.vnet_header, uso: tap.offloads.uso, mtu: plan.mtu };
+    let forwards = &opened.forwarding.forwards;
+    let keep_low_ports = needs_low_ports(forwards);
+    let descriptors = flow_descriptors(forwards, opened.descriptors, opened.listeners.len());
     let mut engine = Engine::new(Parts {
         tap: match tap.fd {
             Some(fd) => Link::Tap(Tap::new(fd, tap.offloads.vnet_header, caps, opened.capture)),
@@ -109,8 +126,9 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
         outbound: plan.outbound.clone(),
         gateway: plan.gateway.clone(),
         listeners: opened.listeners,
+        forwarding: opened.forwarding,
         protocols: super::engine::Protocols { tcp: config.tcp, udp: config.udp, icmp: config.icmp },
-        descriptors: spare_descriptors(),
+        descriptors,
         udp_timeouts: udp_timeouts(),
         neighbours: opened.neighbours,
     })
@@ -119,7 +137,13 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
     if let Some(file) = opened.pid_file {
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
-    sandbox::enter(&sandbox::Params { chroot_fallback: config.chroot_fallback, ..sandbox::Params::default() })?;
+    sandbox::enter(&sandbox::Params {
+        bind_low_ports: keep_low_ports,
+        chroot_fallback: config.chroot_fallback,
+        ..sandbox::Params::default()
+    })?;
+    // Before the caller is told that all is ready: what the guest has bound already can be reached then.
+    engine.scan_ports();
     opened.summary.into_iter().flatten().for_each(|line| log::info!("{line}"));
     match opened.daemon {
         Some(daemon) => {
@@ -154,13 +178,6 @@ fn report(counters: &Counters) {
     for (reason, count) in counters.drops() {
         log::debug!("dropped {count}: {}", reason.name());
     }
-}
-
-/// Descriptors left for flows: the limit less what is open and what the loop itself needs.
-fn spare_descriptors() -> usize {
-    /// The event loop's own: epoll and its copies, a client that is being accepted, and some air.
-    const OWN: usize = 16;
-    process::open_files_max().saturating_sub(process::open_descriptors().len() + 3 + OWN)
 }
 
 fn ns_target(target: &Target) -> ns::Target {
@@ -217,30 +234,6 @@ fn check_source_addresses(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The inbound rules, each with the option it came from.
-fn rules(config: &Config) -> anyhow::Result<Vec<(Rule, String)>> {
-    let ephemeral = ephemeral_ports();
-    let mut all = Vec::new();
-    for (ports, flag) in [(&config.tcp_ports, "-t"), (&config.udp_ports, "-u")] {
-        for rule in ports.rules(&ephemeral).map_err(anyhow::Error::msg)? {
-            let origin = format!("{flag} {}", ports.origin(&rule).unwrap_or_default());
-            all.push((rule, origin));
-        }
-    }
-    Ok(all)
-}
-
-/// Binds every port asked for, or says which one could not be had.
-fn bind(config: &Config, rules: &[(Rule, String)]) -> anyhow::Result<Vec<Listener>> {
-    let options = listen::Options { v4: config.v4, v6: config.v6 && host::has_ipv6(), freebind: config.freebind };
-    let mut bound = Vec::new();
-    for (rule, origin) in rules {
-        bound
-            .extend(listen::bind(rule, &options, &mut Here).map_err(|e| anyhow::anyhow!("{e} for option '{origin}'"))?);
-    }
-    Ok(bound)
-}
-
 /// Those of the host's connection tracking, so that a flow lives here as long as behind the host's own NAT.
 fn udp_timeouts() -> (Duration, Duration) {
     let read = |name: &str, default| {
@@ -249,16 +242,4 @@ fn udp_timeouts() -> (Duration, Duration) {
         Duration::from_secs(seconds.unwrap_or(default))
     };
     (read("nf_conntrack_udp_timeout", 30), read("nf_conntrack_udp_timeout_stream", 120))
-}
-
-/// The kernel's range for ports it chooses itself.
-fn ephemeral_ports() -> std::ops::RangeInclusive<u16> {
-    let parse = |text: String| {
-        let mut numbers = text.split_whitespace().map(str::parse::<u16>);
-        Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)
-    };
-    std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
-        .ok()
-        .and_then(parse)
-        .unwrap_or(Ports::EPHEMERAL_DEFAULT)
 }

@@ -8,26 +8,13 @@ impl Config {
     /// One sentence about the first option given that is not implemented yet.
     pub fn unsupported(&self) -> Option<String> {
         let option = PLANNED.iter().find(|p| (p.used)(self));
-        option
-            .map(|p| format!("Option '{}' is not implemented yet in {}: leave it out", p.name, super::version()))
-            .or_else(|| inexact("-t", &self.tcp_ports))
-            .or_else(|| inexact("-u", &self.udp_ports))
+        option.map(|p| format!("Option '{}' is not implemented yet in {}: leave it out", p.name, super::version()))
     }
 }
 
 /// True if help should not offer it.
 pub(super) fn is_planned(opt: Opt) -> bool {
     PLANNED.iter().any(|p| p.opt == opt)
-}
-
-fn inexact(name: &str, ports: &Ports) -> Option<String> {
-    let Ports::Specs(specs) = ports else { return None };
-    let spec = specs.iter().find(|s| !s.is_exact())?;
-    Some(format!(
-        "Ports '{}' for option '{name}' are not implemented yet in {}: name the ports, without 'all' and 'auto'",
-        spec.text(),
-        super::version()
-    ))
 }
 
 struct Planned {

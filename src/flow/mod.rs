@@ -8,10 +8,12 @@
 
 mod key;
 mod ready;
+mod slab;
 mod table;
 mod wheel;
 
 pub use key::{FlowKey, KeySecret};
 pub use ready::{Pending, Ready};
+pub use slab::Slab;
 pub use table::{Id, Table};
 pub use wheel::Wheel;

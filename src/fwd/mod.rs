@@ -15,3 +15,19 @@ pub enum Proto {
     Tcp,
     Udp,
 }
+
+/// One of the two namespaces that are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    Host,
+    Guest,
+}
+
+impl Side {
+    pub fn other(self) -> Side {
+        match self {
+            Side::Host => Side::Guest,
+            Side::Guest => Side::Host,
+        }
+    }
+}

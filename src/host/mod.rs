@@ -12,13 +12,16 @@
 //! Limits: policy routing and VRF tables are not looked at; the copied set ends at [`ROUTES_MAX`] routes an interface, for
 //! a host with a full Internet table.
 //!
+//! [`SockDiag`] tells which ports of a namespace are in use, at start and while forwarding follows them.
+//!
 //! System calls: socket, bind, getsockname, setsockopt, sendto, recvfrom (netlink), openat, statx, read, close
-//! (resolv.conf).
+//! (resolv.conf). At run time: sendto, recvfrom (sock_diag).
 
 mod choose;
 mod dump;
 mod neighbours;
 mod resolv;
+mod sockdiag;
 
 use crate::base::{Addr, Family, PerFamily, Prefix, Route};
 
@@ -26,6 +29,7 @@ pub use choose::choose;
 pub use dump::{Address, Dump, Link, TableRoute};
 pub use neighbours::Neighbours;
 pub use resolv::Resolv;
+pub use sockdiag::SockDiag;
 
 /// What the user chose.
 #[derive(Clone, Debug)]

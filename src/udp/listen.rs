@@ -26,7 +26,7 @@ pub struct Listener {
     pub socket: Socket,
     pub rule: Rule,
     /// The port it is bound to.
-    port: u16,
+    pub port: u16,
     /// In the run queue.
     pub queued: bool,
 }
@@ -46,8 +46,9 @@ impl Listener {
     pub fn new(socket: Socket, rule: Rule) -> io::Result<Listener> {
         let bound = socket.local_addr()?;
         socket.set_nonblocking(true)?;
-        // The flows' sockets bind the same port.
-        socket.set_reuse_address(true)?;
+        // Two sockets may be bound to one port if both have it (udp(7) is silent, net/ipv4/inet_connection_sock.c is not),
+        // and the later one gets the datagrams: see `Udp::sharing`.
+        socket.set_reuse_address(false)?;
         let fd = socket.as_fd();
         sockopt::set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
         sockopt::set(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)?;
@@ -76,7 +77,7 @@ impl Udp {
         let mut strays = Vec::new();
         while left > 0 {
             left -= 1;
-            let Some(l) = self.listeners.get(id.index as usize) else { return };
+            let Some(l) = self.listeners.get(id) else { return };
             let (rule, port) = (l.rule, l.port);
             let got = match self.framer.inbox.receive(l.socket.as_fd(), SLOTS, true) {
                 Ok(n) => n,
@@ -120,11 +121,20 @@ impl Udp {
                 return;
             }
         }
-        if let Some(l) = self.listeners.get_mut(id.index as usize)
+        if let Some(l) = self.listeners.get_mut(id)
             && !std::mem::replace(&mut l.queued, true)
         {
             self.queue.push_back(Token::new(Kind::ListenUdp, id.index, id.generation));
         }
+    }
+
+    /// Opens a flow's socket that is to be bound to `port` as well, if we listen there.
+    pub(super) fn sharing<T>(&self, port: u16, open: impl FnOnce() -> T) -> T {
+        let ours = || self.listening.get(&port).into_iter().flatten().filter_map(|id| self.listeners.get(*id));
+        ours().for_each(|l| drop(l.socket.set_reuse_address(true)));
+        let opened = open();
+        ours().for_each(|l| drop(l.socket.set_reuse_address(false)));
+        opened
     }
 
     /// Handles datagrams that were set aside, in order, opening flows as needed.
@@ -194,9 +204,9 @@ impl Udp {
         }
         self.make_room(facts).map_err(Refused::For)?;
         let scope = self.config.outbound.scope;
-        let mut opened = flow::open_inbound(local, from, scope);
+        let mut opened = self.sharing(local.port, || flow::open_inbound(local, from, scope));
         if opened.as_ref().is_err_and(is_exhaustion) && self.evict(false, facts) {
-            opened = flow::open_inbound(local, from, scope);
+            opened = self.sharing(local.port, || flow::open_inbound(local, from, scope));
         }
         let socket = opened.map_err(|_| Refused::For(DropReason::HostResources))?;
         self.collect_strays(&socket, from, local, strays);

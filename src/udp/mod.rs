@@ -13,6 +13,9 @@
 //!   peer, so that the guest's answer comes from where the peer expects it. The kernel prefers it to the listening socket
 //!   from then on; what reached either socket in between is handed on in order, none lost.
 //!
+//! A listening socket shares its port only while a flow of ours binds the same one: for the rest of its life nobody else
+//! can bind to it, neither another instance nor a thief.
+//!
 //! Between `bind` and `connect` a socket hears everybody; what came then to a flow the guest began is thrown away.
 //!
 //! # Timers
@@ -71,7 +74,7 @@ use mio::{Interest, Registry};
 use socket2::Socket;
 
 use crate::base::{Addr, Counters, DropReason, Endpoint, Kind, Token};
-use crate::flow::{FlowKey, Id, KeySecret, Pending, Ready, Table, Wheel};
+use crate::flow::{FlowKey, Id, KeySecret, Pending, Ready, Slab, Table, Wheel};
 use crate::fwd::Outbound;
 use crate::guest::{Facts, Frame, ToGuest};
 use crate::sys::{is_exhaustion, sockopt};
@@ -114,7 +117,9 @@ pub struct Udp {
     table: Table<Flow>,
     /// How many flows each port of the guest has.
     guest_ports: HashMap<u16, u32>,
-    listeners: Vec<Listener>,
+    listeners: Slab<Listener>,
+    /// By the port they are bound to.
+    listening: HashMap<u16, Vec<Id>>,
     stage: Stage,
     framer: Framer,
     relay: Relay,
@@ -153,7 +158,8 @@ impl Udp {
             table: Table::new(secret, config.limit),
             guest_ports: HashMap::new(),
             config,
-            listeners: Vec::new(),
+            listeners: Slab::default(),
+            listening: HashMap::new(),
             stage: Stage::default(),
             framer: Framer::new(SLOTS, fragment_id),
             relay: Relay::default(),
@@ -224,20 +230,32 @@ impl Udp {
     }
 
     /// Takes over a bound UDP socket that waits for datagrams to hand to the guest; events come with the kind `ListenUdp`
-    /// and the index of the returned id.
+    /// and the returned id.
     ///
     /// # Errors
     /// The kernel's.
     pub fn listen(&mut self, socket: Socket, rule: Rule) -> io::Result<Id> {
-        let id = Id { index: self.listeners.len() as u32, generation: 0 };
+        let id = self.listeners.next_id();
         let listener = Listener::new(socket, rule)?;
         self.registry.register(
             &mut SourceFd(&listener.socket.as_raw_fd()),
             mio::Token(Token::new(Kind::ListenUdp, id.index, id.generation).to_usize()),
             Interest::READABLE,
         )?;
-        self.listeners.push(listener);
-        Ok(id)
+        self.listening.entry(listener.port).or_default().push(id);
+        Ok(self.listeners.insert(listener))
+    }
+
+    /// Closes a listening socket; flows that began there live on.
+    pub fn unlisten(&mut self, id: Id) {
+        let Some(listener) = self.listeners.remove(id) else { return };
+        if let Entry::Occupied(mut ids) = self.listening.entry(listener.port) {
+            ids.get_mut().retain(|other| *other != id);
+            if ids.get().is_empty() {
+                ids.remove();
+            }
+        }
+        let _ = self.registry.deregister(&mut SourceFd(&listener.socket.as_raw_fd()));
     }
 
     /// An event of a listening socket.
@@ -269,7 +287,7 @@ impl Udp {
             let Some(token) = self.queue.pop_front() else { break };
             let id = Id { index: token.index, generation: token.generation };
             if token.kind == Kind::ListenUdp {
-                if let Some(l) = self.listeners.get_mut(id.index as usize) {
+                if let Some(l) = self.listeners.get_mut(id) {
                     l.queued = false;
                 }
                 self.accept(id, facts, link, timers);
@@ -309,9 +327,9 @@ impl Udp {
         self.make_room(facts)?;
         let sharers = self.guest_ports.get(&key.guest.port).copied().unwrap_or(0);
         let port = if sharers < SHARERS_MAX { key.guest.port } else { 0 };
-        let mut opened = flow::open(port, target, &self.config.outbound);
+        let mut opened = self.sharing(port, || flow::open(port, target, &self.config.outbound));
         if opened.as_ref().is_err_and(is_exhaustion) && self.evict(false, facts) {
-            opened = flow::open(port, target, &self.config.outbound);
+            opened = self.sharing(port, || flow::open(port, target, &self.config.outbound));
         }
         let socket = match opened {
             Ok(socket) => socket,

@@ -6,15 +6,17 @@
 
 mod grammar;
 mod range;
+mod set;
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
 use crate::base::{Addr, Family};
-use crate::fwd::Proto;
+use crate::fwd::{Proto, Side};
 use grammar::Entry;
 pub(crate) use grammar::is_interface_name;
 use range::Range;
+pub use set::{Bound, PortSet};
 
 /// One listening range and its target. Port ranges are inclusive; the target range is as long as the listening one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +112,25 @@ impl Ports {
     /// What to take for the ephemeral range where the kernel's cannot be read (RFC 6335 section 6).
     pub const EPHEMERAL_DEFAULT: RangeInclusive<u16> = 49152..=65535;
 
-    /// The rules to listen by. `ephemeral` (`net.ipv4.ip_local_port_range`) is what `all` leaves out.
+    /// The default as a specification: nothing but `auto`. `only`: the one family in use.
+    pub fn explicit(&self, proto: Proto, on: Side, only: Option<Family>) -> Ports {
+        let Ports::Auto = self else { return self.clone() };
+        let mut spec = Spec {
+            proto,
+            listen: None,
+            device: (on == Side::Guest).then(|| "lo".to_string()),
+            entries: Vec::new(),
+            excluded: Vec::new(),
+            auto: true,
+            text: "auto".to_string(),
+        };
+        if let Some(family) = only {
+            spec.limit(family);
+        }
+        Ports::Specs(vec![spec])
+    }
+
+    /// The rules to listen by, of a value that [`Ports::explicit`] has seen. `ephemeral` (`net.ipv4.ip_local_port_range`) is what `all` leaves out.
     ///
     /// # Errors
     /// One sentence about two specifications that conflict.

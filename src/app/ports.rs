@@ -1,0 +1,252 @@
+//! Listening sockets of a running engine: opened and closed by rules that follow the other side, and by request.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use mio::Interest;
+use mio::unix::SourceFd;
+
+use super::engine::Engine;
+use crate::base::{Instant, Kind, Token};
+use crate::flow::{Id, Slab};
+use crate::fwd::ports::Bound;
+use crate::fwd::{Proto, Side};
+use crate::host::SockDiag;
+use crate::listen::{
+    Acceptor, BindError, Change, Forward, ForwardId, Forwards, Handle, Listener, Options, Reason, open_port, open_rule,
+};
+use crate::sys::sockets::{Here, Sockets};
+use crate::udp;
+
+/// What the engine needs to open ports and to know which are in use.
+pub struct Forwarding {
+    pub forwards: Forwards,
+    pub options: Options,
+    pub host: Namespace,
+    pub guest: Namespace,
+}
+
+/// What reaches into one namespace. Both parts are missing where nothing follows or listens there.
+#[derive(Default)]
+pub struct Namespace {
+    pub sockets: Option<Box<dyn Sockets>>,
+    pub diag: Option<SockDiag>,
+}
+
+impl Namespace {
+    /// The one this process is in. `look`: the ports in use there matter.
+    pub fn here(look: bool) -> Namespace {
+        let open = || SockDiag::open().inspect_err(|e| log::warn!("cannot see which ports are in use here: {e}")).ok();
+        Namespace { sockets: Some(Box::new(Here)), diag: look.then(open).flatten() }
+    }
+}
+
+impl Forwarding {
+    fn namespace(&mut self, side: Side) -> &mut Namespace {
+        match side {
+            Side::Host => &mut self.host,
+            Side::Guest => &mut self.guest,
+        }
+    }
+}
+
+/// The engine's listening sockets and what goes with them.
+pub(super) struct Ports {
+    pub forwarding: Forwarding,
+    pub tcp: Slab<Listener>,
+    pub acceptor: Option<Acceptor>,
+    /// Listeners with clients that the last turn did not take, each once.
+    pub waiting: VecDeque<Id>,
+    bound: Bound,
+    changes: Vec<Change>,
+    /// The log knows that descriptors for ports are used up.
+    short: bool,
+}
+
+impl Ports {
+    pub fn new(forwarding: Forwarding) -> Ports {
+        Ports {
+            forwarding,
+            tcp: Slab::default(),
+            acceptor: None,
+            waiting: VecDeque::new(),
+            bound: Bound::default(),
+            changes: Vec::new(),
+            short: false,
+        }
+    }
+}
+
+/// Between two looks at the ports in use. A port that appears is forwarded after this long and one look at most: within
+/// a second with a good margin.
+const SCAN_PERIOD: Duration = Duration::from_millis(700);
+/// A look takes this share of the time at most, however many sockets there are.
+const SCAN_SHARE: u32 = 20;
+
+impl Engine {
+    /// Adds one rule while running, and opens its ports: all of them, or none; those of an `auto` rule follow the other
+    /// side from now on.
+    ///
+    /// # Errors
+    /// The first port that cannot be bound, or that another rule has.
+    pub fn add_forward(&mut self, forward: Forward) -> Result<ForwardId, BindError> {
+        let f = &mut self.ports.forwarding;
+        let fail = |port, error| BindError { port, source: Reason(error) };
+        if let Some(other) = f.forwards.conflict(forward.on, &forward.rule) {
+            let port = forward.rule.first.max(other.rule.first);
+            return Err(fail(port, io::Error::from_raw_os_error(libc::EADDRINUSE)));
+        }
+        let (on, auto, first) = (forward.on, forward.rule.auto, forward.rule.first);
+        let id = f.forwards.add(forward.clone());
+        if auto {
+            self.scan_ports();
+            return Ok(id);
+        }
+        let (options, namespace) = (f.options, f.namespace(on));
+        let opened = match &mut namespace.sockets {
+            Some(sockets) => open_rule(id, &forward, &options, sockets.as_mut()),
+            None => Err(fail(first, io::ErrorKind::Unsupported.into())),
+        };
+        let opened = opened.and_then(|listeners| {
+            listeners.into_iter().try_for_each(|l| {
+                let port = l.port;
+                self.open(l).map_err(|e| fail(port, e))
+            })
+        });
+        opened.inspect_err(|_| drop(self.remove_forward(id)))?;
+        Ok(id)
+    }
+
+    /// Closes the ports of a rule; connections that exist live on.
+    pub fn remove_forward(&mut self, id: ForwardId) -> Option<Forward> {
+        let (forward, sockets) = self.ports.forwarding.forwards.remove(id)?;
+        sockets.into_iter().for_each(|s| self.close(s));
+        Some(forward)
+    }
+
+    /// All rules, in the order they were added.
+    pub fn forwards(&self) -> impl Iterator<Item = (ForwardId, &Forward)> {
+        self.ports.forwarding.forwards.iter()
+    }
+
+    /// Takes over a listening socket.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open(&mut self, listener: Listener) -> io::Result<()> {
+        let (proto, on, forward, port) = (listener.proto, listener.on, listener.forward, listener.port);
+        let id = match (on, proto) {
+            (_, Proto::Tcp) => {
+                if self.ports.acceptor.is_none() {
+                    self.ports.acceptor = Some(Acceptor::new(&listener.socket)?);
+                }
+                let id = self.ports.tcp.next_id();
+                let token = mio::Token(Token::new(Kind::ListenTcp, id.index, id.generation).to_usize());
+                self.poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
+                self.ports.tcp.insert(listener)
+            }
+            (Side::Host, Proto::Udp) => {
+                let rule = udp::Rule { guest: listener.target, guest_port: listener.target_port };
+                self.udp.listen(listener.socket, rule)?
+            }
+            // Datagrams that the guest sends to its own loopback: for the engine that joins sockets of both sides.
+            (Side::Guest, Proto::Udp) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        self.ports.forwarding.forwards.opened(forward, port, Handle { proto, on, id });
+        Ok(())
+    }
+
+    fn close(&mut self, socket: Handle) {
+        match (socket.on, socket.proto) {
+            (_, Proto::Tcp) => {
+                if let Some(listener) = self.ports.tcp.remove(socket.id) {
+                    let _ = self.poll.registry().deregister(&mut SourceFd(&listener.as_raw_fd()));
+                }
+            }
+            (Side::Host, Proto::Udp) => self.udp.unlisten(socket.id),
+            // See `Engine::open`.
+            (Side::Guest, Proto::Udp) => {}
+        }
+    }
+
+    /// Looks at the ports in use on either side, as far as rules follow them, and opens and closes what that means.
+    pub fn scan_ports(&mut self) {
+        for side in [Side::Guest, Side::Host] {
+            let f = &mut self.ports.forwarding;
+            if !f.forwards.follows(side) {
+                continue;
+            }
+            let mut bound = std::mem::take(&mut self.ports.bound);
+            let namespace = f.namespace(side);
+            let looked = namespace.diag.as_mut().map(|d| d.scan(&mut bound));
+            match looked {
+                Some(Ok(())) => self.follow(side, &bound),
+                Some(Err(e)) => {
+                    log::warn!(
+                        "cannot see which ports are in use ({e}): ports of 'auto' stay as they are; name those to forward"
+                    );
+                    // The kernel lacks it, or the socket is of no use any more.
+                    namespace.diag = None;
+                }
+                None => {}
+            }
+            self.ports.bound = bound;
+        }
+    }
+
+    /// The time for a look has come.
+    pub(super) fn scan_timer(&mut self, now: Instant) {
+        self.scan_ports();
+        let took = self.clock.now().since(now);
+        self.arm_scan(SCAN_PERIOD.max(took * SCAN_SHARE));
+    }
+
+    /// The first look is due when the others are.
+    pub(super) fn start_scanning(&mut self) {
+        self.arm_scan(SCAN_PERIOD);
+    }
+
+    fn arm_scan(&mut self, after: Duration) {
+        let f = &self.ports.forwarding;
+        let looks = |side, namespace: &Namespace| namespace.diag.is_some() && f.forwards.follows(side);
+        if looks(Side::Guest, &f.guest) || looks(Side::Host, &f.host) {
+            self.timers.arm(self.clock.now() + after, Token::only(Kind::Scan));
+        }
+    }
+
+    fn follow(&mut self, namespace: Side, bound: &Bound) {
+        let mut changes = std::mem::take(&mut self.ports.changes);
+        self.ports.forwarding.forwards.changes(namespace, bound, &mut changes);
+        for change in changes.drain(..) {
+            match change {
+                Change::Close(id, port) => {
+                    let sockets = self.ports.forwarding.forwards.closed(id, port);
+                    sockets.for_each(|s| self.close(s));
+                }
+                Change::Open(id, port) => self.open_followed(id, port),
+            }
+        }
+        self.ports.changes = changes;
+        if self.ports.forwarding.forwards.room() == 0 && !std::mem::replace(&mut self.ports.short, true) {
+            log::warn!(
+                "no more ports are forwarded for lack of descriptors: raise the limit on open files (`ulimit -n`)"
+            );
+        }
+    }
+
+    fn open_followed(&mut self, id: ForwardId, port: u16) {
+        let f = &mut self.ports.forwarding;
+        let Some(forward) = f.forwards.get(id).cloned() else { return };
+        let options = f.options;
+        let Some(sockets) = f.namespace(forward.on).sockets.as_mut() else { return };
+        let opened = open_port(id, &forward, port, &options, sockets.as_mut())
+            .and_then(|listeners| listeners.into_iter().try_for_each(|l| self.open(l)));
+        if let Err(e) = opened
+            && !self.ports.forwarding.forwards.refused(id, port)
+        {
+            log::debug!("port {port} of '{}' is in use but cannot be forwarded: {}", forward.origin, Reason(e));
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! From the options about ports to rules in force, and how many descriptors those may take.
+
+use std::ops::RangeInclusive;
+
+use crate::base::Family;
+use crate::config::Config;
+use crate::fwd::ports::Ports;
+use crate::fwd::{Proto, Side};
+use crate::listen::{self, Forward, Forwards, Listener};
+use crate::sys::process;
+use crate::sys::sockets::Here;
+
+/// Every rule, each with the option it came from.
+pub fn forwards(config: &Config) -> anyhow::Result<Forwards> {
+    let ephemeral = ephemeral_ports();
+    let only = match (config.v4, config.v6) {
+        (true, false) => Some(Family::V4),
+        (false, true) => Some(Family::V6),
+        _ => None,
+    };
+    let mut all = Forwards::default();
+    // GUEST: (`config.tcp_ns`, "-T", Tcp, Guest) and (`config.udp_ns`, "-U", Udp, Guest) join here once sockets can be
+    // made in the guest's namespace.
+    let options =
+        [(&config.tcp_ports, "-t", Proto::Tcp, Side::Host), (&config.udp_ports, "-u", Proto::Udp, Side::Host)];
+    for (ports, flag, proto, on) in options {
+        let switched_off = match proto {
+            Proto::Tcp => !config.tcp,
+            Proto::Udp => !config.udp,
+        };
+        if switched_off {
+            continue;
+        }
+        let ports = ports.explicit(proto, on, only);
+        for rule in ports.rules(&ephemeral).map_err(anyhow::Error::msg)? {
+            let origin = format!("{flag} {}", ports.origin(&rule).unwrap_or_default());
+            all.add(Forward { rule, on, origin });
+        }
+    }
+    Ok(all)
+}
+
+/// Opens the host's ports that do not wait for the guest, or says which one could not be had.
+pub fn bind(forwards: &Forwards, options: &listen::Options) -> anyhow::Result<Vec<Listener>> {
+    let (listeners, left_out) = listen::open_all(forwards, Side::Host, options, &mut Here)?;
+    if let Some(text) = left_out.summary(process::open_files_max()) {
+        // What others use already is to be expected; what a limit takes away is not.
+        log::log!(if left_out.no_descriptors > 0 { log::Level::Warn } else { log::Level::Info }, "{text}");
+    }
+    Ok(listeners)
+}
+
+/// Descriptors left for ports and flows: the limit less what is open and what we ourselves will still open.
+pub fn spare_descriptors() -> usize {
+    /// Namespace, tap, event loop and its copies, a client that is being accepted, and some air.
+    const OWN: usize = 32;
+    process::open_files_max().saturating_sub(process::open_descriptors().len() + 3 + OWN)
+}
+
+/// How many of `spare` descriptors `all`, exclusions and `auto` may take: half, so that there are connections to use
+/// the ports; little if ports only follow the other side, where they are few.
+pub fn port_descriptors(forwards: &Forwards, spare: usize) -> usize {
+    match forwards.iter().any(|(_, f)| f.rule.best_effort && !f.rule.auto) {
+        true => spare / 2,
+        false => (spare / FOLLOWERS_SHARE).max(1),
+    }
+}
+
+/// How many of `spare` descriptors flows may take, `listening` sockets being open.
+pub fn flow_descriptors(forwards: &Forwards, spare: usize, listening: usize) -> usize {
+    let follows = forwards.follows(Side::Guest) || forwards.follows(Side::Host);
+    let later = if follows { (spare / FOLLOWERS_SHARE).max(1) } else { 0 };
+    spare.saturating_sub(listening + later)
+}
+
+/// Part of all descriptors for ports that follow the other side.
+const FOLLOWERS_SHARE: usize = 16;
+
+/// True if ports below 1024 may be bound while running: to follow the guest, and for flows of UDP ports.
+pub fn needs_low_ports(forwards: &Forwards) -> bool {
+    forwards
+        .iter()
+        .any(|(_, f)| f.on == Side::Host && f.rule.first < 1024 && (f.rule.auto || f.rule.proto == Proto::Udp))
+}
+
+/// The kernel's range for ports it chooses itself.
+fn ephemeral_ports() -> RangeInclusive<u16> {
+    let parse = |text: String| {
+        let mut numbers = text.split_whitespace().map(str::parse::<u16>);
+        Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)
+    };
+    std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+        .ok()
+        .and_then(parse)
+        .unwrap_or(Ports::EPHEMERAL_DEFAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fwd::ports::Spec;
+
+    #[test]
+    fn ports_and_flows_share_the_descriptors() {
+        let with = |text: &str| {
+            let mut forwards = Forwards::default();
+            let ports = Ports::Specs(vec![Spec::parse(Proto::Tcp, text).unwrap()]);
+            for rule in ports.rules(&Ports::EPHEMERAL_DEFAULT).unwrap() {
+                forwards.add(Forward { rule, on: Side::Host, origin: String::new() });
+            }
+            forwards
+        };
+        let (all, auto, one) = (with("all"), with("auto"), with("22"));
+        assert_eq!(port_descriptors(&all, 200), 100);
+        assert_eq!(flow_descriptors(&all, 200, 100), 100);
+        assert_eq!(port_descriptors(&auto, 19_000), 1187);
+        assert_eq!(flow_descriptors(&auto, 19_000, 0), 17_813);
+        assert_eq!(flow_descriptors(&one, 200, 1), 199);
+        assert_eq!((port_descriptors(&auto, 0), flow_descriptors(&auto, 0, 0)), (1, 0));
+        assert!(needs_low_ports(&auto) && !needs_low_ports(&one));
+    }
+}
