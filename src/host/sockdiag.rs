@@ -9,6 +9,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recvfrom, send, socket,
 };
 
+use socket2::SockRef;
+
 use crate::fwd::ports::{Bound, PortSet};
 
 /// A sock_diag socket with room for its answers.
@@ -25,14 +27,18 @@ impl SockDiag {
     /// # Errors
     /// The kernel's.
     pub fn open() -> io::Result<SockDiag> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let flags = SockFlag::SOCK_CLOEXEC;
         let made = socket(AddressFamily::Netlink, SockType::Datagram, flags, SockProtocol::NetlinkSockDiag);
-        Ok(SockDiag::new(made?))
+        SockDiag::new(made?)
     }
 
     /// For the namespace that `socket` was made in: datagram, `NETLINK_SOCK_DIAG`.
-    pub fn new(socket: OwnedFd) -> SockDiag {
-        SockDiag { socket, sequence: 0, room: vec![0; DATAGRAM_BYTES] }
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(socket: OwnedFd) -> io::Result<SockDiag> {
+        SockRef::from(&socket).set_nonblocking(true)?;
+        Ok(SockDiag { socket, sequence: 0, room: vec![0; DATAGRAM_BYTES] })
     }
 
     /// Sets `bound` to the ports in use: TCP sockets that listen, UDP sockets that no peer is set for, of both families,
