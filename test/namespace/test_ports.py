@@ -7,7 +7,7 @@ import socket
 import time
 
 import lab
-from support import Case, both
+from support import V4, V6, Case, both
 
 QUICK = 1.2
 """Within a second, and some air for two busy cores."""
@@ -28,6 +28,8 @@ class Ports(Case):
             self.lab.remote.connect(address, port, timeout=2).close()
         except ConnectionRefusedError:
             return True
+        except ConnectionResetError:
+            pass  # The listener was closed with us in its queue.
         return False
 
     def open(self, port, address=lab.HOST4):
@@ -48,9 +50,10 @@ class Ports(Case):
 
 
 class All(Ports):
+    """The laboratory's ephemeral ports are 10000 to 65000."""
+
     def test_all(self):
-        with self.lab.guest("-t", "all") as guest:
-            from support import V4, V6
+        with self.lab.guest("--debug", "-t", "all") as guest:
             for net in (V4, V6):
                 self.leads(guest, net, 1025)
                 self.leads(guest, net, 65535)
@@ -62,10 +65,10 @@ class All(Ports):
         with self.lab.guest("-t", "all", "-t", "40000") as guest:
             self.assertTrue(self.open(40000))
             self.assertTrue(self.refused(40001))
-            self.assertTrue(self.open(61000))
+            self.assertTrue(self.open(65001))
 
     def test_b213_exclusions(self):
-        with self.lab.guest("-t", "~8080") as guest:
+        with self.lab.guest("--debug", "-t", "~8080") as guest:
             self.assertTrue(self.open(8079))
             self.assertTrue(self.refused(8080))
             self.assertTrue(self.open(8081))
@@ -79,8 +82,8 @@ class All(Ports):
     def test_all_but_a_range(self):
         with self.lab.guest("-t", "all,~1-60000"):
             self.assertTrue(self.refused(60000))
-            self.assertTrue(self.refused(60999))
-            self.assertTrue(self.open(61000))
+            self.assertTrue(self.refused(65000))
+            self.assertTrue(self.open(65001))
 
     def test_all_datagrams(self):
         with self.lab.guest("-u", "all") as guest:
@@ -108,7 +111,6 @@ class All(Ports):
             self.assertEqual(len(said), 1, guest.errors())
             self.assertIn("limit on open files is 256", said[0])
             self.assertLess(len(guest.errors().splitlines()), 60)
-            from support import V4
             self.leads(guest, V4, max(first, 1))
             pairs = [self.pair(self.lab.remote, lab.REMOTE4, guest=guest) for _ in range(30)]
             self.assert_connected(*pairs[-1])
@@ -119,23 +121,15 @@ class Auto(Ports):
 
     @both
     def test_port_appears_and_disappears(self, net):
-        self.assertTrue(self.refused(8100, net.host) if net.af == socket.AF_INET else True)
-        with self.guest.listen(net.any, 8100) as listener:
-            wait_for(lambda: self.open(8100, net.host), what="the port")
-            while True:
-                served, _ = listener.accept()
-                listener.settimeout(0.3)
-                try:
-                    served.close()
-                    continue_ = listener.accept
-                    self.closing(continue_()[0])
-                except TimeoutError:
-                    break
-            listener.settimeout(10)
-            client = self.closing(self.lab.remote.connect(net.host, 8100))
+        port = 8100 if net.af == socket.AF_INET else 8105
+        self.assertTrue(self.refused(port, net.host))
+        with self.guest.listen(net.any, port) as listener:
+            wait_for(lambda: self.open(port, net.host), what="the port")
+            listener.accept()[0].close()
+            client = self.closing(self.lab.remote.connect(net.host, port))
             served = self.closing(listener.accept()[0])
             self.assert_connected(client, served)
-        wait_for(lambda: self.refused(8100, net.host), what="the port's end")
+        wait_for(lambda: self.refused(port, net.host), what="the port's end")
         self.assert_connected(client, served)
 
     def test_bound_before_we_are_ready(self):
@@ -152,19 +146,19 @@ class Auto(Ports):
         server.sendto(data, peer)
         self.assertEqual(client.recv(100), b"question")
         server.close()
-        # The flow's own socket is bound to the client's counterpart address only.
-        other = self.closing(self.lab.remote.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        other.settimeout(0.05)
-        other.connect((lab.HOST4, 8102))
 
         def unreachable():
-            try:
-                other.send(b"anyone?")
-                other.recv(1)
-            except ConnectionRefusedError:
-                return True
-            except TimeoutError:
-                return False
+            # A new client each time: a flow that began while the port was open lives on.
+            with self.lab.remote.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.settimeout(0.05)
+                other.connect((lab.HOST4, 8102))
+                try:
+                    other.send(b"anyone?")
+                    other.recv(1)
+                except ConnectionRefusedError:
+                    return True
+                except TimeoutError:
+                    return False
             return False
         wait_for(unreachable, what="the port's end")
 
@@ -230,8 +224,8 @@ class Failures(Ports):
     def test_foreign_address(self):
         text = self.message("-t", "198.51.100.77/8128")
         self.assertIn("Failed to bind port 8128 (Cannot assign requested address) for option", text)
-        with self.lab.guest("-t", "198.51.100.77/8128", "--freebind") as guest:
-            self.assertIn("198.51.100.77", guest.errors())
+        done = self.run_command("true", options=["-t", "198.51.100.77/8128", "--freebind"])
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     def test_no_such_device(self):
         self.assertIn("Failed to bind port 8129 (No such device) for option", self.message("-t", "%nosuch/8129"))
