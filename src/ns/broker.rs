@@ -144,16 +144,17 @@ impl Broker {
              fails from now on, restart to have it again",
             self.process.pid
         );
-        self.channel = None;
         self.end();
         gone()
     }
 
     /// It has nothing to put in order, so it need not be asked. Waits a little for the process to vanish.
     fn end(&mut self) {
-        if pidfd::send_signal(&self.process.pidfd, libc::SIGKILL).is_err() {
+        if self.channel.take().is_none() {
             return;
         }
+        // Refused if we have become another user: then the channel's end does it.
+        let _ = pidfd::send_signal(&self.process.pidfd, libc::SIGKILL);
         let mut fds = [PollFd::new(self.process.pidfd.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, END_MAX_MS);
         let _ = waitpid(Pid::from_raw(self.process.pid), Some(WaitPidFlag::WNOHANG));
@@ -178,9 +179,7 @@ impl Sockets for Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        if self.channel.take().is_some() {
-            self.end();
-        }
+        self.end();
     }
 }
 

@@ -54,8 +54,9 @@ fn prepare(what: &Spawn, ids: Ids) -> Result<Tap, Error> {
         .map_err(step)
         .map_err(Error::io("cannot tie the namespace to this process"))?;
     signal::block_all().map_err(Error::io("cannot block signals"))?;
+    let mut unmapped = Vec::new();
     if what.user_namespace {
-        map_ids(ids).map_err(Error::io("cannot write the id maps of the new user namespace in /proc/self"))?;
+        unmapped = map_ids(ids);
     } else {
         // The kernel does it by itself for a mount namespace of another user namespace: nothing mounted here may show on
         // the host.
@@ -64,6 +65,7 @@ fn prepare(what: &Spawn, ids: Ids) -> Result<Tap, Error> {
             .map_err(Error::io("cannot keep the mounts inside apart from the host's"))?;
     }
     let mut tap = configure::make(&what.interface)?;
+    tap.warnings.append(&mut unmapped);
     let mut warn = |what: &str, r: io::Result<()>| {
         if let Err(e) = r {
             tap.warnings.push(format!("{what}: {e}"));
@@ -82,11 +84,23 @@ fn prepare(what: &Spawn, ids: Ids) -> Result<Tap, Error> {
     Ok(tap)
 }
 
-/// A process may map its own ids, and only those, if it gives up setgroups(2) first.
-fn map_ids(ids: Ids) -> io::Result<()> {
-    fs::write("/proc/self/setgroups", "deny")?;
-    fs::write("/proc/self/uid_map", format!("0 {} 1", ids.uid))?;
-    fs::write("/proc/self/gid_map", format!("0 {} 1", ids.gid))
+/// A process may map its own ids, and only those, if it gives up setgroups(2) first. But id 0 only if it had CAP_SETFCAP
+/// (user_namespaces(7)), which containers take from their root. Returns what is different without: sentences.
+fn map_ids(ids: Ids) -> Vec<String> {
+    let mut without = Vec::new();
+    let mut map = |kind: &str, id: u32| {
+        if let Err(e) = fs::write(format!("/proc/self/{kind}_map"), format!("0 {id} 1")) {
+            let hint = if id == 0 { "; a root user needs CAP_SETFCAP for it" } else { "" };
+            without.push(format!(
+                "the command is not root inside: cannot map {kind} {id} (/proc/self/{kind}_map): {e}{hint}"
+            ));
+        }
+    };
+    map("uid", ids.uid);
+    // Its failure shows in the map's.
+    let _ = fs::write("/proc/self/setgroups", "deny");
+    map("gid", ids.gid);
+    without
 }
 
 fn set_hostname(what: &Spawn) -> io::Result<()> {

@@ -144,7 +144,8 @@ fn refused(e: std::io::Error, user_namespace: bool) -> Error {
         Some(libc::EPERM) if !user_namespace => "without a user namespace (`--netns-only`) only root may make them",
         Some(libc::EPERM | libc::EACCES) => {
             "user namespaces are forbidden here: see the sysctls kernel.unprivileged_userns_clone and \
-             kernel.apparmor_restrict_unprivileged_userns, or the container's seccomp profile"
+             kernel.apparmor_restrict_unprivileged_userns, or the container's seccomp profile; they need a user that is \
+             mapped in the present one, and no chroot"
         }
         Some(libc::ENOSPC | libc::EUSERS) => {
             "a limit in /proc/sys/user (max_user_namespaces, max_net_namespaces, ...) is reached"
