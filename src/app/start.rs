@@ -22,6 +22,7 @@ use crate::guest::Caps;
 use crate::link::{Capture, Link, Tap};
 use crate::listen::{self, Listener};
 use crate::logging::{self, LogSetup};
+use crate::sandbox::Identity;
 use crate::sys::process::{self, Daemon, OpenFiles, PidFile};
 use crate::{host, ns, sandbox};
 
@@ -33,6 +34,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     // Not ours, and a pipe among them would keep our caller waiting; but a path may still name one of them.
     let inherited = process::open_descriptors();
     start_log(config)?;
+    let runas = config.runas.as_ref().map(Identity::of).transpose().map_err(anyhow::Error::msg)?.flatten();
     let open_files = process::raise_open_files().context("cannot raise the limit on open files")?;
     let namespace = match &config.mode {
         Mode::Spawn { .. } => None,
@@ -68,16 +70,31 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
 
     let daemon =
         if config.foreground { None } else { Some(process::daemonize().context("cannot go to the background")?) };
+    let options = listen::Options { v4: config.v4, v6: config.v6 && host::has_ipv6(), freebind: config.freebind };
+    let mut identity = runas;
+    let mut early = None;
+    if let (Mode::Spawn { netns_only, .. }, Some(user)) = (&config.mode, identity.take()) {
+        // Ports below 1024 are still to be had; then the command is to be that user's, as if they had started us.
+        early = Some(bind(&forwards, &options)?);
+        sandbox::become_user(user, *netns_only || user.uid == 0)?;
+    }
     let guest = match (&config.mode, namespace) {
         (Mode::Spawn { command, netns_only }, _) => {
             Guest::Spawned(ns::spawn(&spawn(config, &plan, (command, *netns_only), open_files))?)
         }
-        (_, Some(namespace)) => Guest::Attached(namespace),
+        (_, Some(namespace)) => {
+            if config.runas.is_none() && !namespace.is_polled() {
+                identity = Identity::instead_of_root();
+                if let Some(user) = identity {
+                    log::info!("Started as root: will go on as user {} (option '--runas' names another)", user.uid);
+                }
+            }
+            Guest::Attached(namespace)
+        }
         (Mode::Attach { .. }, None) => bail!("no namespace to attach to"),
     };
     // While the child sets up its namespace:
-    let options = listen::Options { v4: config.v4, v6: config.v6 && host::has_ipv6(), freebind: config.freebind };
-    let listeners = bind(&forwards, &options)?;
+    let listeners = early.map_or_else(|| bind(&forwards, &options), Ok)?;
     let forwarding = Forwarding {
         host: Namespace::here(forwards.follows(Side::Host)),
         // GUEST: sockets and sock_diag of the guest's namespace come with the process that makes them there.
@@ -85,7 +102,8 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         forwards,
         options,
     };
-    let opened = Opened { listeners, forwarding, descriptors, capture, pid_file, daemon, null, neighbours, summary };
+    let opened =
+        Opened { listeners, forwarding, descriptors, capture, pid_file, daemon, null, neighbours, identity, summary };
     serve(config, &plan, guest, opened)
 }
 
@@ -101,6 +119,8 @@ struct Opened {
     /// `/dev/null`.
     null: File,
     neighbours: Option<host::Neighbours>,
+    /// Whom to become when all is open.
+    identity: Option<Identity>,
     /// What to tell the user when all went well.
     summary: Option<Vec<String>>,
 }
@@ -137,10 +157,11 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
     if let Some(file) = opened.pid_file {
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
+    let identity = opened.identity;
     sandbox::enter(&sandbox::Params {
         bind_low_ports: keep_low_ports,
         chroot_fallback: config.chroot_fallback,
-        ..sandbox::Params::default()
+        identity,
     })?;
     // Before the caller is told that all is ready: what the guest has bound already can be reached then.
     engine.scan_ports();

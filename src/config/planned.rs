@@ -25,7 +25,6 @@ struct Planned {
 
 static PLANNED: &[Planned] = &[
     Planned { opt: Opt::Stats, name: "--stats", used: |c| c.stats_secs.is_some() },
-    Planned { opt: Opt::RunAs, name: "--runas", used: |c| c.runas.is_some() },
     Planned { opt: Opt::ConfPath, name: "--conf-path", used: |c| c.conf_path.is_some() },
     Planned { opt: Opt::TcpNs, name: "--tcp-ns", used: |c| matches!(c.tcp_ns, Ports::Specs(_)) },
     Planned { opt: Opt::UdpNs, name: "--udp-ns", used: |c| matches!(c.udp_ns, Ports::Specs(_)) },

@@ -107,6 +107,11 @@ impl Namespace {
         Broker::start(|| self.enter(), confine)
     }
 
+    /// True if the end is noticed only by looking, which another user may not be allowed.
+    pub fn is_polled(&self) -> bool {
+        self.watch.period().is_some()
+    }
+
     /// Notices when the namespace goes.
     pub fn into_watch(self) -> Watch {
         self.watch

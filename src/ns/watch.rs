@@ -84,11 +84,17 @@ impl Watch {
             // Out of resources is not the end of the namespace.
             Kind::Process(fd) => pidfd::has_ended(fd).unwrap_or(false),
             Kind::Name(name, inotify) => {
+                let mut left = false;
                 // One read takes what fits; an edge-triggered poller wants it empty.
-                while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
-                name.is_gone()
+                while let Ok(events) = inotify.read_events()
+                    && !events.is_empty()
+                {
+                    left |= events.iter().any(|e| e.name.as_deref() == Some(&name.name));
+                }
+                // What may not be looked at, because we are another user by now, is believed.
+                name.is_gone().unwrap_or(left)
             }
-            Kind::Recheck(name) => name.is_gone(),
+            Kind::Recheck(name) => name.is_gone().unwrap_or(false),
             Kind::Never => false,
         }
     }
@@ -105,10 +111,13 @@ impl Name {
         Ok(Name { directory: nix::fcntl::open(parent, flags, Mode::empty())?, name })
     }
 
-    /// Only a definite answer counts: no permission, no memory and the like mean "still there".
-    fn is_gone(&self) -> bool {
-        let found = fstatat(&self.directory, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
-        matches!(found, Err(nix::Error::ENOENT | nix::Error::ENOTDIR | nix::Error::ESRCH))
+    /// `None` where there is no definite answer: no permission, no memory and the like.
+    fn is_gone(&self) -> Option<bool> {
+        match fstatat(&self.directory, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => Some(false),
+            Err(nix::Error::ENOENT | nix::Error::ENOTDIR | nix::Error::ESRCH) => Some(true),
+            Err(_) => None,
+        }
     }
 }
 

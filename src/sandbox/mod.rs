@@ -10,14 +10,18 @@
 //!
 //! The network namespace stays: it is the host's, where our sockets belong.
 //!
-//! Started as root this process stays root, without capabilities, unless [`Params::identity`] says otherwise. With
-//! `spelt run` it must stay: the kernel checks the sender's identity when a dying parent's signal kills the child.
+//! Started as root (in the initial user namespace), this process becomes `nobody` at the end: root without capabilities is
+//! still the owner of half the files, peer of every socket that asks for root, and may signal every process of root's. With
+//! `spelt run` it stays root: the kernel checks the sender's identity when a dying parent's signal kills the child, and the
+//! child is root so that its files are. `--runas` there changes the identity before the child is made ([`become_user`]).
 //!
 //! Limits: no system call filter yet. Afterwards nothing can be opened by path: what is needed later (`/dev/null`, log and
 //! capture files, syslog's socket, pid file, namespace directory) must be open.
 //!
 //! System calls, once: capget, geteuid, getegid, unshare, openat, write, close, mount, chdir, pivot_root, chroot, umount2,
-//! setgroups, setresgid, setresuid, capset, prctl.
+//! setgroups, setresgid, setresuid, capset, prctl; at start openat, read, close and more of libc's name service (logins).
+
+mod identity;
 
 use std::fs;
 use std::io;
@@ -28,7 +32,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid};
 
-use crate::sys::caps::{drop_all_but, effective};
+use crate::sys::caps::{drop_all_but, effective, raise_permitted};
+
+pub use identity::Identity;
 
 /// What must stay.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,18 +45,6 @@ pub struct Params {
     pub identity: Option<Identity>,
     /// Where pivot_root is impossible (the root is the initial RAM file system), use chroot instead.
     pub chroot_fallback: bool,
-}
-
-/// User and group, as numbers of this user namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
-    pub uid: u32,
-    pub gid: u32,
-}
-
-impl Identity {
-    /// The kernel's overflow ids, which own nothing.
-    pub const NOBODY: Identity = Identity { uid: 65534, gid: 65534 };
 }
 
 /// A mechanism that is missing.
@@ -75,7 +69,7 @@ pub fn enter(params: &Params) -> Result<(), Error> {
     unshare(apart).map_err(fail("new mount, IPC, UTS and PID namespaces", LIMIT_HINT))?;
     empty_root(params.chroot_fallback)?;
     if let Some(identity) = params.identity {
-        become_user(identity)?;
+        change_user(identity)?;
     }
     let keep: &[Capability] = if params.bind_low_ports { &[Capability::CAP_NET_BIND_SERVICE] } else { &[] };
     drop_all_but(keep).map_err(|source| Error { step: "dropping capabilities", source, hint: "" })?;
@@ -92,7 +86,25 @@ fn own_user_namespace() -> Result<(), Error> {
         fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
         fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))
     };
-    map().map_err(|source| Error { step: "writing id maps in /proc/self", source, hint: "" })
+    // Root needs CAP_SETFCAP to map itself. Without a map it has no name in there, and nothing else changes.
+    if let Err(e) = map() {
+        log::debug!("no id maps for the user namespace of this process: {e}");
+    }
+    Ok(())
+}
+
+/// Becomes another user for good while the rest stays, for a process started as root whose children are to be that user's
+/// as well. `keep`: with all capabilities, for what only privilege can make; [`enter`] drops them.
+///
+/// # Errors
+/// See [`Error`].
+pub fn become_user(identity: Identity, keep: bool) -> Result<(), Error> {
+    change_user(identity)?;
+    if !keep {
+        drop_all_but(&[]).map_err(|source| Error { step: "dropping capabilities", source, hint: "" })?;
+    }
+    // The change made this process's /proc entry root's, whose files the id maps are written to.
+    prctl::set_dumpable(true).map_err(fail("making /proc/self ours", ""))
 }
 
 fn empty_root(chroot_fallback: bool) -> Result<(), Error> {
@@ -118,13 +130,18 @@ fn empty_root(chroot_fallback: bool) -> Result<(), Error> {
     nix::unistd::chdir("/").map_err(fail("entering the empty root", ""))
 }
 
-fn become_user(identity: Identity) -> Result<(), Error> {
+fn change_user(identity: Identity) -> Result<(), Error> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     // Else the change of uid would empty the permitted set before the choice of what to keep.
     prctl::set_keepcaps(true).map_err(fail("PR_SET_KEEPCAPS", ""))?;
-    nix::unistd::setgroups(&[]).map_err(fail("dropping supplementary groups", ""))?;
-    nix::unistd::setresgid(gid, gid, gid).map_err(fail("changing the group", ""))?;
-    nix::unistd::setresuid(uid, uid, uid).map_err(fail("changing the user", ""))
+    match nix::unistd::setgroups(&[]) {
+        // In a user namespace of a user's that call is given up for the right to map groups (user_namespaces(7)).
+        Ok(()) | Err(nix::Error::EPERM) => {}
+        Err(e) => return Err(fail("dropping supplementary groups", "")(e)),
+    }
+    nix::unistd::setresgid(gid, gid, gid).map_err(fail("changing the group", ID_HINT))?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(fail("changing the user", ID_HINT))?;
+    raise_permitted().map_err(|source| Error { step: "keeping capabilities", source, hint: "" })
 }
 
 fn fail(step: &'static str, hint: &'static str) -> impl FnOnce(nix::Error) -> Error {
@@ -133,6 +150,7 @@ fn fail(step: &'static str, hint: &'static str) -> impl FnOnce(nix::Error) -> Er
 
 const USERNS_HINT: &str = ": user namespaces are forbidden or used up: see the sysctls user.max_user_namespaces, \
                            kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
+const ID_HINT: &str = ": the number must be one that /proc/self/uid_map and gid_map know";
 const LIMIT_HINT: &str = ": see the limits in /proc/sys/user";
 const PIVOT_HINT: &str =
     ": impossible where the root is the initial RAM file system; `--chroot-fallback` uses chroot there";

@@ -9,6 +9,15 @@ pub fn effective(cap: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false)
 }
 
+/// Makes what is permitted effective again, as after a change of user.
+///
+/// # Errors
+/// The kernel's.
+pub fn raise_permitted() -> io::Result<()> {
+    let held = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
+    caps::set(None, CapSet::Effective, &held).map_err(io::Error::other)
+}
+
 /// Empties every set but `keep` (in permitted and effective). The bounding set can only shrink with CAP_SETPCAP; without
 /// it the call leaves that set alone, which no_new_privs makes harmless.
 ///

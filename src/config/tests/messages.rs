@@ -235,7 +235,6 @@ fn help_and_version() {
 fn options_for_later_are_named() {
     let cases = [
         ("--stats 1 -f", "Option '--stats' is"),
-        ("--runas 0", "Option '--runas' is"),
         ("-c /s", "Option '--conf-path' is"),
         ("-T 22", "Option '--tcp-ns' is"),
         ("-U auto", "Option '--udp-ns' is"),
