@@ -95,7 +95,7 @@ impl Broker {
         let limit = TimeVal::new(ANSWER_MAX.as_secs() as _, 0);
         setsockopt(channel, sockopt::ReceiveTimeout, &limit)
             .and_then(|()| setsockopt(channel, sockopt::SendTimeout, &limit))
-            .map_err(|e| Error::Io { what: SILENT.into(), source: e.into() })?;
+            .map_err(|e| Error::Io { what: SILENT.into(), cause: e.into() })?;
         self.ready = true;
         Ok(())
     }

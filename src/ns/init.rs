@@ -90,7 +90,8 @@ fn map_ids(ids: Ids) -> Vec<String> {
     let mut without = Vec::new();
     let mut map = |kind: &str, id: u32| {
         if let Err(e) = fs::write(format!("/proc/self/{kind}_map"), format!("0 {id} 1")) {
-            let hint = if id == 0 { "; a root user needs CAP_SETFCAP for it" } else { "" };
+            let denied = e.raw_os_error() == Some(libc::EPERM);
+            let hint = if denied && id == 0 { "; a root user needs CAP_SETFCAP for it" } else { "" };
             without.push(format!(
                 "the command is not root inside: cannot map {kind} {id} (/proc/self/{kind}_map): {e}{hint}"
             ));

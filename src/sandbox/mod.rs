@@ -47,12 +47,12 @@ pub struct Params {
     pub chroot_fallback: bool,
 }
 
-/// A mechanism that is missing.
+/// A mechanism that is missing. One sentence, its cause included.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot isolate this process: {step}: {source}{hint}")]
+#[error("cannot isolate this process: {step}: {cause}{hint}")]
 pub struct Error {
     pub step: &'static str,
-    pub source: io::Error,
+    pub cause: io::Error,
     pub hint: &'static str,
 }
 
@@ -72,7 +72,7 @@ pub fn enter(params: &Params) -> Result<(), Error> {
         change_user(identity)?;
     }
     let keep: &[Capability] = if params.bind_low_ports { &[Capability::CAP_NET_BIND_SERVICE] } else { &[] };
-    drop_all_but(keep).map_err(|source| Error { step: "dropping capabilities", source, hint: "" })?;
+    drop_all_but(keep).map_err(|cause| Error { step: "dropping capabilities", cause, hint: "" })?;
     prctl::set_no_new_privs().map_err(fail("no_new_privs", ""))?;
     prctl::set_dumpable(false).map_err(fail("switching off core dumps and tracing", ""))
 }
@@ -101,7 +101,7 @@ fn own_user_namespace() -> Result<(), Error> {
 pub fn become_user(identity: Identity, keep: bool) -> Result<(), Error> {
     change_user(identity)?;
     if !keep {
-        drop_all_but(&[]).map_err(|source| Error { step: "dropping capabilities", source, hint: "" })?;
+        drop_all_but(&[]).map_err(|cause| Error { step: "dropping capabilities", cause, hint: "" })?;
     }
     // The change made this process's /proc entry root's, whose files the id maps are written to.
     prctl::set_dumpable(true).map_err(fail("making /proc/self ours", ""))
@@ -110,7 +110,7 @@ pub fn become_user(identity: Identity, keep: bool) -> Result<(), Error> {
 fn empty_root(chroot_fallback: bool) -> Result<(), Error> {
     // Nothing done here reaches the host's mounts, and nothing done there comes here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_UNBINDABLE | MsFlags::MS_REC, None::<&str>)
-        .map_err(fail("making mounts private", ""))?;
+        .map_err(fail("making mounts private", PRIVATE_HINT))?;
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID;
     let mut mounted = Err(nix::Error::ENOENT);
     for at in ["/tmp", "/run", "/proc"] {
@@ -141,16 +141,17 @@ fn change_user(identity: Identity) -> Result<(), Error> {
     }
     nix::unistd::setresgid(gid, gid, gid).map_err(fail("changing the group", ID_HINT))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(fail("changing the user", ID_HINT))?;
-    raise_permitted().map_err(|source| Error { step: "keeping capabilities", source, hint: "" })
+    raise_permitted().map_err(|cause| Error { step: "keeping capabilities", cause, hint: "" })
 }
 
 fn fail(step: &'static str, hint: &'static str) -> impl FnOnce(nix::Error) -> Error {
-    move |e| Error { step, source: e.into(), hint }
+    move |e| Error { step, cause: e.into(), hint }
 }
 
 const USERNS_HINT: &str = ": user namespaces are forbidden or used up: see the sysctls user.max_user_namespaces, \
                            kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
 const ID_HINT: &str = ": the number must be one that /proc/self/uid_map and gid_map know";
 const LIMIT_HINT: &str = ": see the limits in /proc/sys/user";
+const PRIVATE_HINT: &str = ": impossible in a chroot whose directory is no mount point";
 const PIVOT_HINT: &str =
     ": impossible where the root is the initial RAM file system; `--chroot-fallback` uses chroot there";
