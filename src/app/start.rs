@@ -73,7 +73,8 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let options = listen::Options { v4: config.v4, v6: config.v6 && host::has_ipv6(), freebind: config.freebind };
     let mut identity = runas;
     let mut early = None;
-    if let (Mode::Spawn { netns_only, .. }, Some(user)) = (&config.mode, identity.take()) {
+    if let (Mode::Spawn { netns_only, .. }, Some(user)) = (&config.mode, runas) {
+        identity = None;
         // Ports below 1024 are still to be had; then the command is to be that user's, as if they had started us.
         early = Some(bind(&forwards, &options)?);
         sandbox::become_user(user, *netns_only || user.uid == 0)?;
