@@ -30,7 +30,7 @@ impl KeySecret {
         KeySecret(k)
     }
 
-    pub fn hash(&self, key: &FlowKey) -> u64 {
+    pub fn hash(&self, key: &impl Hash) -> u64 {
         let mut h = SipHasher13::new_with_key(&self.0);
         key.hash(&mut h);
         h.finish()

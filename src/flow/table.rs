@@ -1,6 +1,8 @@
 //! The owner of one protocol's flows: a slab with generations, an index by key, and an order of last use, so that the
 //! oldest idle flow can make room.
 
+use std::hash::Hash;
+
 use hashbrown::HashTable;
 
 use super::{FlowKey, KeySecret};
@@ -13,18 +15,18 @@ pub struct Id {
 }
 
 #[derive(Debug)]
-struct Slot<T> {
+struct Slot<T, K> {
     generation: u32,
     /// Neighbours in the order of use; for a vacant slot `next` is the next vacant one.
     prev: u32,
     next: u32,
-    flow: Option<(FlowKey, T)>,
+    flow: Option<(K, T)>,
 }
 
 /// Flows of one protocol. At most `limit` of them.
 #[derive(Debug)]
-pub struct Table<T> {
-    slots: Vec<Slot<T>>,
+pub struct Table<T, K = FlowKey> {
+    slots: Vec<Slot<T, K>>,
     index: HashTable<u32>,
     secret: KeySecret,
     vacant: u32,
@@ -35,8 +37,8 @@ pub struct Table<T> {
 
 const NIL: u32 = u32::MAX;
 
-impl<T> Table<T> {
-    pub fn new(secret: KeySecret, limit: usize) -> Table<T> {
+impl<T, K: Copy + Eq + Hash> Table<T, K> {
+    pub fn new(secret: KeySecret, limit: usize) -> Table<T, K> {
         Table { slots: Vec::new(), index: HashTable::new(), secret, vacant: NIL, oldest: NIL, newest: NIL, limit }
     }
 
@@ -52,7 +54,12 @@ impl<T> Table<T> {
         self.index.len() >= self.limit
     }
 
-    pub fn find(&self, key: &FlowKey) -> Option<Id> {
+    /// Changes how many there may be; those beyond the new limit stay.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    pub fn find(&self, key: &K) -> Option<Id> {
         let index = *self.index.find(self.secret.hash(key), |i| self.key_at(*i) == Some(key))?;
         Some(Id { index, generation: self.slots[index as usize].generation })
     }
@@ -66,7 +73,7 @@ impl<T> Table<T> {
     }
 
     /// Adds a flow as the most recently used one. `None` (and the flow dropped) if the table is full or the key is taken.
-    pub fn insert(&mut self, key: FlowKey, flow: T) -> Option<Id> {
+    pub fn insert(&mut self, key: K, flow: T) -> Option<Id> {
         if self.is_full() || self.find(&key).is_some() {
             return None;
         }
@@ -95,12 +102,12 @@ impl<T> Table<T> {
         if s.generation != id.generation { None } else { s.flow.as_mut().map(|f| &mut f.1) }
     }
 
-    pub fn key(&self, id: Id) -> Option<&FlowKey> {
+    pub fn key(&self, id: Id) -> Option<&K> {
         self.get(id)?;
         self.key_at(id.index)
     }
 
-    pub fn remove(&mut self, id: Id) -> Option<(FlowKey, T)> {
+    pub fn remove(&mut self, id: Id) -> Option<(K, T)> {
         self.get(id)?;
         let hash = self.secret.hash(self.key_at(id.index)?);
         self.index.find_entry(hash, |i| *i == id.index).ok()?.remove();
@@ -127,7 +134,7 @@ impl<T> Table<T> {
     }
 
     /// All flows, oldest use first.
-    pub fn iter(&self) -> impl Iterator<Item = (Id, &FlowKey, &T)> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = (Id, &K, &T)> + '_ {
         let mut at = self.oldest;
         std::iter::from_fn(move || {
             let index = at;
@@ -137,7 +144,7 @@ impl<T> Table<T> {
         })
     }
 
-    fn key_at(&self, index: u32) -> Option<&FlowKey> {
+    fn key_at(&self, index: u32) -> Option<&K> {
         self.slots.get(index as usize)?.flow.as_ref().map(|f| &f.0)
     }
 
