@@ -13,6 +13,7 @@ pub mod guest;
 pub mod gateway;
 pub mod icmp;
 pub mod link;
+pub mod splice;
 pub mod tcp;
 pub mod udp;
 

@@ -15,6 +15,7 @@ pub mod signal;
 pub mod socket;
 pub mod sockets;
 pub mod sockopt;
+pub mod splice;
 pub mod tap;
 pub mod terminal;
 pub mod tun;

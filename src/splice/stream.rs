@@ -1,0 +1,238 @@
+//! TCP connections: an accepted socket and one connected in the other namespace.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use slab::Slab;
+use socket2::Socket;
+
+use super::lane::{Lane, Means, Stop};
+use crate::base::{Counters, DropReason, Endpoint, Kind, Token};
+use crate::flow::{Id, Ready};
+use crate::sys::sockets::{Sockets, Transport, Wanted};
+use crate::sys::{is_exhaustion, socket};
+
+/// All connections.
+#[derive(Debug)]
+pub struct Streams {
+    registry: Registry,
+    flows: Slab<Flow>,
+    limit: usize,
+    generation: u32,
+    means: Means,
+    /// Connections that have used up their budget.
+    queue: VecDeque<Id>,
+}
+
+#[derive(Debug)]
+struct Flow {
+    generation: u32,
+    /// Client and target.
+    sockets: [Socket; 2],
+    /// What each of them sends.
+    lanes: [Lane; 2],
+    /// The target has not answered yet: what the client sends waits in its socket.
+    connecting: bool,
+    /// The end of this side's stream was passed on.
+    shut: [bool; 2],
+    /// In the run queue.
+    queued: bool,
+}
+
+pub const CLIENT: usize = 0;
+pub const TARGET: usize = 1;
+/// Bytes a lane may move before others have their turn.
+const BUDGET_BYTES: usize = 1 << 20;
+
+impl Streams {
+    pub fn new(registry: Registry, limit: usize) -> Streams {
+        Streams { registry, flows: Slab::new(), limit, generation: 0, means: Means::new(), queue: VecDeque::new() }
+    }
+
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    pub fn has_pending(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Connects a client to its target. On failure the client is reset.
+    pub fn open(
+        &mut self,
+        client: Socket,
+        target: Endpoint,
+        scope: u32,
+        sockets: &mut dyn Sockets,
+    ) -> Result<(), DropReason> {
+        if self.flows.len() >= self.limit {
+            reset(&client);
+            return Err(DropReason::FlowTableFull);
+        }
+        let made = self.connect(&client, target, scope, sockets);
+        match made {
+            Ok(target) => {
+                self.flows.insert(Flow {
+                    generation: self.generation,
+                    sockets: [client, target],
+                    lanes: [Lane::new(), Lane::new()],
+                    connecting: true,
+                    shut: [false; 2],
+                    queued: false,
+                });
+                Ok(())
+            }
+            Err(e) => {
+                reset(&client);
+                Err(if is_exhaustion(&e) { DropReason::HostResources } else { DropReason::HostSend })
+            }
+        }
+    }
+
+    fn connect(
+        &mut self,
+        client: &Socket,
+        target: Endpoint,
+        scope: u32,
+        sockets: &mut dyn Sockets,
+    ) -> io::Result<Socket> {
+        let wanted = Wanted { transport: Transport::Tcp, family: target.addr.family(), bind: None };
+        let socket = sockets.make(&wanted)?;
+        prepare(client)?;
+        prepare(&socket)?;
+        match socket.connect(&target.to_std_scoped(scope).into()) {
+            Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
+            _ => {}
+        }
+        self.generation = (self.generation + 1) % Token::GENERATIONS;
+        let id = Id { index: self.flows.vacant_key() as u32, generation: self.generation };
+        self.register(client, Kind::SpliceClient, id)?;
+        self.register(&socket, Kind::SpliceTarget, id)?;
+        Ok(socket)
+    }
+
+    fn register(&self, socket: &Socket, kind: Kind, id: Id) -> io::Result<()> {
+        let token = Token::new(kind, id.index, id.generation);
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        self.registry.register(&mut SourceFd(&socket.as_raw_fd()), mio::Token(token.to_usize()), interest)
+    }
+
+    /// An event of one of a connection's sockets; `side`: which.
+    pub fn event(&mut self, side: usize, id: Id, ready: Ready, counters: &mut Counters) {
+        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|f| f.generation == id.generation) else {
+            return;
+        };
+        let lane = &mut flow.lanes[side];
+        lane.readable |= ready.readable || ready.read_closed;
+        lane.read_closed |= ready.read_closed || ready.error;
+        lane.urgent |= ready.urgent;
+        if ready.writable {
+            flow.lanes[1 - side].blocked = false;
+        }
+        if ready.error {
+            if side == TARGET && flow.connecting {
+                counters.drop(DropReason::HostSend);
+            }
+            return self.fail(side, id);
+        }
+        if side == TARGET && ready.writable {
+            flow.connecting = false;
+        }
+        self.run(id);
+    }
+
+    /// Connections that had used up their budget have another turn.
+    pub fn run_pending(&mut self) {
+        for _ in 0..self.queue.len() {
+            let Some(id) = self.queue.pop_front() else { return };
+            if let Some(flow) = self.flows.get_mut(id.index as usize).filter(|f| f.generation == id.generation) {
+                flow.queued = false;
+                self.run(id);
+            }
+        }
+    }
+
+    /// Moves what can be moved in both directions.
+    fn run(&mut self, id: Id) {
+        let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
+        if flow.connecting {
+            return;
+        }
+        let mut again = false;
+        for side in [CLIENT, TARGET] {
+            if flow.shut[side] || !flow.lanes[side].can_move() {
+                continue;
+            }
+            let (from, to) = (&flow.sockets[side], &flow.sockets[1 - side]);
+            match flow.lanes[side].pump(from, to, BUDGET_BYTES, &mut self.means) {
+                Ok(Stop::Waits) => {}
+                Ok(Stop::Budget) => again = true,
+                Ok(Stop::Ended) => {
+                    flow.shut[side] = true;
+                    // When both have ended, closing says the same.
+                    if !flow.shut[1 - side] {
+                        let _ = to.shutdown(std::net::Shutdown::Write);
+                    }
+                }
+                Err(_) => return self.abort(id),
+            }
+        }
+        if flow.shut == [true; 2] {
+            self.remove(id);
+        } else if again && !std::mem::replace(&mut flow.queued, true) {
+            self.queue.push_back(id);
+        }
+    }
+
+    /// One side was reset or has timed out: what it sent before goes to the other as far as that takes it now, then a
+    /// reset.
+    fn fail(&mut self, side: usize, id: Id) {
+        if let Some(flow) = self.flows.get_mut(id.index as usize)
+            && !flow.connecting
+            && !flow.shut[side]
+        {
+            // No more will come, so that the kernel's receive buffer bounds this.
+            let (from, to) = (&flow.sockets[side], &flow.sockets[1 - side]);
+            let _ = flow.lanes[side].pump(from, to, usize::MAX, &mut self.means);
+        }
+        self.abort(id);
+    }
+
+    /// Ends a connection with a reset to both sides.
+    fn abort(&mut self, id: Id) {
+        if let Some(flow) = self.flows.get(id.index as usize) {
+            flow.sockets.iter().for_each(reset);
+        }
+        self.remove(id);
+    }
+
+    /// Closing the sockets takes them out of epoll.
+    fn remove(&mut self, id: Id) {
+        if let Some(mut flow) = self.flows.try_remove(id.index as usize) {
+            flow.lanes.iter_mut().for_each(|l| l.release(&mut self.means));
+        }
+    }
+
+    #[cfg(test)]
+    pub fn means(&mut self) -> &mut Means {
+        &mut self.means
+    }
+}
+
+/// Closing it will send a RST.
+fn reset(socket: &Socket) {
+    let _ = socket::set_reset_on_close(socket.as_fd());
+}
+
+fn prepare(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    // Urgent data taken out of the stream would be lost: it is handed on in line (RFC 6093 §6).
+    socket.set_out_of_band_inline(true)
+}
