@@ -1,0 +1,144 @@
+//! Listening UDP sockets that this engine reads itself: those in the guest's namespace.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+
+use socket2::Socket;
+
+use super::datagram::{BUDGET, Datagrams, SLOTS, Stray};
+use super::{First, Namespaces, Origin};
+use crate::base::{Addr, Counters, Endpoint, Instant, Kind, Token};
+use crate::flow::{Id, Ready, Wheel};
+use crate::sys::{errqueue, sockopt};
+
+/// Where datagrams that reach a listening socket go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The namespace the socket is in.
+    pub origin: Origin,
+    /// The address in the other namespace; `None`: the same that the client sent to.
+    pub addr: Option<Addr>,
+    pub port: u16,
+    /// Interface of a link-local address, or 0.
+    pub scope: u32,
+}
+
+#[derive(Debug)]
+pub struct Listener {
+    generation: u32,
+    socket: Socket,
+    rule: Rule,
+    /// The port it is bound to.
+    port: u16,
+    /// In the run queue.
+    queued: bool,
+}
+
+impl Datagrams {
+    /// Takes over a bound socket.
+    pub fn listen(&mut self, socket: Socket, rule: Rule) -> io::Result<Id> {
+        let bound = socket.local_addr()?;
+        socket.set_nonblocking(true)?;
+        // The flows' sockets bind the same port.
+        socket.set_reuse_address(true)?;
+        sockopt::set(socket.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        if bound.is_ipv6() {
+            sockopt::set(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+        }
+        self.generation = (self.generation + 1) % Token::GENERATIONS;
+        let id = Id { index: self.listeners.vacant_key() as u32, generation: self.generation };
+        self.register(&socket, token(id))?;
+        let port = bound.as_socket().map_or(0, |a| a.port());
+        self.listeners.insert(Listener { generation: id.generation, socket, rule, port, queued: false });
+        Ok(id)
+    }
+
+    /// Closes a listening socket; flows that began there live on.
+    pub fn unlisten(&mut self, id: Id) {
+        if self.listener(id).is_some() {
+            let listener = self.listeners.remove(id.index as usize);
+            self.deregister(&listener.socket);
+        }
+    }
+
+    /// Reads a listening socket until it is empty or the budget is used up.
+    pub fn from_listener(
+        &mut self,
+        id: Id,
+        ready: Ready,
+        namespaces: &mut Namespaces<'_>,
+        now: Instant,
+        timers: &mut Wheel,
+        counters: &mut Counters,
+    ) {
+        if !ready.readable && !ready.error {
+            return;
+        }
+        let mut batch = Vec::new();
+        for _ in 0..BUDGET / SLOTS {
+            let Some(listener) = self.listener(id) else { return };
+            let (rule, port) = (listener.rule, listener.port);
+            let listener = &self.listeners[id.index as usize];
+            let got = match self.inbox.receive(listener.socket.as_fd(), SLOTS, true) {
+                Ok(n) => n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    // A pending error, cleared by telling us; nobody to tell it to.
+                    let mut quote = [0; errqueue::QUOTE_MAX];
+                    while errqueue::next(listener.socket.as_fd(), &mut quote).is_ok_and(|e| e.is_some()) {}
+                    continue;
+                }
+            };
+            self.copy_out(got, port, &mut batch);
+            for Stray { from, local, payload } in batch.drain(..) {
+                let target = Endpoint::new(rule.addr.unwrap_or(local.addr), rule.port);
+                let first = First { origin: rule.origin, from, local, payload: &payload, target, scope: rule.scope };
+                // What is refused is counted there.
+                let _ = self.first(&first, namespaces, now, timers, counters);
+            }
+            if got < SLOTS {
+                return;
+            }
+        }
+        if let Some(listener) = self.listeners.get_mut(id.index as usize)
+            && !std::mem::replace(&mut listener.queued, true)
+        {
+            self.queue.push_back(token(id));
+        }
+    }
+
+    /// A listening socket that had used up its budget has another turn.
+    pub fn resume_listener(
+        &mut self,
+        id: Id,
+        namespaces: &mut Namespaces<'_>,
+        now: Instant,
+        timers: &mut Wheel,
+        counters: &mut Counters,
+    ) {
+        if let Some(listener) = self.listeners.get_mut(id.index as usize).filter(|l| l.generation == id.generation) {
+            listener.queued = false;
+            let ready = Ready { readable: true, ..Ready::default() };
+            self.from_listener(id, ready, namespaces, now, timers, counters);
+        }
+    }
+
+    /// Opening a flow uses the inbox for what came to its socket, so that what is to be handled cannot stay there.
+    fn copy_out(&self, n: usize, port: u16, batch: &mut Vec<Stray>) {
+        for i in 0..n {
+            let meta = self.inbox.meta(i);
+            if let (Some(from), Some(local)) = (meta.from, meta.local) {
+                let local = Endpoint::new(local.into(), port);
+                batch.push(Stray { from: from.into(), local, payload: self.inbox.payload(i).to_vec() });
+            }
+        }
+    }
+
+    fn listener(&self, id: Id) -> Option<&Listener> {
+        self.listeners.get(id.index as usize).filter(|l| l.generation == id.generation)
+    }
+}
+
+fn token(id: Id) -> Token {
+    Token::new(Kind::SpliceListenUdp, id.index, id.generation)
+}
