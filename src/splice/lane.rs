@@ -21,6 +21,12 @@ pub struct Means {
 }
 
 impl Means {
+    /// Makes every small read look before it takes.
+    #[cfg(test)]
+    pub fn forbid_holding(&mut self) {
+        self.held_bytes = HELD_MAX_BYTES;
+    }
+
     pub fn new() -> Means {
         Means { pipes: Pipes::new(), scratch: vec![0; SCRATCH_BYTES].into(), held_bytes: 0 }
     }

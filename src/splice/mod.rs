@@ -108,7 +108,6 @@ pub struct First<'a> {
 }
 
 /// The engine: all spliced flows.
-#[derive(Debug)]
 pub struct Splice {
     streams: Streams,
     datagrams: Datagrams,
@@ -234,6 +233,12 @@ impl Splice {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl std::fmt::Debug for Splice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Splice({} TCP flows, {} UDP flows)", self.streams.len(), self.datagrams.len())
     }
 }
 

@@ -63,6 +63,7 @@ impl Pipes {
         drop(pipe);
     }
 
+    #[cfg(test)]
     pub fn lent(&self) -> usize {
         self.lent
     }
