@@ -62,7 +62,7 @@ impl Datagrams {
     }
 
     /// Reads a listening socket until it is empty or the budget is used up.
-    pub fn from_listener(
+    pub fn listener_event(
         &mut self,
         id: Id,
         ready: Ready,
@@ -119,7 +119,7 @@ impl Datagrams {
         if let Some(listener) = self.listeners.get_mut(id.index as usize).filter(|l| l.generation == id.generation) {
             listener.queued = false;
             let ready = Ready { readable: true, ..Ready::default() };
-            self.from_listener(id, ready, namespaces, now, timers, counters);
+            self.listener_event(id, ready, namespaces, now, timers, counters);
         }
     }
 

@@ -192,7 +192,7 @@ impl Splice {
             Kind::SpliceTarget => self.streams.event(TARGET, id, ready, counters),
             Kind::SpliceUdpClient => self.datagrams.event(CLIENT, id, ready, now, counters),
             Kind::SpliceUdpTarget => self.datagrams.event(TARGET, id, ready, now, counters),
-            Kind::SpliceListenUdp => self.datagrams.from_listener(id, ready, namespaces, now, timers, counters),
+            Kind::SpliceListenUdp => self.datagrams.listener_event(id, ready, namespaces, now, timers, counters),
             _ => {}
         }
     }
