@@ -8,9 +8,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 
 use super::ports::{Forwarding, Ports};
+use super::share::Flows;
 use crate::base::{Clock, Counters, Instant, Kind, Token};
 use crate::flow::{KeySecret, Pending, Wheel};
-use crate::fwd::{Nat, Outbound};
+use crate::fwd::{Local, Nat, Outbound};
 use crate::gateway::{self, Gateway};
 use crate::guest::reassembly::Reassembly;
 use crate::guest::{Facts, L2, ToGuest};
@@ -18,6 +19,7 @@ use crate::host;
 use crate::icmp::{self, Icmp};
 use crate::link::{Batch, Input, Link};
 use crate::listen::Listener;
+use crate::splice::{self, Splice};
 use crate::tcp::Tcp;
 use crate::udp::{self, Udp};
 
@@ -32,6 +34,8 @@ pub struct Parts {
     pub listeners: Vec<Listener>,
     pub forwarding: Forwarding,
     pub protocols: Protocols,
+    /// The way past the link; `None`: there is no way to make sockets in the guest's namespace.
+    pub local: Option<Local>,
     /// Descriptors that flows may take, all protocols together.
     pub descriptors: usize,
     /// Lives of idle UDP flows: one exchange, more than one.
@@ -63,6 +67,8 @@ pub struct Engine {
     pub(super) tcp: Tcp,
     pub(super) udp: Udp,
     pub(super) icmp: Icmp,
+    pub(super) splice: Option<Splice>,
+    pub(super) local: Local,
     pub(super) reassembly: Reassembly,
     /// Frames of the guest, and those that went no further than the choice between the engines.
     pub(super) counters: Counters,
@@ -71,28 +77,11 @@ pub struct Engine {
     pub(super) nat: Nat,
     pub(super) neighbours: Option<host::Neighbours>,
     pub(super) ports: Ports,
+    /// Descriptors for flows, and for which numbers of flows they were last shared out.
+    descriptors: usize,
+    shared_for: Flows,
     due: Vec<Token>,
 }
-
-/// Flows at most, by protocol. A flow has one descriptor, and no protocol may take those of another: whatever a flood
-/// opens, it is its own flows that make room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Limits {
-    tcp: usize,
-    udp: usize,
-    icmp: usize,
-}
-
-impl Limits {
-    fn of(descriptors: usize) -> Limits {
-        let icmp = (descriptors / 16).clamp(1, 1024);
-        let udp = (descriptors / 4).clamp(1, FLOWS_MAX);
-        Limits { tcp: descriptors.saturating_sub(icmp + udp).clamp(1, FLOWS_MAX), udp, icmp }
-    }
-}
-
-/// More flows of one protocol than this would be a table for its own sake.
-const FLOWS_MAX: usize = 1 << 17;
 
 /// What the caller wants after one of its own events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,13 +108,23 @@ impl Engine {
         }
         let secret = || KeySecret::random().map_err(io::Error::other);
         let mtu = parts.tap.caps().mtu;
-        let limits = Limits::of(parts.descriptors);
+        let limits = Flows::default().limits(parts.descriptors);
         let (short, long) = parts.udp_timeouts;
         let tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, parts.outbound.clone(), mtu, limits.tcp);
-        let config = udp::Config { limit: limits.udp, short, long, outbound: parts.outbound.clone() };
+        let local = parts.local.unwrap_or_default();
+        let config = udp::Config {
+            limit: limits.udp,
+            short,
+            long,
+            outbound: parts.outbound.clone(),
+            hand_back_loopback: local.on,
+        };
         let udp = Udp::new(registry.try_clone()?, secret()?, config);
         let config = icmp::Config { limit: limits.icmp, outbound: parts.outbound, ..icmp::Config::default() };
         let icmp = Icmp::new(registry.try_clone()?, secret()?, config);
+        let config =
+            splice::Config { tcp_limit: limits.spliced_tcp, udp_limit: limits.spliced_udp, short, long };
+        let spliced = parts.local.map(|_| Splice::new(registry.try_clone()?, secret()?, config)).transpose()?;
         if let Some(neighbours) = &parts.neighbours {
             registry.register(&mut SourceFd(&neighbours.as_raw_fd()), only(Kind::Neighbours), Interest::READABLE)?;
         }
@@ -136,6 +135,8 @@ impl Engine {
             tcp,
             udp,
             icmp,
+            splice: spliced,
+            local,
             reassembly: Reassembly::default(),
             poll,
             clock,
@@ -148,6 +149,8 @@ impl Engine {
             nat: parts.nat,
             neighbours: parts.neighbours,
             ports: Ports::new(parts.forwarding),
+            descriptors: parts.descriptors,
+            shared_for: Flows::default(),
             due: Vec::new(),
         };
         parts.listeners.into_iter().try_for_each(|l| engine.open(l))?;
@@ -211,7 +214,8 @@ impl Engine {
     }
 
     fn wait(&self) -> Option<Duration> {
-        let turn = [self.udp.pending(), self.icmp.pending()].contains(&Pending::Turn);
+        let splice = self.splice.as_ref().map_or(Pending::Nothing, Splice::pending);
+        let turn = [self.udp.pending(), self.icmp.pending(), splice].contains(&Pending::Turn);
         if self.tap_has_more || self.tcp.has_pending() || turn || !self.ports.waiting.is_empty() {
             return Some(Duration::ZERO);
         }
@@ -253,6 +257,7 @@ impl Engine {
     /// Flows that wait for their turn or for the link, then everything that was put off to the end of the turn.
     fn finish_turn(&mut self, now: Instant) {
         self.accept_waiting(now);
+        self.run_splice(now);
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         let link = std::mem::take(&mut self.link_takes);
         if self.tcp.has_pending() {
@@ -271,6 +276,24 @@ impl Engine {
         self.tcp.flush(&facts, &mut self.tap);
         self.udp.flush(&facts, &mut self.tap);
         self.tap.flush();
+        self.join_datagrams(now);
+        self.share_descriptors();
+    }
+
+    /// Lets each kind of flow grow into what the others do not use.
+    fn share_descriptors(&mut self) {
+        let (spliced_tcp, spliced_udp) = self.splice.as_ref().map_or((0, 0), |s| (s.tcp_len(), s.udp_len()));
+        let now = Flows { tcp: self.tcp.len(), udp: self.udp.len(), icmp: self.icmp.len(), spliced_tcp, spliced_udp };
+        if now == std::mem::replace(&mut self.shared_for, now) {
+            return;
+        }
+        let limits = now.limits(self.descriptors);
+        self.tcp.set_limit(limits.tcp);
+        self.udp.set_limit(limits.udp);
+        self.icmp.set_limit(limits.icmp);
+        if let Some(splice) = &mut self.splice {
+            splice.set_limits(limits.spliced_tcp, limits.spliced_udp);
+        }
     }
 
     /// The guest's namespace has no process left: see [`Link::abandon`].
@@ -284,6 +307,7 @@ impl Engine {
         for part in [self.tcp.counters(), self.udp.counters(), self.icmp.counters(), self.reassembly.counters()] {
             all.add(part);
         }
+        self.splice.iter().for_each(|s| all.add(s.counters()));
         (all.frames_to_guest, all.bytes_to_guest) = self.tap.sent();
         all
     }

@@ -1,11 +1,10 @@
 //! Events of host sockets, to whom they concern.
 
-use std::time::Duration;
-
 use socket2::Socket;
 
 use super::engine::Engine;
-use crate::base::{Instant, Kind, Token};
+use super::local::{Client, Way, reset};
+use crate::base::{Endpoint, Instant, Kind, Token};
 use crate::flow::{Id, Ready};
 use crate::fwd::Side;
 use crate::guest::Facts;
@@ -22,6 +21,11 @@ impl Engine {
             Kind::Icmp => self.icmp.from_host(id, ready, &facts, &mut self.tap),
             Kind::ListenUdp => self.udp.from_listener(id, ready, &facts, &mut self.tap, &mut self.timers),
             Kind::ListenTcp => self.accept(id, now),
+            Kind::SpliceClient
+            | Kind::SpliceTarget
+            | Kind::SpliceUdpClient
+            | Kind::SpliceUdpTarget
+            | Kind::SpliceListenUdp => self.splice_event(token, ready, now),
             Kind::Neighbours => self.neighbours_changed(now),
             _ => {}
         }
@@ -36,6 +40,11 @@ impl Engine {
             Kind::Udp => self.udp.on_timer(id, &facts, &mut self.timers),
             Kind::Icmp => self.icmp.on_timer(id, &facts, &mut self.timers),
             Kind::Neighbours => self.neighbours_changed(now),
+            Kind::SpliceUdpClient => {
+                if let Some(splice) = &mut self.splice {
+                    splice.on_timer(token, now, &mut self.timers);
+                }
+            }
             _ => {}
         }
     }
@@ -52,33 +61,34 @@ impl Engine {
 
     /// Clients that wait at a listener become flows, as many as one turn may take.
     pub(super) fn accept(&mut self, id: Id, now: Instant) {
-        let (Some(listener), Some(acceptor)) = (self.ports.tcp.get(id), &mut self.ports.acceptor) else { return };
-        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         for _ in 0..ACCEPTS_MAX {
+            let (Some(listener), Some(acceptor)) = (self.ports.tcp.get(id), &mut self.ports.acceptor) else { return };
+            let way = Way::from(listener);
             let (client, from) = match acceptor.accept(listener) {
                 Accepted::Client(client, from) => (client, from),
                 Accepted::Turned => continue,
                 Accepted::Empty => return,
             };
-            // SPLICE: a client of `Side::Guest`, and one of `Side::Host` whose address is a loopback one, is joined to a
-            // socket of the other side: here are `client`, `from`, `listener.on`, `listener.target_port`.
-            if listener.on == Side::Guest {
-                reset(&client);
-                continue;
+            let local = way.on == Side::Guest || from.addr.is_loopback() || self.tap.fd().is_none();
+            match if local { self.join(client, from, way) } else { Client::Other(client) } {
+                Client::Led => {}
+                Client::Other(client) => self.lead_to_link(client, from, way, now),
             }
-            let key = match facts.inbound(from, listener.target, listener.target_port) {
-                Ok(key) => key,
-                Err(reason) => {
-                    reset(&client);
-                    self.counters.drop(reason);
-                    continue;
-                }
-            };
-            // What is refused is reset and counted there.
-            let _ = self.tcp.from_listener(client, key, &facts, &mut self.tap, &mut self.timers);
         }
         if !self.ports.waiting.contains(&id) {
             self.ports.waiting.push_back(id);
+        }
+    }
+
+    fn lead_to_link(&mut self, client: Socket, from: Endpoint, way: Way, now: Instant) {
+        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+        match facts.inbound(from, way.target, way.target_port) {
+            // What is refused is reset and counted there.
+            Ok(key) => drop(self.tcp.from_listener(client, key, &facts, &mut self.tap, &mut self.timers)),
+            Err(reason) => {
+                reset(&client);
+                self.counters.drop(reason);
+            }
         }
     }
 
@@ -96,7 +106,3 @@ impl Engine {
 const ACCEPTS_MAX: usize = 64;
 /// Listeners with clients left over that are visited in one turn.
 const WAITING_MAX: usize = 16;
-
-fn reset(client: &Socket) {
-    let _ = client.set_linger(Some(Duration::ZERO));
-}

@@ -7,10 +7,12 @@
 mod engine;
 mod from_guest;
 mod from_host;
+mod local;
 mod names;
 mod plan;
 mod ports;
 mod rules;
+mod share;
 mod start;
 mod summary;
 mod supervise;

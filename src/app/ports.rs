@@ -18,7 +18,7 @@ use crate::listen::{
     Acceptor, BindError, Change, Forward, ForwardId, Forwards, Handle, Listener, Options, Reason, open_port, open_rule,
 };
 use crate::sys::sockets::{Here, Sockets};
-use crate::udp;
+use crate::{splice, udp};
 
 /// What the engine needs to open ports and to know which are in use.
 pub struct Forwarding {
@@ -28,10 +28,10 @@ pub struct Forwarding {
     pub guest: Namespace,
 }
 
-/// What reaches into one namespace. Both parts are missing where nothing follows or listens there.
-#[derive(Default)]
+/// What reaches into one namespace.
 pub struct Namespace {
-    pub sockets: Option<Box<dyn Sockets>>,
+    pub sockets: Box<dyn Sockets>,
+    /// `None`: nothing follows the ports in use there.
     pub diag: Option<SockDiag>,
 }
 
@@ -39,12 +39,12 @@ impl Namespace {
     /// The one this process is in. `look`: the ports in use there matter.
     pub fn here(look: bool) -> Namespace {
         let open = || SockDiag::open().inspect_err(|e| log::warn!("cannot see which ports are in use here: {e}")).ok();
-        Namespace { sockets: Some(Box::new(Here)), diag: look.then(open).flatten() }
+        Namespace { sockets: Box::new(Here), diag: look.then(open).flatten() }
     }
 }
 
 impl Forwarding {
-    fn namespace(&mut self, side: Side) -> &mut Namespace {
+    pub(super) fn namespace(&mut self, side: Side) -> &mut Namespace {
         match side {
             Side::Host => &mut self.host,
             Side::Guest => &mut self.guest,
@@ -98,18 +98,14 @@ impl Engine {
             let port = forward.rule.first.max(other.rule.first);
             return Err(fail(port, io::Error::from_raw_os_error(libc::EADDRINUSE)));
         }
-        let (on, auto, first) = (forward.on, forward.rule.auto, forward.rule.first);
+        let (on, auto) = (forward.on, forward.rule.auto);
         let id = f.forwards.add(forward.clone());
         if auto {
             self.scan_ports();
             return Ok(id);
         }
         let (options, namespace) = (f.options, f.namespace(on));
-        let opened = match &mut namespace.sockets {
-            Some(sockets) => open_rule(id, &forward, &options, sockets.as_mut()),
-            None => Err(fail(first, io::ErrorKind::Unsupported.into())),
-        };
-        let opened = opened.and_then(|listeners| {
+        let opened = open_rule(id, &forward, &options, namespace.sockets.as_mut()).and_then(|listeners| {
             listeners.into_iter().try_for_each(|l| {
                 let port = l.port;
                 self.open(l).map_err(|e| fail(port, e))
@@ -151,8 +147,11 @@ impl Engine {
                 let rule = udp::Rule { guest: listener.target, guest_port: listener.target_port };
                 self.udp.listen(listener.socket, rule)?
             }
-            // Datagrams that the guest sends to its own loopback: for the engine that joins sockets of both sides.
-            (Side::Guest, Proto::Udp) => return Err(io::ErrorKind::Unsupported.into()),
+            (Side::Guest, Proto::Udp) => {
+                let Some(splice) = &mut self.splice else { return Err(io::ErrorKind::Unsupported.into()) };
+                let rule = splice::Rule { origin: on, addr: listener.target, port: listener.target_port, scope: 0 };
+                splice.listen_udp(listener.socket, rule)?
+            }
         };
         self.ports.forwarding.forwards.opened(forward, port, Handle { proto, on, id });
         Ok(())
@@ -166,8 +165,11 @@ impl Engine {
                 }
             }
             (Side::Host, Proto::Udp) => self.udp.unlisten(socket.id),
-            // See `Engine::open`.
-            (Side::Guest, Proto::Udp) => {}
+            (Side::Guest, Proto::Udp) => {
+                if let Some(splice) = &mut self.splice {
+                    splice.unlisten_udp(socket.id);
+                }
+            }
         }
     }
 
@@ -240,8 +242,7 @@ impl Engine {
         let f = &mut self.ports.forwarding;
         let Some(forward) = f.forwards.get(id).cloned() else { return };
         let options = f.options;
-        let Some(sockets) = f.namespace(forward.on).sockets.as_mut() else { return };
-        let opened = open_port(id, &forward, port, &options, sockets.as_mut())
+        let opened = open_port(id, &forward, port, &options, f.namespace(forward.on).sockets.as_mut())
             .and_then(|listeners| listeners.into_iter().try_for_each(|l| self.open(l)));
         if let Err(e) = opened
             && !self.ports.forwarding.forwards.refused(id, port)

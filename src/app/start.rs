@@ -24,6 +24,7 @@ use crate::listen::{self, Listener};
 use crate::logging::{self, LogSetup};
 use crate::sandbox::Identity;
 use crate::sys::process::{self, Daemon, OpenFiles, PidFile};
+use crate::sys::sockets::Nobody;
 use crate::{host, ns, sandbox};
 
 /// Runs what the configuration asks for, to its end, and returns the exit status.
@@ -99,7 +100,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let forwarding = Forwarding {
         host: Namespace::here(forwards.follows(Side::Host)),
         // GUEST: sockets and sock_diag of the guest's namespace come with the process that makes them there.
-        guest: Namespace::default(),
+        guest: Namespace { sockets: Box::new(Nobody), diag: None },
         forwards,
         options,
     };
@@ -150,6 +151,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
         forwarding: opened.forwarding,
         protocols: super::engine::Protocols { tcp: config.tcp, udp: config.udp, icmp: config.icmp },
         descriptors,
+        local: None,
         udp_timeouts: udp_timeouts(),
         neighbours: opened.neighbours,
     })

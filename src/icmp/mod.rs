@@ -200,6 +200,11 @@ impl Icmp {
         }
     }
 
+    /// Flows there may be from now on; those beyond stay.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.table.set_limit(limit);
+    }
+
     /// Frames to the guest, and replies lost on the way to it.
     pub fn counters(&self) -> &Counters {
         &self.counters

@@ -12,9 +12,10 @@ use socket2::Socket;
 
 use super::listen::Listener;
 use super::stream::{CLIENT, TARGET};
-use super::{Config, First, Namespaces, Origin};
+use super::{Config, First, Namespaces};
 use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
 use crate::flow::{Id, KeySecret, Ready, Table, Wheel};
+use crate::fwd::Side;
 use crate::sys::dgram::{self, Inbox};
 use crate::sys::iov::Gather;
 use crate::sys::sockets::{Bind, Transport, Wanted};
@@ -42,7 +43,7 @@ pub struct Datagrams {
 /// Whose datagrams belong together: the same pair of endpoints may exist in both namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    origin: Origin,
+    origin: Side,
     client: Endpoint,
     local: Endpoint,
 }

@@ -6,17 +6,18 @@ use std::os::fd::AsFd;
 use socket2::Socket;
 
 use super::datagram::{BUDGET, Datagrams, SLOTS, Stray};
-use super::{First, Namespaces, Origin};
-use crate::base::{Addr, Counters, Endpoint, Instant, Kind, Token};
+use super::{First, Namespaces};
+use crate::base::{Addr, Counters, DropReason, Endpoint, Instant, Kind, Token};
 use crate::flow::{Id, Ready, Wheel};
+use crate::fwd::{Local, Side};
 use crate::sys::{errqueue, sockopt};
 
 /// Where datagrams that reach a listening socket go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The namespace the socket is in.
-    pub origin: Origin,
-    /// The address in the other namespace; `None`: the same that the client sent to.
+    pub origin: Side,
+    /// The address in the other namespace; `None`: the same loopback address that the client sent to.
     pub addr: Option<Addr>,
     pub port: u16,
     /// Interface of a link-local address, or 0.
@@ -91,7 +92,11 @@ impl Datagrams {
             };
             self.copy_out(got, port, &mut batch);
             for Stray { from, local, payload } in batch.drain(..) {
-                let target = Endpoint::new(rule.addr.unwrap_or(local.addr), rule.port);
+                let Some(addr) = rule.addr.or_else(|| Local::to_host(&from.addr, local.addr)) else {
+                    counters.drop(DropReason::Disabled);
+                    continue;
+                };
+                let target = Endpoint::new(addr, rule.port);
                 let first = First { origin: rule.origin, from, local, payload: &payload, target, scope: rule.scope };
                 // What is refused is counted there.
                 let _ = self.first(&first, namespaces, now, timers, counters);

@@ -63,6 +63,7 @@ use socket2::Socket;
 
 use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
 use crate::flow::{Id, KeySecret, Pending, Ready, Wheel};
+use crate::fwd::Side;
 use crate::sys::sockets::Sockets;
 use datagram::Datagrams;
 pub use listen::Rule;
@@ -80,13 +81,6 @@ pub struct Config {
     pub long: Duration,
 }
 
-/// The namespace in which a flow begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Origin {
-    Host,
-    Guest,
-}
-
 /// Makers of sockets in either namespace.
 pub struct Namespaces<'a> {
     pub host: &'a mut dyn Sockets,
@@ -96,7 +90,8 @@ pub struct Namespaces<'a> {
 /// A datagram that reached a listening socket.
 #[derive(Clone, Copy, Debug)]
 pub struct First<'a> {
-    pub origin: Origin,
+    /// The namespace in which the flow begins.
+    pub origin: Side,
     pub from: Endpoint,
     /// Where it was sent to; answers come from there.
     pub local: Endpoint,
@@ -228,11 +223,21 @@ impl Splice {
 
     /// Flows there are.
     pub fn len(&self) -> usize {
-        self.streams.len() + self.datagrams.len()
+        self.tcp_len() + self.udp_len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Connections there are.
+    pub fn tcp_len(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// UDP flows there are.
+    pub fn udp_len(&self) -> usize {
+        self.datagrams.len()
     }
 }
 
@@ -244,10 +249,10 @@ impl std::fmt::Debug for Splice {
 
 impl Namespaces<'_> {
     /// Where a flow begins, and where its target is.
-    fn of(&mut self, origin: Origin) -> (&mut dyn Sockets, &mut dyn Sockets) {
+    fn of(&mut self, origin: Side) -> (&mut dyn Sockets, &mut dyn Sockets) {
         match origin {
-            Origin::Host => (self.host, self.guest),
-            Origin::Guest => (self.guest, self.host),
+            Side::Host => (self.host, self.guest),
+            Side::Guest => (self.guest, self.host),
         }
     }
 }

@@ -99,6 +99,16 @@ pub fn diag() -> io::Result<Socket> {
     Socket::new(Domain::from(libc::AF_NETLINK), Type::from(libc::SOCK_RAW).cloexec(), Some(protocol))
 }
 
+/// Where nobody makes sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nobody;
+
+impl Sockets for Nobody {
+    fn make(&mut self, _: &Wanted) -> io::Result<Socket> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 fn bind_as(socket: &Socket, family: Family, bind: &Bind) -> io::Result<()> {
     socket.set_reuse_address(true)?;
     if family == Family::V6 {

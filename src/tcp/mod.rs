@@ -178,6 +178,11 @@ impl Tcp {
         self.scratch = vec![0; SCRATCH_BYTES];
     }
 
+    /// Flows there may be from now on; those beyond stay.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.flows.set_limit(limit);
+    }
+
     /// Segments of the guest that were not accepted.
     pub fn counters(&self) -> &Counters {
         &self.counters

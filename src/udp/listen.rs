@@ -21,6 +21,16 @@ pub struct Rule {
     pub guest_port: u16,
 }
 
+/// A datagram of a client on the host's loopback, to whom another engine answers.
+#[derive(Debug)]
+pub struct HandedBack {
+    pub rule: Rule,
+    pub from: Endpoint,
+    /// Where it was sent to.
+    pub local: Endpoint,
+    pub payload: Vec<u8>,
+}
+
 #[derive(Debug)]
 pub struct Listener {
     pub socket: Socket,
@@ -129,7 +139,7 @@ impl Udp {
     }
 
     /// Opens a flow's socket that is to be bound to `port` as well, if we listen there.
-    pub(super) fn sharing<T>(&self, port: u16, open: impl FnOnce() -> T) -> T {
+    pub fn sharing<T>(&self, port: u16, open: impl FnOnce() -> T) -> T {
         let ours = || self.listening.get(&port).into_iter().flatten().filter_map(|id| self.listeners.get(*id));
         ours().for_each(|l| drop(l.socket.set_reuse_address(true)));
         let opened = open();
@@ -149,6 +159,12 @@ impl Udp {
         let mut at = 0;
         while at < strays.len() && at < STRAYS_MAX {
             let (from, local) = (strays[at].from, strays[at].local);
+            if self.config.hand_back_loopback && from.addr.is_loopback() {
+                let payload = std::mem::take(&mut strays[at].payload);
+                self.handed_back.push(HandedBack { rule, from, local, payload });
+                at += 1;
+                continue;
+            }
             let flow = match self.known(rule, from, facts) {
                 Err(Refused::NoFlow) => self.open_inbound(rule, (from, local), strays, facts, link, timers),
                 other => other,
@@ -180,6 +196,9 @@ impl Udp {
 
     /// The flow of a datagram from `from`, if there is one.
     fn known(&self, rule: Rule, from: Endpoint, facts: &Facts<'_>) -> Result<Id, Refused> {
+        if self.config.hand_back_loopback && from.addr.is_loopback() {
+            return Err(Refused::NoFlow);
+        }
         let key = facts.inbound(from, rule.guest, rule.guest_port).map_err(Refused::For)?;
         match self.table.find(&key) {
             Some(id) if self.table.get(id).is_some_and(|f| f.target == from) => Ok(id),

@@ -83,7 +83,7 @@ use crate::wire::{Packet, Transport};
 use errors::Relay;
 use flow::{Flow, Side};
 use listen::Listener;
-pub use listen::Rule;
+pub use listen::{HandedBack, Rule};
 use stage::Stage;
 use to_guest::Framer;
 
@@ -97,6 +97,8 @@ pub struct Config {
     /// Life of any other idle flow (`nf_conntrack_udp_timeout_stream`).
     pub long: Duration,
     pub outbound: Outbound,
+    /// Clients on the host's loopback are another engine's: see [`Udp::handed_back`].
+    pub hand_back_loopback: bool,
 }
 
 impl Default for Config {
@@ -106,6 +108,7 @@ impl Default for Config {
             short: Duration::from_secs(30),
             long: Duration::from_secs(120),
             outbound: Outbound::default(),
+            hand_back_loopback: false,
         }
     }
 }
@@ -123,6 +126,7 @@ pub struct Udp {
     stage: Stage,
     framer: Framer,
     relay: Relay,
+    handed_back: Vec<HandedBack>,
     /// Tokens of sockets that may have more to read.
     queue: VecDeque<Token>,
     /// Reading stopped for want of room in the link.
@@ -163,6 +167,7 @@ impl Udp {
             stage: Stage::default(),
             framer: Framer::new(SLOTS, fragment_id),
             relay: Relay::default(),
+            handed_back: Vec::new(),
             queue: VecDeque::new(),
             link_full: false,
             segments: true,
@@ -270,6 +275,16 @@ impl Udp {
         if ready.readable || ready.error {
             self.accept(id, facts, link, timers);
         }
+    }
+
+    /// Datagrams that the last calls of [`Udp::from_listener`] and [`Udp::resume`] found to be another engine's.
+    pub fn handed_back(&mut self) -> Vec<HandedBack> {
+        std::mem::take(&mut self.handed_back)
+    }
+
+    /// Flows there may be from now on; those beyond stay.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.table.set_limit(limit);
     }
 
     /// Whether, and when, to call [`Udp::resume`].

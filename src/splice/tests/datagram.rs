@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, UdpSocket};
 
-use super::super::{First, Origin, Rule};
+use super::super::{First, Rule};
 use super::*;
 use crate::base::Family;
+use crate::fwd::Side;
 use crate::sys::sockets::{Bind, Sockets, Transport, Wanted};
 
 fn bound(address: &str) -> UdpSocket {
@@ -21,7 +22,7 @@ fn listen(world: &mut World, v6: bool, service: &UdpSocket, addr: Option<IpAddr>
     let socket = Here.make(&wanted).unwrap();
     let port = socket.local_addr().unwrap().as_socket().unwrap().port();
     let target = service.local_addr().unwrap().port();
-    let rule = Rule { origin: Origin::Guest, addr: addr.map(Into::into), port: target, scope: 0 };
+    let rule = Rule { origin: Side::Guest, addr: addr.map(Into::into), port: target, scope: 0 };
     world.splice.listen_udp(socket, rule).unwrap();
     port
 }
@@ -139,7 +140,7 @@ fn datagrams_of_a_listener_elsewhere_begin_a_flow() {
     let mut sockets = Namespaces { host: &mut Here, guest: &mut Here };
     for payload in [&b"one"[..], b"two"] {
         let first = First {
-            origin: Origin::Host,
+            origin: Side::Host,
             from: endpoint(&client),
             local: endpoint(&listener),
             payload,

@@ -1,0 +1,77 @@
+//! Who may have how many of the descriptors. Pure.
+
+/// Flows there are, or may be, by engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flows {
+    pub tcp: usize,
+    pub udp: usize,
+    pub icmp: usize,
+    /// Connections past the link: two descriptors each.
+    pub spliced_tcp: usize,
+    pub spliced_udp: usize,
+}
+
+/// More flows of one kind than this would be a table for its own sake.
+const FLOWS_MAX: usize = 1 << 17;
+
+impl Flows {
+    fn all(&self) -> [usize; 5] {
+        [self.tcp, self.udp, self.icmp, self.spliced_tcp, self.spliced_udp]
+    }
+
+    /// How many there may be of each, given those there are and the `descriptors` for all of them. Each kind may grow into
+    /// what is free, but for a part that is kept for each of the others, so that whatever a flood opens, there is always
+    /// room for a few of every kind; of datagrams, which anybody can make many flows with, only so far.
+    pub fn limits(&self, descriptors: usize) -> Flows {
+        let part = |n: usize| (descriptors / n).max(1);
+        let most = [descriptors, part(4), part(16).min(1024), descriptors, part(4)];
+        let kept = [part(32), part(32), part(64), part(32), part(64)];
+        let used: Vec<usize> = self.all().iter().zip(COST).map(|(n, cost)| n * cost).collect();
+        let free = descriptors.saturating_sub(used.iter().sum());
+        let unmet: Vec<usize> = kept.iter().zip(&used).map(|(k, u)| k.saturating_sub(*u)).collect();
+        let limit = |i: usize| {
+            let for_others: usize = unmet.iter().sum::<usize>() - unmet[i];
+            let room = free.saturating_sub(for_others);
+            ((used[i] + room).min(most[i]) / COST[i]).clamp(1, FLOWS_MAX)
+        };
+        Flows { tcp: limit(0), udp: limit(1), icmp: limit(2), spliced_tcp: limit(3), spliced_udp: limit(4) }
+    }
+}
+
+/// Descriptors of one flow.
+const COST: [usize; 5] = [1, 1, 1, 2, 2];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearly_all_are_for_whoever_comes_first() {
+        let limits = Flows::default().limits(19_900);
+        assert!(limits.tcp > 17_500 && limits.spliced_tcp >= 9_000, "{limits:?}");
+        assert_eq!((limits.udp, limits.icmp), (4975, 1024));
+    }
+
+    #[test]
+    fn a_crowd_of_one_kind_leaves_room_for_the_others() {
+        let crowd = Flows { tcp: Flows::default().limits(1000).tcp, ..Flows::default() };
+        let limits = crowd.limits(1000);
+        assert_eq!(limits.tcp, crowd.tcp);
+        assert!(limits.udp >= 31 && limits.icmp >= 15 && limits.spliced_tcp >= 15 && limits.spliced_udp >= 7, "{limits:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_kind_grows_into_what_is_not_there(
+            descriptors in 100usize..70_000, tcp in 0usize..500, udp in 0usize..500, spliced in 0usize..500,
+        ) {
+            let now = Flows { tcp, udp, icmp: 3, spliced_tcp: spliced, spliced_udp: 7 };
+            let used: usize = now.all().iter().zip(COST).map(|(n, c)| n * c).sum();
+            let limits = now.limits(descriptors);
+            for ((may, is), cost) in limits.all().into_iter().zip(now.all()).zip(COST) {
+                let grows = may.saturating_sub(is) * cost;
+                proptest::prop_assert!(grows <= descriptors.saturating_sub(used) || may == 1, "{limits:?}");
+            }
+        }
+    }
+}
