@@ -40,9 +40,6 @@ pub(super) fn parse(proto: Proto, text: &str) -> Result<Spec, String> {
             None => spec.entries.push(parse_entry(entry)?),
         }
     }
-    for entry in &spec.entries {
-        check_target(entry.span().2, listen)?;
-    }
     Ok(spec)
 }
 
@@ -58,9 +55,7 @@ fn split_listen(text: &str) -> Result<(Listen, &str), String> {
         None => (before, None),
     };
     let listen = match addr {
-        "*" => None,
-        "" if device.is_some() => None,
-        "" => return Err("there is no address before '/': write '*' for every address".into()),
+        "*" | "" => None,
         _ => match parse_addr(addr) {
             Some(a) => Some(a),
             None if starts_like_ports(before) => return Ok(((None, None), text)),
@@ -122,7 +117,7 @@ fn parse_target_addr(text: &str) -> Result<Option<Addr>, String> {
 }
 
 /// A target address needs a listening address of its family: connections cannot change family on the way.
-fn check_target(target: Option<Addr>, listen: Option<Addr>) -> Result<(), String> {
+pub(super) fn check_target(target: Option<Addr>, listen: Option<Addr>) -> Result<(), String> {
     match (target, listen) {
         (None, _) => Ok(()),
         (Some(t), Some(l)) if t.family() == l.family() => Ok(()),
@@ -157,9 +152,14 @@ fn parse_port(text: &str) -> Result<u16, String> {
 
 fn parse_addr(text: &str) -> Option<Addr> {
     match text.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(Addr::from),
+        Some(rest) => rest.strip_suffix(']')?.parse::<IpAddr>().ok().map(Addr::from),
         None => text.parse::<IpAddr>().ok().map(Addr::from),
     }
+}
+
+/// `*/22`, `/22`: something to listen on, though it restricts nothing.
+pub(super) fn names_no_port_first(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(before, _)| !starts_like_ports(before))
 }
 
 /// `22:...`, `22-80:...`, `all:...`: entries, not an address that is mistyped.

@@ -56,7 +56,7 @@ impl Rule {
             && (self.device.is_none() || other.device.is_none() || self.device == other.device)
     }
 
-    /// For the start-up summary: `TCP [*]%eth0:80-80  =>  8080-8080`.
+    /// For the start-up summary: `TCP [*]%eth0:80  =>  8080`, `UDP [*]:1-9  =>  1-9  (best effort)`.
     pub fn summary(&self) -> String {
         let proto = proto_name(self.proto);
         let listen = self.listen.map_or_else(|| "*".to_string(), |a| a.to_string());
@@ -64,15 +64,9 @@ impl Rule {
         let target = self.target.map_or_else(String::new, |a| format!("{}:", Bracketed(a)));
         let best_effort = if self.best_effort { " (best effort)" } else { "" };
         let auto = if self.auto { " (auto-scan)" } else { "" };
-        format!(
-            "{proto} [{listen}]{device}:{}-{}  =>  {target}{}-{} {best_effort}{auto}",
-            self.first,
-            self.last,
-            self.target_first,
-            self.target_last()
-        )
-        .trim_end()
-        .to_string()
+        let range = |first, last| if first == last { format!("{first}") } else { format!("{first}-{last}") };
+        let (from, to) = (range(self.first, self.last), range(self.target_first, self.target_last()));
+        format!("{proto} [{listen}]{device}:{from}  =>  {target}{to} {best_effort}{auto}").trim_end().to_string()
     }
 }
 
@@ -183,7 +177,7 @@ impl Spec {
     ///
     /// ```text
     /// spec    := [ listen "/" ] entries
-    /// listen  := [ addr ] [ "%" ifname ] | "*" [ "%" ifname ]        addr: IPv4, or IPv6 with or without brackets
+    /// listen  := [ addr ] [ "%" ifname ] | "*" [ "%" ifname ]        addr: with or without brackets
     /// entries := entry { "," entry }
     /// entry   := range [ ":" target ] | "~" range | "all" [ ":" toaddr ] | "auto"
     /// target  := range | toaddr | toaddr "/" range                    an IPv6 toaddr with ports needs brackets
@@ -193,16 +187,23 @@ impl Spec {
     /// # Errors
     /// What is wrong with it, and what to write instead.
     pub fn parse(proto: Proto, text: &str) -> Result<Spec, String> {
-        grammar::parse(proto, text)
+        let spec = grammar::parse(proto, text)?;
+        for entry in &spec.entries {
+            grammar::check_target(entry.span().2, spec.listen)?;
+        }
+        Ok(spec)
     }
 
     /// For the direction guest to host, where listening is on the guest's loopback always.
     ///
     /// # Errors
-    /// As [`Spec::parse`], and for an address or interface to listen on.
+    /// As [`Spec::parse`], and for an address or interface to listen on, or an address to lead to.
     pub fn parse_outbound(proto: Proto, text: &str) -> Result<Spec, String> {
         let mut spec = grammar::parse(proto, text)?;
-        if spec.listen.is_some() || spec.device.is_some() || text.contains('*') {
+        if spec.entries.iter().any(|e| e.span().2.is_some()) {
+            return Err("these ports lead to the host's loopback: give no target address".into());
+        }
+        if spec.listen.is_some() || spec.device.is_some() || grammar::names_no_port_first(text) {
             return Err("these ports are listened to on the namespace's loopback: give no address or interface".into());
         }
         spec.device = Some("lo".into());

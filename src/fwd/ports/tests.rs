@@ -37,6 +37,8 @@ fn specifications_that_are_accepted() {
         ("%eth0/22", &["%eth0/22-22:22-22"]),
         ("*/22", &["22-22:22-22"]),
         ("*%eth0/22", &["%eth0/22-22:22-22"]),
+        ("/22", &["22-22:22-22"]),
+        ("[192.0.2.1]/22", &["192.0.2.1/22-22:22-22"]),
         ("2000-5000,~3000-3010", &["2000-2999:2000-2999", "3011-5000:3011-5000"]),
         ("~3000-3010,2000-5000", &["2000-2999:2000-2999", "3011-5000:3011-5000"]),
         ("192.0.2.1/20-30,~25", &["192.0.2.1/20-24:20-24", "192.0.2.1/26-30:26-30"]),
@@ -85,11 +87,10 @@ fn specifications_that_are_refused() {
         ("~22:33", "'22:33' is not a port"),
         ("2022-2030:3200", "same length"),
         ("2022-2030:3200-3209", "same length"),
-        ("/22", "write '*'"),
         ("22/33", "'22/33' is not a port"),
         ("host/33", "'host' is not an IPv4"),
         ("1.2.3/33", "'1.2.3' is not an IPv4"),
-        ("[1.2.3.4]/33", "not an IPv4 or IPv6"),
+        ("[1.2.3]/33", "not an IPv4 or IPv6"),
         ("[::1/33", "not an IPv4 or IPv6"),
         ("1.2.3.4%/33", "interface name"),
         ("1.2.3.4%sixteen-bytes-xx/33", "interface name"),
@@ -161,9 +162,14 @@ fn overlapping_rules_conflict() {
 fn listening_to_the_guest_is_on_its_loopback() {
     let spec = Spec::parse_outbound(Proto::Udp, "53:5353").unwrap();
     let rules = Ports::Specs(vec![spec]).rules(&Ports::EPHEMERAL_DEFAULT).unwrap();
-    assert_eq!(rules[0].summary(), "UDP [*]%lo:53-53  =>  5353-5353");
-    for text in ["127.0.0.1/53", "%eth0/53", "*/53", "[::1]/53"] {
-        assert!(Spec::parse_outbound(Proto::Udp, text).is_err(), "{text}");
+    assert_eq!(rules[0].summary(), "UDP [*]%lo:53  =>  5353");
+    for text in ["127.0.0.1/53", "%eth0/53", "*/53", "[::1]/53", "/53", "127.0.0.1/all", "*/auto"] {
+        let advice = Spec::parse_outbound(Proto::Udp, text).unwrap_err();
+        assert!(advice.contains("give no address or interface"), "{text}: {advice}");
+    }
+    for text in ["53:192.0.2.1", "53:192.0.2.1/5353", "53:[::1]/5353", "all:::1"] {
+        let advice = Spec::parse_outbound(Proto::Udp, text).unwrap_err();
+        assert!(advice.contains("give no target address"), "{text}: {advice}");
     }
 }
 
@@ -186,12 +192,13 @@ fn a_rule_knows_where_it_came_from() {
 
 #[test]
 fn the_summary_shows_all_of_a_rule() {
-    assert_eq!(rules("192.0.2.1%eth0/22:23")[0].summary(), "TCP [192.0.2.1]%eth0:22-22  =>  23-23");
-    assert_eq!(rules("::/22:[fd00::1]/23")[0].summary(), "TCP [::]:22-22  =>  [fd00::1]:23-23");
+    assert_eq!(rules("192.0.2.1%eth0/22:23")[0].summary(), "TCP [192.0.2.1]%eth0:22  =>  23");
+    assert_eq!(rules("::/22:[fd00::1]/23")[0].summary(), "TCP [::]:22  =>  [fd00::1]:23");
     assert_eq!(
         rules("all,auto,~1-60999")[0].summary(),
         "TCP [*]:61000-65535  =>  61000-65535  (best effort) (auto-scan)"
     );
+    assert_eq!(rules("auto,8000-8010")[0].summary(), "TCP [*]:8000-8010  =>  8000-8010  (auto-scan)");
 }
 
 #[test]
