@@ -187,7 +187,7 @@ pub(super) static OPTIONS: &[Def] = {
             "MTU",
             All,
             Addresses,
-            "MTU of the guest's interface, 68 to 65520; 0: set and advertise none [default: 65520]",
+            "MTU of the guest's interface, 68 to 65521; 0: set and advertise none [default: 65520]",
         ),
         value(
             Opt::Address,

@@ -14,8 +14,8 @@ type Parsed<T> = Result<T, String>;
 
 pub(super) fn mtu(text: &str) -> Parsed<u16> {
     match number::<u16>(text) {
-        Some(mtu) if mtu == 0 || (MTU_MIN..=Config::DEFAULT_MTU).contains(&mtu) => Ok(mtu),
-        _ => Err(format!("give a number from {MTU_MIN} to {}, or 0 to advertise none", Config::DEFAULT_MTU)),
+        Some(mtu) if mtu == 0 || (MTU_MIN..=MTU_MAX).contains(&mtu) => Ok(mtu),
+        _ => Err(format!("give a number from {MTU_MIN} to {MTU_MAX}, or 0 to advertise none")),
     }
 }
 
@@ -182,6 +182,8 @@ fn is_digits(text: &str) -> bool {
 
 /// What every IPv4 link has to carry (RFC 791 section 3.2).
 const MTU_MIN: u16 = 68;
+/// The kernel's limit for a tap: a frame of 65535 bytes, less its Ethernet header.
+const MTU_MAX: u16 = 65521;
 /// RFC 1035 section 2.3.4, less the bytes of the encoding.
 const NAME_MAX: usize = 253;
 const MAC_ADVICE: &str = "give six octets of two hexadecimal digits, separated by colons";
@@ -193,10 +195,10 @@ mod tests {
 
     #[test]
     fn mtus() {
-        for (text, mtu_) in [("0", 0), ("68", 68), ("1500", 1500), ("65520", 65520)] {
+        for (text, mtu_) in [("0", 0), ("68", 68), ("1500", 1500), ("65521", 65521)] {
             assert_eq!(mtu(text), Ok(mtu_));
         }
-        for text in ["", "67", "65521", "70000", "-1", "+1500", "1500x", " 1500", "99999999999999999999"] {
+        for text in ["", "67", "65522", "70000", "-1", "+1500", "1500x", " 1500", "99999999999999999999"] {
             assert!(mtu(text).is_err(), "{text}");
         }
     }

@@ -6,8 +6,8 @@ use super::*;
 #[test]
 fn values_that_are_refused() {
     let cases = [
-        ("-m 70000", "Invalid MTU '70000' for option '-m': give a number from 68 to 65520, or 0 to advertise none"),
-        ("--mtu=x", "Invalid MTU 'x' for option '--mtu': give a number from 68 to 65520, or 0 to advertise none"),
+        ("-m 70000", "Invalid MTU '70000' for option '-m': give a number from 68 to 65521, or 0 to advertise none"),
+        ("--mtu=x", "Invalid MTU 'x' for option '--mtu': give a number from 68 to 65521, or 0 to advertise none"),
         (
             "-a 127.0.0.1",
             "Invalid address '127.0.0.1' for option '-a': a loopback address means another host to the guest: give another",
@@ -159,7 +159,7 @@ fn spelt_refuses_in_the_same_words() {
     let cases = [
         (
             "run -m 70000 -- true",
-            "error: Invalid MTU '70000' for option '--mtu': give a number from 68 to 65520, or 0 to advertise none",
+            "error: Invalid MTU '70000' for option '--mtu': give a number from 68 to 65521, or 0 to advertise none",
         ),
         (
             "attach -t 0 1",
