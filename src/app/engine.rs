@@ -19,6 +19,7 @@ use crate::host;
 use crate::icmp::{self, Icmp};
 use crate::link::{Batch, Input, Link};
 use crate::listen::Listener;
+use crate::logging;
 use crate::splice::{self, Splice};
 use crate::tcp::Tcp;
 use crate::udp::{self, Udp};
@@ -81,6 +82,13 @@ pub struct Engine {
     descriptors: usize,
     shared_for: Flows,
     due: Vec<Token>,
+    stats: Option<Stats>,
+}
+
+/// Statistics for the user, and what they said last.
+struct Stats {
+    period: Duration,
+    told: Counters,
 }
 
 /// What the caller wants after one of its own events.
@@ -152,6 +160,7 @@ impl Engine {
             descriptors: parts.descriptors,
             shared_for: Flows::default(),
             due: Vec::new(),
+            stats: None,
         };
         parts.listeners.into_iter().try_for_each(|l| engine.open(l))?;
         Ok(engine)
@@ -165,6 +174,12 @@ impl Engine {
     /// Wakes the caller of [`Engine::run`] with [`Kind::Quit`] after `period`.
     pub fn wake_after(&mut self, period: Duration) {
         self.timers.arm(self.clock.now() + period, Token::only(Kind::Quit));
+    }
+
+    /// Prints a line of statistics every `period` in which something happened.
+    pub fn print_stats(&mut self, period: Duration) {
+        self.stats = Some(Stats { period, told: self.counters() });
+        self.timers.arm(self.clock.now() + period, Token::only(Kind::Stats));
     }
 
     /// Runs until `on_event` says stop at one of the caller's own tokens ([`Kind::Signal`], [`Kind::Quit`]).
@@ -235,6 +250,7 @@ impl Engine {
                         self.timers.arm(at, token);
                     }
                 }
+                Kind::Stats => self.tell_stats(now),
                 Kind::Signal | Kind::Quit => match on_event(token) {
                     Next::Continue => {}
                     Next::WakeAfter(period) => self.timers.arm(now + period, Token::only(Kind::Quit)),
@@ -246,6 +262,17 @@ impl Engine {
         }
         self.due = due;
         stop
+    }
+
+    fn tell_stats(&mut self, now: Instant) {
+        let counters = self.counters();
+        if let Some(stats) = &mut self.stats {
+            if let Some(line) = logging::stats_line(&stats.told, &counters) {
+                logging::answer(&line);
+            }
+            stats.told = counters;
+            self.timers.arm(now + stats.period, Token::only(Kind::Stats));
+        }
     }
 
     /// The link has frames, or takes frames again.

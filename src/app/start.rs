@@ -158,6 +158,9 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
     .context("cannot set up the event loop")?;
     supervisor.register(&mut engine)?;
     if let Some(file) = opened.pid_file {
+    if let Some(seconds) = config.stats_secs {
+        engine.print_stats(Duration::from_secs(seconds.into()));
+    }
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
     let identity = opened.identity;

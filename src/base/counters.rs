@@ -121,6 +121,19 @@ impl Counters {
         self.bytes_to_guest += other.bytes_to_guest;
     }
 
+    /// What was counted after `earlier`, which is an older state of these counters.
+    pub fn since(&self, earlier: &Counters) -> Counters {
+        let mut new = self.clone();
+        for (mine, theirs) in new.drops.iter_mut().zip(earlier.drops) {
+            *mine = mine.wrapping_sub(theirs);
+        }
+        new.frames_from_guest = new.frames_from_guest.wrapping_sub(earlier.frames_from_guest);
+        new.bytes_from_guest = new.bytes_from_guest.wrapping_sub(earlier.bytes_from_guest);
+        new.frames_to_guest = new.frames_to_guest.wrapping_sub(earlier.frames_to_guest);
+        new.bytes_to_guest = new.bytes_to_guest.wrapping_sub(earlier.bytes_to_guest);
+        new
+    }
+
     /// Reasons that occurred, with their counts.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL.iter().map(|r| (*r, self.drops[*r as usize])).filter(|(_, n)| *n > 0)

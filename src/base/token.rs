@@ -40,10 +40,12 @@ pub enum Kind {
     Api = 17,
     /// A client there.
     ApiClient = 18,
+    /// Time for a line of statistics.
+    Stats = 19,
 }
 
 impl Kind {
-    const ALL: [Kind; 18] = [
+    const ALL: [Kind; 19] = [
         Kind::Link,
         Kind::Tcp,
         Kind::Udp,
@@ -62,6 +64,7 @@ impl Kind {
         Kind::Scan,
         Kind::Api,
         Kind::ApiClient,
+        Kind::Stats,
     ];
 }
 

@@ -2,7 +2,6 @@
 
 use super::table::Opt;
 use super::types::Config;
-use crate::fwd::ports::Ports;
 
 impl Config {
     /// One sentence about the first option given that is not implemented yet.
@@ -24,12 +23,5 @@ struct Planned {
 }
 
 static PLANNED: &[Planned] = &[
-    Planned { opt: Opt::Stats, name: "--stats", used: |c| c.stats_secs.is_some() },
     Planned { opt: Opt::ConfPath, name: "--conf-path", used: |c| c.conf_path.is_some() },
-    Planned { opt: Opt::TcpNs, name: "--tcp-ns", used: |c| matches!(c.tcp_ns, Ports::Specs(_)) },
-    Planned { opt: Opt::UdpNs, name: "--udp-ns", used: |c| matches!(c.udp_ns, Ports::Specs(_)) },
-    Planned { opt: Opt::HostLoToNsLo, name: "--host-lo-to-ns-lo", used: |c| c.host_lo_to_ns_lo },
-    Planned { opt: Opt::SpliceOnly, name: "--splice-only", used: |c| c.splice_only },
-    // Without the shortcut it switches off, it asks for what is done anyway.
-    Planned { opt: Opt::NoSplice, name: "--no-splice", used: |_| false },
 ];

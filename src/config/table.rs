@@ -159,7 +159,7 @@ pub(super) static OPTIONS: &[Def] = {
             "SECONDS",
             All,
             Running,
-            "Print counters at most every SECONDS (foreground only)",
+            "Print counters every SECONDS in which something happened (foreground only)",
         ),
         flag(Opt::Quiet, "quiet", 'q', All, Running, "Log warnings and errors only"),
         flag(Opt::Foreground, "foreground", 'f', All, Running, "Stay in the foreground"),

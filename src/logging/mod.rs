@@ -21,6 +21,7 @@ mod file;
 mod limiter;
 mod line;
 mod sink;
+mod stats;
 mod summary;
 mod syslog;
 
@@ -38,6 +39,7 @@ use syslog::Syslog;
 
 pub use limiter::Limiter;
 pub use line::plain;
+pub use stats::stats_line;
 pub use summary::{Assigned, Summary};
 
 /// Where messages go, and how many.
@@ -80,6 +82,19 @@ pub fn started() {
             s.stderr = None;
         }
     });
+}
+
+/// A line the user asked for, whatever the verbosity: on standard error, or in the log file that has taken its place.
+pub fn answer(text: &str) {
+    if let Some(global) = GLOBAL.get() {
+        let (now, text) = (global.clock.now(), tidy(text));
+        let mut sinks = lock(&global.sinks);
+        if let Some(stderr) = &mut sinks.stderr {
+            stderr.put(Level::Info, now, &text);
+        } else if let Some(file) = &mut sinks.file {
+            file.put(Level::Info, now, &text);
+        }
+    }
 }
 
 /// Records why the program ends: everywhere but on standard error, which is the caller's to write.
