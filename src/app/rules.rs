@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use crate::base::Family;
 use crate::config::Config;
 use crate::fwd::ports::Ports;
-use crate::fwd::{Proto, Side};
+use crate::fwd::{Proto, Rule, Side};
 use crate::listen::{self, Forward, Forwards, Listener};
 use crate::sys::process;
 use crate::sys::sockets::Here;
@@ -19,10 +19,12 @@ pub fn forwards(config: &Config) -> anyhow::Result<Forwards> {
         _ => None,
     };
     let mut all = Forwards::default();
-    // GUEST: (`config.tcp_ns`, "-T", Tcp, Guest) and (`config.udp_ns`, "-U", Udp, Guest) join here once sockets can be
-    // made in the guest's namespace.
-    let options =
-        [(&config.tcp_ports, "-t", Proto::Tcp, Side::Host), (&config.udp_ports, "-u", Proto::Udp, Side::Host)];
+    let options = [
+        (&config.tcp_ports, "-t", Proto::Tcp, Side::Host),
+        (&config.udp_ports, "-u", Proto::Udp, Side::Host),
+        (&config.tcp_ns, "-T", Proto::Tcp, Side::Guest),
+        (&config.udp_ns, "-U", Proto::Udp, Side::Guest),
+    ];
     for (ports, flag, proto, on) in options {
         let switched_off = match proto {
             Proto::Tcp => !config.tcp,
@@ -32,12 +34,18 @@ pub fn forwards(config: &Config) -> anyhow::Result<Forwards> {
             continue;
         }
         let ports = ports.explicit(proto, on, only);
-        for rule in ports.rules(&ephemeral).map_err(anyhow::Error::msg)? {
+        let conflict = |advice| anyhow::anyhow!("overlapping port specifications for option '{flag}': {advice}");
+        for rule in ports.rules(&ephemeral).map_err(conflict)? {
             let origin = format!("{flag} {}", ports.origin(&rule).unwrap_or_default());
             all.add(Forward { rule, on, origin });
         }
     }
     Ok(all)
+}
+
+/// The rules whose sockets listen on this side.
+pub fn rules_on(forwards: &Forwards, side: Side) -> Vec<Rule> {
+    forwards.iter().filter(|(_, f)| f.on == side).map(|(_, f)| f.rule.clone()).collect()
 }
 
 /// Opens the host's ports that do not wait for the guest, or says which one could not be had.

@@ -12,8 +12,8 @@ use anyhow::{Context, bail};
 use super::engine::{Engine, Parts};
 use super::plan::{Plan, plan};
 use super::ports::{Forwarding, Namespace};
-use super::rules::{bind, flow_descriptors, forwards, needs_low_ports, port_descriptors, spare_descriptors};
-use super::summary::summary;
+use super::rules::{bind, flow_descriptors, forwards, needs_low_ports, port_descriptors, rules_on, spare_descriptors};
+use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
 use crate::base::{Counters, Family, PerFamily};
 use crate::config::{Config, Mode, Target, Verbosity};
@@ -63,8 +63,8 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     check_source_addresses(config)?;
     let mut forwards = forwards(config)?;
     let summary = (config.verbosity >= Verbosity::Normal).then(|| {
-        let inbound = forwards.iter().filter(|(_, f)| f.on == Side::Host).map(|(_, f)| f.rule.clone()).collect();
-        summary(config, &network, &plan, inbound).lines()
+        let rules = Rules { inbound: rules_on(&forwards, Side::Host), outbound: rules_on(&forwards, Side::Guest) };
+        summary(config, &network, &plan, rules).lines()
     });
     let descriptors = spare_descriptors();
     forwards.set_budget(port_descriptors(&forwards, descriptors));
@@ -157,10 +157,10 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
     })
     .context("cannot set up the event loop")?;
     supervisor.register(&mut engine)?;
-    if let Some(file) = opened.pid_file {
     if let Some(seconds) = config.stats_secs {
         engine.print_stats(Duration::from_secs(seconds.into()));
     }
+    if let Some(file) = opened.pid_file {
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
     let identity = opened.identity;

@@ -2,17 +2,30 @@
 
 use super::plan::Plan;
 use crate::base::{Family, PerFamily};
-use crate::config::Config;
+use crate::config::{Config, Personality};
 use crate::fwd::Rule;
 use crate::host::Network;
 use crate::logging::{Assigned, Summary};
 
-pub fn summary(config: &Config, network: &Network, plan: &Plan, inbound: Vec<Rule>) -> Summary {
+/// The forwarding rules of both directions.
+#[derive(Debug, Default)]
+pub struct Rules {
+    pub inbound: Vec<Rule>,
+    pub outbound: Vec<Rule>,
+}
+
+pub fn summary(config: &Config, network: &Network, plan: &Plan, rules: Rules) -> Summary {
     let g = &plan.gateway;
+    // pasta has a heading even for no rules.
+    let shown = |rules: Vec<Rule>| Some(rules).filter(|r| !r.is_empty() || config.personality == Personality::Pasta);
+    let (inbound, outbound) = (shown(rules.inbound), shown(rules.outbound));
+    if config.splice_only {
+        return Summary { our_mac: Some(config.our_mac), inbound, outbound, ..Summary::default() };
+    }
     let template = |f: Family| Some(network.families[f].as_ref()?.interface.as_ref()?.name.clone());
     let dns = |f: Family| {
-        let told = g.dns.iter().filter(|a| a.family() == f && g.dns_in_dhcp);
-        told.copied().collect::<Vec<_>>()
+        // Whether DHCP tells them or only a resolv.conf does.
+        g.dns.iter().copied().filter(|a| a.family() == f).collect::<Vec<_>>()
     };
     let dhcp = g.assigned.v4.filter(|_| g.dhcp && g.gateway.v4.is_some()).map(|(addr, prefix)| Assigned {
         addr: Some(addr),
@@ -38,8 +51,8 @@ pub fn summary(config: &Config, network: &Network, plan: &Plan, inbound: Vec<Rul
         ndp: g.ndp,
         dhcpv6: g.dhcpv6,
         dns: PerFamily::new(dns(Family::V4), dns(Family::V6)),
-        search: if g.search_in_dhcp { g.search.clone() } else { Vec::new() },
+        search: g.search.clone(),
         inbound,
-        outbound: Vec::new(),
+        outbound,
     }
 }

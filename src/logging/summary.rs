@@ -35,10 +35,10 @@ pub struct Summary {
     pub dhcpv6: bool,
     pub dns: PerFamily<Vec<Addr>>,
     pub search: Vec<String>,
-    /// Host to guest.
-    pub inbound: Vec<Rule>,
+    /// Host to guest. `None`: not worth a line.
+    pub inbound: Option<Vec<Rule>>,
     /// Guest to host.
-    pub outbound: Vec<Rule>,
+    pub outbound: Option<Vec<Rule>>,
 }
 
 impl Summary {
@@ -55,7 +55,7 @@ impl Summary {
             lines.push("MAC:".into());
             lines.push(format!("    host: {mac}"));
         }
-        lines.extend(self.host_loopback.v4.map(|a| format!("NAT to host 127.0.0.1: {a}")));
+        lines.extend(self.host_loopback.v4.map(|a| format!("    NAT to host 127.0.0.1: {a}")));
         if let Some(dhcp) = &self.dhcp {
             lines.push("DHCP:".into());
             lines.push(format!("    assign: {}", dhcp.addr.unwrap_or(Addr::V4_UNSPECIFIED)));
@@ -63,13 +63,13 @@ impl Summary {
             lines.extend(dhcp.router.map(|a| format!("    router: {a}")));
         }
         self.names(&mut lines, &self.dns.v4);
-        lines.extend(self.host_loopback.v6.map(|a| format!("NAT to host ::1: {a}")));
+        lines.extend(self.host_loopback.v6.map(|a| format!("    NAT to host ::1: {a}")));
         if let Some(ipv6) = &self.ipv6 {
             self.ipv6(&mut lines, ipv6);
         }
         self.names(&mut lines, &self.dns.v6);
-        rules(&mut lines, "Inbound forwarding rules (HOST):", &self.inbound);
-        rules(&mut lines, "Outbound forwarding rules (SPLICE):", &self.outbound);
+        rules(&mut lines, "Inbound forwarding rules (HOST):", self.inbound.as_deref());
+        rules(&mut lines, "Outbound forwarding rules (SPLICE):", self.outbound.as_deref());
         lines
     }
 
@@ -108,8 +108,8 @@ fn pair(lines: &mut Vec<String>, title: &str, both: &PerFamily<Option<String>>) 
     }
 }
 
-fn rules(lines: &mut Vec<String>, title: &str, rules: &[Rule]) {
-    if !rules.is_empty() {
+fn rules(lines: &mut Vec<String>, title: &str, rules: Option<&[Rule]>) {
+    if let Some(rules) = rules {
         lines.push(title.into());
         lines.extend(rules.iter().map(|r| format!("    {}", r.summary())));
     }
@@ -155,8 +155,8 @@ mod tests {
             dhcpv6: true,
             dns: PerFamily::new(vec![a("192.0.2.53"), a("192.0.2.54")], vec![a("2001:db8::53")]),
             search: vec!["example.org".into()],
-            inbound: rules(Spec::parse(Proto::Tcp, "127.0.0.1/8080:80")),
-            outbound: rules(Spec::parse_outbound(Proto::Udp, "53")),
+            inbound: Some(rules(Spec::parse(Proto::Tcp, "127.0.0.1/8080:80,81-85:91-95"))),
+            outbound: Some(rules(Spec::parse_outbound(Proto::Udp, "53"))),
         };
         let expected = "\
 Template interface: eth0 (IPv4), eth1 (IPv6)
@@ -165,7 +165,7 @@ Outbound IPv4 address: 192.0.2.8
 Namespace interface: eth0
 MAC:
     host: 9a:55:9a:55:9a:55
-NAT to host 127.0.0.1: 192.0.2.1
+    NAT to host 127.0.0.1: 192.0.2.1
 DHCP:
     assign: 192.0.2.7
     mask: 255.255.255.0
@@ -175,7 +175,7 @@ DNS:
     192.0.2.54
 DNS search list:
     example.org
-NAT to host ::1: fe80::1
+    NAT to host ::1: fe80::1
 NDP/DHCPv6:
     assign: ::
     router: fe80::1
@@ -185,15 +185,18 @@ DNS:
 DNS search list:
     example.org
 Inbound forwarding rules (HOST):
-    TCP [127.0.0.1]:8080-8080  =>  80-80
+    TCP [127.0.0.1]:8080  =>  80
+    TCP [127.0.0.1]:81-85  =>  91-95
 Outbound forwarding rules (SPLICE):
-    UDP [*]%lo:53-53  =>  53-53";
+    UDP [*]%lo:53  =>  53";
         assert_eq!(summary.lines().join("\n"), expected);
     }
 
     #[test]
     fn parts_that_are_off_are_left_out() {
         assert!(Summary::default().lines().is_empty());
+        let none = Summary { inbound: Some(Vec::new()), outbound: Some(Vec::new()), ..Summary::default() };
+        assert_eq!(none.lines(), ["Inbound forwarding rules (HOST):", "Outbound forwarding rules (SPLICE):"]);
         let only = |ndp, dhcpv6| {
             Summary { ipv6: Some(Assigned::default()), ndp, dhcpv6, ..Summary::default() }.lines().first().cloned()
         };
