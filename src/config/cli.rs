@@ -11,7 +11,7 @@ use super::build::{Builder, Given, Operands};
 use super::planned::is_planned;
 use super::table::{Def, Face, OPTIONS, Opt};
 use super::types::{Command, Exit, Personality};
-use super::value;
+use super::{help, value};
 
 pub(super) fn parse(args: Vec<OsString>) -> Result<Command, Exit> {
     let subcommand = args.first().and_then(|a| a.to_str()).filter(|a| ["run", "attach"].contains(a)).map(String::from);
@@ -65,7 +65,7 @@ pub fn command() -> clap::Command {
                 .trailing_var_arg(true)
                 .value_parser(ValueParser::os_string()),
         )
-        .after_help(RUN_EXAMPLES);
+        .override_help(help_of(Face::Spawn));
     let attach = clap::Command::new("attach")
         .display_name("spelt")
         .about("Give an existing network namespace connectivity, in the background")
@@ -78,7 +78,7 @@ pub fn command() -> clap::Command {
                 .value_parser(ValueParser::os_string())
                 .required_unless_present("netns"),
         )
-        .after_help(ATTACH_EXAMPLES);
+        .override_help(help_of(Face::Attach));
     clap::Command::new("spelt")
         .version(env!("CARGO_PKG_VERSION"))
         .propagate_version(true)
@@ -88,6 +88,21 @@ pub fn command() -> clap::Command {
         .disable_help_subcommand(true)
         .subcommand(run)
         .subcommand(attach)
+}
+
+fn help_of(face: Face) -> String {
+    let (head, arguments, examples) = match face {
+        Face::Attach => (ATTACH_HEAD, ATTACH_ARGUMENTS, ATTACH_EXAMPLES),
+        _ => (RUN_HEAD, RUN_ARGUMENTS, RUN_EXAMPLES),
+    };
+    let arguments: String = arguments.iter().map(|(left, right)| help::columns(left, right)).collect();
+    let options = help::groups(help::Value::Pointed, |d| offered(d, face) && !is_implied(d.opt, face));
+    format!("{head}\n{arguments}{options}\n{examples}")
+}
+
+/// What is the default, or has a shorter form, is accepted without being offered.
+fn is_implied(opt: Opt, face: Face) -> bool {
+    matches!(opt, Opt::ConfigNet | Opt::Netns) || opt == Opt::Foreground && face == Face::Spawn
 }
 
 fn offered(def: &Def, face: Face) -> bool {
@@ -100,9 +115,7 @@ fn arg(def: &'static Def, face: Face) -> Arg {
         Some(letter) => arg.short(letter),
         None => arg,
     };
-    // What is the default, or has a shorter form, is accepted without being offered.
-    let implied = matches!(def.opt, Opt::ConfigNet | Opt::Netns) || def.opt == Opt::Foreground && face == Face::Spawn;
-    let arg = arg.hide(implied || is_planned(def.opt));
+    let arg = arg.hide(is_implied(def.opt, face) || is_planned(def.opt));
     match def.value {
         // The last one wins, or all count: the builder decides.
         Some(name) => arg.value_name(name).action(ArgAction::Append).value_parser(ValueParser::os_string()),
@@ -157,6 +170,30 @@ fn build(m: &ArgMatches, face: Face) -> Result<Builder, String> {
 const COMMAND: &str = "COMMAND";
 const TARGET: &str = "TARGET";
 
+const RUN_HEAD: &str = "\
+Run a command, or a shell, in a network namespace of its own
+
+Usage: spelt run [OPTIONS] [--] [COMMAND [ARG]...]
+";
+
+const RUN_ARGUMENTS: &[(&str, &str)] = &[
+    ("  [COMMAND [ARG]...]", "Program and its arguments [default: your shell]"),
+    ("  -h, --help", "Show this help and exit"),
+    ("  -V, --version", "Show the version and exit"),
+];
+
+const ATTACH_HEAD: &str = "\
+Give an existing network namespace connectivity, in the background
+
+Usage: spelt attach [OPTIONS] <PID|PATH|NAME>
+";
+
+const ATTACH_ARGUMENTS: &[(&str, &str)] = &[
+    ("  <PID|PATH|NAME>", "A process in the namespace, its file, or its name as in 'ip netns'"),
+    ("  -h, --help", "Show this help and exit"),
+    ("  -V, --version", "Show the version and exit"),
+];
+
 const SHORT_USAGE: &str = "\
 Usage: spelt run [OPTIONS] [--] [COMMAND [ARG]...]
        spelt attach [OPTIONS] PID|PATH|NAME
@@ -166,11 +203,13 @@ Try 'spelt --help' for more.";
 const EXAMPLES: &str = "\
 Examples:
   spelt run -- curl https://example.org/
-      Run one command in new namespaces. It has the host's addresses and reaches what the host reaches;
-      spelt ends with it and passes on its exit status. Without a command: your shell.
+      Run one command in new namespaces. It has the host's addresses and
+      reaches what the host reaches; spelt ends with it and passes on its exit
+      status. Without a command: your shell.
   spelt attach -t 8080:80 1234
-      Connect the network namespace of process 1234, and lead port 8080 of the host to its port 80. Returns
-      when all is ready; the rest runs in the background, and ends when the namespace goes.
+      Connect the network namespace of process 1234, and lead port 8080 of the
+      host to its port 80. Returns when all is ready; the rest runs in the
+      background, and ends when the namespace goes.
 
 'spelt run --help' and 'spelt attach --help' list the options.";
 

@@ -14,6 +14,7 @@
 mod build;
 mod cli;
 mod getopt;
+mod help;
 mod pasta;
 mod planned;
 mod ports;

@@ -4,10 +4,9 @@ use std::ffi::{OsStr, OsString};
 
 use super::build::{Builder, Given, Operands};
 use super::getopt::{Getopt, Item};
-use super::planned::is_planned;
-use super::table::{Def, Face, Group, OPTIONS, Opt};
+use super::table::{Def, Face, Opt};
 use super::types::{Command, Exit, Personality, Target};
-use super::value;
+use super::{help, value};
 
 pub(super) fn parse(argv0: &OsStr, args: Vec<OsString>) -> Result<Command, Exit> {
     let mut builder = Builder::new(Personality::Pasta);
@@ -58,37 +57,7 @@ fn usage() -> String {
          pasta [OPTION]... --netns [PATH|NAME]\n\nWithout PID or --netns, run the given command or a default shell in \
          a new\nnetwork and user namespace, and connect it via pasta.\n",
     );
-    for group in Group::ALL {
-        let defs = OPTIONS.iter().filter(|d| d.group == group && d.face != Face::Spelt && !is_planned(d.opt));
-        let lines: String = defs.filter(|d| d.opt != Opt::VmOnly).map(usage_line).collect();
-        if !lines.is_empty() {
-            text.push_str(&format!("\n{}:\n{lines}", group.title()));
-        }
-    }
+    let shown = |d: &Def| d.face != Face::Spelt && d.opt != Opt::VmOnly;
+    text.push_str(&help::groups(help::Value::Bare, shown));
     text
 }
-
-/// Names, then the help text from a fixed column on.
-fn usage_line(def: &Def) -> String {
-    let short = def.short.map_or_else(|| "    ".to_string(), |c| format!("-{c}, "));
-    let value = def.value.map_or_else(String::new, |v| format!(" {v}"));
-    let names = format!("  {short}--{}{value}", def.long);
-    let mut text = String::new();
-    let mut column = names.len();
-    for word in def.help.split(' ') {
-        if column + 1 + word.len() > USAGE_WIDTH || text.is_empty() {
-            let gap = if text.is_empty() && column < USAGE_COLUMN { USAGE_COLUMN - column } else { 0 };
-            text.push_str(&if gap > 0 { " ".repeat(gap) } else { format!("\n{}", " ".repeat(USAGE_COLUMN)) });
-            column = USAGE_COLUMN;
-        } else {
-            text.push(' ');
-            column += 1;
-        }
-        text.push_str(word);
-        column += word.len();
-    }
-    format!("{names}{text}\n")
-}
-
-const USAGE_COLUMN: usize = 32;
-const USAGE_WIDTH: usize = 100;
