@@ -28,7 +28,8 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "{}: {text}", config.personality.name());
         return ExitCode::FAILURE;
     }
-    match app::start(&config) {
+    let done = if config.check { check(&config) } else { app::start(&config) };
+    match done {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
             let text = format!("{e:#}");
@@ -37,4 +38,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Nothing is running and nothing logged yet: what there is to say goes to the terminal.
+fn check(config: &config::Config) -> anyhow::Result<u8> {
+    for warning in &config.warnings {
+        let _ = writeln!(std::io::stderr(), "{}: {warning}", config.personality.name());
+    }
+    let text = app::check(config)?;
+    let _ = writeln!(std::io::stdout(), "{text}");
+    Ok(0)
 }

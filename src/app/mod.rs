@@ -4,6 +4,7 @@
 //! prlimit64, getrandom, pipe2, clone (fork), setsid, dup2, wait4 (background), rt_sigprocmask, rt_sigaction, signalfd4,
 //! epoll_create1, write (pid file, readiness). At run time: epoll_wait, epoll_ctl, read (signals).
 
+mod check;
 mod engine;
 mod from_guest;
 mod from_host;
@@ -17,6 +18,7 @@ mod start;
 mod summary;
 mod supervise;
 
+pub use check::check;
 pub use engine::{Engine, Next, Parts, Protocols};
 pub use ports::{Forwarding, Namespace};
 pub use start::start;

@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Write;
 use std::net::UdpSocket;
 use std::time::Duration;
 
@@ -16,12 +17,12 @@ use super::rules::{bind, flow_descriptors, forwards, needs_low_ports, port_descr
 use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
 use crate::base::{Counters, Family, PerFamily};
-use crate::config::{Config, Mode, Target, Verbosity};
+use crate::config::{Config, Mode, Target};
 use crate::fwd::Side;
 use crate::guest::Caps;
 use crate::link::{Capture, Link, Tap};
 use crate::listen::{self, Listener};
-use crate::logging::{self, LogSetup};
+use crate::logging::{self, LogSetup, Summary};
 use crate::sandbox::Identity;
 use crate::sys::process::{self, Daemon, OpenFiles, PidFile};
 use crate::sys::sockets::Nobody;
@@ -52,7 +53,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         .transpose()?;
     let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
 
-    let network = host::read(&select(config))?;
+    let network = host::read(&select(config)?)?;
     for notice in &network.notices {
         log::info!("{notice}");
     }
@@ -62,10 +63,8 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let plan = plan(config, &network, u64::from_ne_bytes(seed));
     check_source_addresses(config)?;
     let mut forwards = forwards(config)?;
-    let summary = (config.verbosity >= Verbosity::Normal).then(|| {
-        let rules = Rules { inbound: rules_on(&forwards, Side::Host), outbound: rules_on(&forwards, Side::Guest) };
-        summary(config, &network, &plan, rules).lines()
-    });
+    let rules = Rules { inbound: rules_on(&forwards, Side::Host), outbound: rules_on(&forwards, Side::Guest) };
+    let summary = summary(config, &network, &plan, rules);
     let descriptors = spare_descriptors();
     forwards.set_budget(port_descriptors(&forwards, descriptors));
 
@@ -124,7 +123,7 @@ struct Opened {
     /// Whom to become when all is open.
     identity: Option<Identity>,
     /// What to tell the user when all went well.
-    summary: Option<Vec<String>>,
+    summary: Summary,
 }
 
 fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyhow::Result<u8> {
@@ -171,7 +170,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
     })?;
     // Before the caller is told that all is ready: what the guest has bound already can be reached then.
     engine.scan_ports();
-    opened.summary.into_iter().flatten().for_each(|line| log::info!("{line}"));
+    announce(config, &opened.summary);
     match opened.daemon {
         Some(daemon) => {
             logging::detach_stderr();
@@ -182,6 +181,17 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
     let status = supervisor.run(&mut engine)?;
     report(&engine.counters());
     Ok(status)
+}
+
+/// Tells the user, or the program that asked, what was decided.
+fn announce(config: &Config, summary: &Summary) {
+    if config.json {
+        let object = summary.json(env!("CARGO_PKG_VERSION"), Some(std::process::id()));
+        // A reader that went away is nobody to tell.
+        let _ = writeln!(std::io::stdout(), "{object}");
+    } else if log::log_enabled!(log::Level::Info) {
+        summary.lines().iter().for_each(|line| log::info!("{line}"));
+    }
 }
 
 fn start_log(config: &Config) -> anyhow::Result<()> {
@@ -207,7 +217,7 @@ fn report(counters: &Counters) {
     }
 }
 
-fn ns_target(target: &Target) -> ns::Target {
+pub(super) fn ns_target(target: &Target) -> ns::Target {
     match target {
         Target::Pid(pid) => ns::Target::Pid(*pid),
         Target::Path(path) => ns::Target::Path(path.clone()),
@@ -215,13 +225,16 @@ fn ns_target(target: &Target) -> ns::Target {
     }
 }
 
-fn select(config: &Config) -> host::Select {
-    host::Select {
+pub(super) fn select(config: &Config) -> anyhow::Result<host::Select> {
+    if !config.v4 && !host::has_ipv6() {
+        bail!("this kernel has no IPv6: leave out option '--ipv6-only'");
+    }
+    Ok(host::Select {
         interface: config.interface.clone(),
         outbound: config.outbound_if.clone(),
         v4: config.v4,
         v6: config.v6,
-    }
+    })
 }
 
 /// Without them the guest sees our MAC everywhere, and misses nothing else.
@@ -250,7 +263,7 @@ fn open_capture(path: &std::path::Path) -> anyhow::Result<Capture> {
 }
 
 /// Every connection would fail that is to come from an address this host does not have.
-fn check_source_addresses(config: &Config) -> anyhow::Result<()> {
+pub(super) fn check_source_addresses(config: &Config) -> anyhow::Result<()> {
     let given = [config.outbound_addr.v4, config.outbound_addr.v6].into_iter().flatten();
     // A link-local address is one only together with an interface.
     for addr in given.filter(|a| a.is_v4() || !a.is_link_local()) {

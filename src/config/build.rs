@@ -157,6 +157,8 @@ impl Builder {
             Opt::Debug => c.verbosity = c.verbosity.max(Verbosity::Debug),
             Opt::Trace => c.verbosity = Verbosity::Trace,
             Opt::Quiet => c.verbosity = Verbosity::Quiet,
+            Opt::Check => c.check = true,
+            Opt::Json => c.json = true,
             Opt::Foreground => c.foreground = true,
             Opt::Stats => c.stats_secs = Some(given.parse("interval", value::seconds)?),
             Opt::LogFile => c.log_file = Some(given.path("log file")?),
@@ -341,6 +343,10 @@ fn check(c: &mut Config, spawn: bool) -> Result<(), String> {
             "Option '--stats' prints to the terminal: it needs '--foreground' as well",
         ),
         (
+            c.json && spawn && !c.check,
+            "Option '--json' prints to standard output, which is the command's here: give it together with '--check'",
+        ),
+        (
             (c.no_copy_routes || c.no_copy_addrs) && !c.config_net,
             "Options '--no-copy-routes' and '--no-copy-addrs' need '--config-net' as well",
         ),
@@ -378,6 +384,8 @@ fn defaults(personality: Personality) -> Config {
         personality,
         mode: Mode::Spawn { command: Vec::new(), netns_only: false },
         warnings: Vec::new(),
+        check: false,
+        json: false,
         foreground: false,
         verbosity: Verbosity::Normal,
         log_file: None,

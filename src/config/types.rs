@@ -149,6 +149,10 @@ pub struct Config {
     /// Notes for the user about this command line, to be logged as warnings.
     pub warnings: Vec<String>,
 
+    /// Say whether this would start, and do not.
+    pub check: bool,
+    /// The start-up summary is for a program, on standard output.
+    pub json: bool,
     /// Stay in the foreground. Always when spawning.
     pub foreground: bool,
     pub verbosity: Verbosity,

@@ -18,6 +18,7 @@
 //! readlink (file, at start), pwrite64, pread64, ftruncate, statx (file), getpid, clock_gettime.
 
 mod file;
+mod json;
 mod limiter;
 mod line;
 mod sink;

@@ -178,6 +178,10 @@ fn spelt_refuses_in_the_same_words() {
         ("attach 1 2", &["unexpected argument '2'"]),
         ("attach --no-pidns 1", &["unexpected argument '--no-pidns'"]),
         ("rum", &["'rum'", "'run'"]),
+        ("run --chekc", &["'--chekc'", "'--check'"]),
+        ("attach --foregruond 1", &["'--foregruond'", "'--foreground'"]),
+        ("run --no-tcpp", &["'--no-tcp'"]),
+        ("run -t http", &["'http' is neither a port nor 'all', 'auto' or 'none'"]),
         ("--quiet", &["--quiet"]),
     ];
     for (line, parts) in cases {
@@ -213,7 +217,11 @@ fn help_and_version() {
     for line in ["-h", "--help", "-q --he -Z", "-qh"] {
         let text = printed("pasta", line);
         assert!(text.starts_with("Usage: pasta") && text.contains("-t, --tcp-ports SPEC"), "{text}");
-        assert!(text.lines().all(|l| l.len() <= 100), "{text}");
+        assert!(text.lines().all(|l| l.len() <= 80), "{text}");
+    }
+    for line in ["--help", "-h", "run --help", "attach -h"] {
+        let text = printed("spelt", line);
+        assert!(text.lines().all(|l| l.len() <= 80) && text.ends_with('\n'), "{text}");
     }
     let help = printed("spelt", "--help");
     for part in ["run", "attach", "Examples:", "spelt run -- ", "spelt attach -t"] {

@@ -3,6 +3,7 @@
 mod callers;
 mod messages;
 mod options;
+mod rules;
 
 use super::*;
 use crate::base::{Addr, PerFamily};

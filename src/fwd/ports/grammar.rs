@@ -79,6 +79,9 @@ fn parse_entry(text: &str) -> Result<Entry, String> {
         let target = target.map(parse_target_addr).transpose()?.flatten();
         return Ok(Entry::All { target });
     }
+    if from.bytes().all(|b| b.is_ascii_alphabetic()) && !from.is_empty() {
+        return Err(format!("'{from}' is neither a port nor 'all', 'auto' or 'none'"));
+    }
     let from = parse_range(from)?;
     let (to, target) = match target {
         None => (from, None),

@@ -1,0 +1,119 @@
+//! `--check`: everything about a command line that can be told without starting: no port is bound, no file or namespace
+//! made, so that it may run beside the instance that it is about to replace.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+
+use super::plan::plan;
+use super::rules::{forwards, rules_on};
+use super::start::{check_source_addresses, ns_target, select};
+use super::summary::{Rules, summary};
+use crate::config::{Config, Mode};
+use crate::fwd::{Rule, Side};
+use crate::{host, ns};
+
+/// What to print if all is well.
+///
+/// # Errors
+/// What the start would fail with.
+pub fn check(config: &Config) -> anyhow::Result<String> {
+    match &config.mode {
+        Mode::Spawn { command, .. } => command.first().map_or(Ok(()), |program| executable(program))?,
+        Mode::Attach { target, userns, netns_only } => {
+            ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?;
+        }
+    }
+    if !config.splice_only {
+        let tun = std::fs::File::options().read(true).write(true).open(TUN);
+        tun.with_context(|| format!("cannot open {TUN}, which the guest's interface needs"))?;
+    }
+    let files = [("--log-file", &config.log_file), ("--pid", &config.pid_file), ("--pcap", &config.pcap)];
+    for (option, path) in files {
+        path.as_deref().map_or(Ok(()), |path| place_for_file(option, path))?;
+    }
+    let network = host::read(&select(config)?)?;
+    let plan = plan(config, &network, 0);
+    check_source_addresses(config)?;
+    let forwards = forwards(config)?;
+    for (_, forward) in forwards.iter().filter(|(_, f)| f.on == Side::Host) {
+        interface_exists(&forward.rule, &forward.origin)?;
+    }
+    let rules = Rules { inbound: rules_on(&forwards, Side::Host), outbound: rules_on(&forwards, Side::Guest) };
+    if !config.json {
+        return Ok("configuration is valid".into());
+    }
+    Ok(summary(config, &network, &plan, rules).json(env!("CARGO_PKG_VERSION"), None))
+}
+
+/// As execvp(3) would find it.
+fn executable(program: &OsStr) -> anyhow::Result<()> {
+    let shown = program.to_string_lossy();
+    let may_run = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    if shown.contains('/') {
+        let path = Path::new(program);
+        ensure!(path.exists(), "command `{shown}` not found");
+        ensure!(may_run(path), "cannot run `{shown}`: it is not executable");
+        return Ok(());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    ensure!(std::env::split_paths(&path).any(|dir| may_run(&dir.join(program))), "command `{shown}` not found in PATH");
+    Ok(())
+}
+
+/// A file can be created there, as far as names tell.
+fn place_for_file(option: &str, path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    ensure!(!path.is_dir(), "'{shown}' for option '{option}' is a directory: give the path of a file");
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    ensure!(dir.is_dir(), "the directory of '{shown}' for option '{option}' does not exist");
+    Ok(())
+}
+
+fn interface_exists(rule: &Rule, origin: &str) -> anyhow::Result<()> {
+    match &rule.device {
+        Some(name) if nix::net::if_::if_nametoindex(name.as_str()).is_err() => {
+            bail!("interface `{name}` for option '{origin}' does not exist; `ip link` lists those that do")
+        }
+        _ => Ok(()),
+    }
+}
+
+const TUN: &str = "/dev/net/tun";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_looked_for_as_they_are_run() {
+        for name in ["sh", "/bin/sh"] {
+            assert!(executable(OsStr::new(name)).is_ok(), "{name}");
+        }
+        for (name, complaint) in [
+            ("no-such-program-here", "`no-such-program-here` not found in PATH"),
+            ("/no/such/program", "`/no/such/program` not found"),
+            ("/etc/passwd", "not executable"),
+            ("/bin/", "not executable"),
+        ] {
+            let error = executable(OsStr::new(name)).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+    }
+
+    #[test]
+    fn files_need_a_directory() {
+        for path in ["/tmp/x", "x", "./x"] {
+            assert!(place_for_file("--pid", Path::new(path)).is_ok(), "{path}");
+        }
+        for path in ["/tmp", "/no/such/dir/x"] {
+            let error = place_for_file("--pid", Path::new(path)).unwrap_err().to_string();
+            assert!(error.contains(path) && error.contains("'--pid'"), "{error}");
+        }
+    }
+}
