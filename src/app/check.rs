@@ -1,18 +1,22 @@
-//! `--check`: everything about a command line that can be told without starting: no port is bound, no file or namespace
+//! `--check`: everything about a command line that can be told without starting: nothing listens, no file or namespace is
 //! made, so that it may run beside the instance that it is about to replace.
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
+use socket2::{Domain, Socket, Type};
 
 use super::plan::plan;
 use super::rules::{forwards, rules_on};
 use super::start::{check_source_addresses, ns_target, select};
 use super::summary::{Rules, summary};
+use crate::base::Addr;
 use crate::config::{Config, Mode};
 use crate::fwd::{Rule, Side};
+use crate::listen::{BindError, Reason};
 use crate::{host, ns};
 
 /// What to print if all is well.
@@ -40,6 +44,7 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
     let forwards = forwards(config)?;
     for (_, forward) in forwards.iter().filter(|(_, f)| f.on == Side::Host) {
         interface_exists(&forward.rule, &forward.origin)?;
+        may_be_bound(&forward.rule, &forward.origin, config.freebind)?;
     }
     let rules = Rules { inbound: rules_on(&forwards, Side::Host), outbound: rules_on(&forwards, Side::Guest) };
     if !config.json {
@@ -84,11 +89,34 @@ fn interface_exists(rule: &Rule, origin: &str) -> anyhow::Result<()> {
     }
 }
 
+/// That the first port is no privileged one and the address is the host's. A TCP socket that never listens finds out about
+/// both, for UDP too, and receives nothing; that the port is in use is no fault of the configuration.
+fn may_be_bound(rule: &Rule, origin: &str, freebind: bool) -> anyhow::Result<()> {
+    let addr = rule.listen.unwrap_or(Addr::V4_UNSPECIFIED);
+    // A link-local address needs the scope of its interface.
+    if rule.best_effort || rule.auto || !addr.is_v4() && addr.is_link_local() {
+        return Ok(());
+    }
+    let socket = Socket::new(if addr.is_v4() { Domain::IPV4 } else { Domain::IPV6 }, Type::STREAM, None)?;
+    if freebind {
+        if addr.is_v4() { socket.set_freebind_v4(true)? } else { socket.set_freebind_v6(true)? }
+    }
+    match socket.bind(&SocketAddr::new(addr.to_ip(), rule.first).into()) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EACCES | libc::EADDRNOTAVAIL)) => {
+            let e = BindError { port: rule.first, source: Reason(e) };
+            bail!("{e} for option '{origin}'")
+        }
+        _ => Ok(()),
+    }
+}
+
 const TUN: &str = "/dev/net/tun";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fwd::Proto;
+    use crate::fwd::ports::{Ports, Spec};
 
     #[test]
     fn programs_are_looked_for_as_they_are_run() {
@@ -104,6 +132,27 @@ mod tests {
             let error = executable(OsStr::new(name)).unwrap_err().to_string();
             assert!(error.contains(complaint), "{error}");
         }
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_found_out() {
+        let rule = |text: &str| {
+            let spec = Spec::parse(Proto::Tcp, text).unwrap();
+            Ports::Specs(vec![spec]).rules(&Ports::EPHEMERAL_DEFAULT).unwrap().remove(0)
+        };
+        // RFC 5737.
+        let foreign = rule("192.0.2.254/5999");
+        let error = may_be_bound(&foreign, "-t 192.0.2.254/5999", false).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "Failed to bind port 5999 (Cannot assign requested address) for option '-t 192.0.2.254/5999'"
+        );
+        for (rule, freebind) in [(rule("192.0.2.254/59999"), true), (rule("192.0.2.254/all"), false)] {
+            assert!(may_be_bound(&rule, "", freebind).is_ok());
+        }
+        let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let text = format!("127.0.0.1/{}", busy.local_addr().unwrap().port());
+        assert!(may_be_bound(&rule(&text), "", false).is_ok());
     }
 
     #[test]

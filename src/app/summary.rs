@@ -56,3 +56,48 @@ pub fn summary(config: &Config, network: &Network, plan: &Plan, rules: Rules) ->
         outbound,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::plan;
+    use super::*;
+    use crate::config::{self, Command};
+    use crate::host::{self, Dump, Select};
+
+    /// On a host without any network.
+    fn lines(argv0: &str, arguments: &str) -> Vec<String> {
+        let arguments = arguments.split_whitespace().map(Into::into).collect();
+        let (Command::Run(config) | Command::Attach(config)) = config::from_args(argv0.as_ref(), arguments).unwrap()
+        else {
+            panic!("no configuration")
+        };
+        let network = host::choose(&Dump::default(), &Select::default()).unwrap();
+        summary(&config, &network, &plan(&config, &network, 0), Rules::default()).lines()
+    }
+
+    #[test]
+    fn pasta_has_headings_even_without_rules() {
+        let pasta = lines("pasta", "1");
+        assert_eq!(
+            pasta[pasta.len() - 2..],
+            ["Inbound forwarding rules (HOST):", "Outbound forwarding rules (SPLICE):"]
+        );
+        assert!(!lines("spelt", "attach 1").iter().any(|l| l.contains("forwarding rules")));
+    }
+
+    #[test]
+    fn local_mode_has_no_template() {
+        let text = lines("pasta", "1").join("\n");
+        assert!(text.starts_with("Namespace interface: tap0\nMAC:\n"), "{text}");
+        for part in ["    assign: 169.254.2.1\n    mask: 255.255.0.0\n    router: 169.254.2.2", "    assign: ::\n"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn without_an_interface_there_is_nothing_to_tell_about_it() {
+        let expected = "MAC:\n    host: 9a:55:9a:55:9a:55\nInbound forwarding rules (HOST):\n\
+            Outbound forwarding rules (SPLICE):";
+        assert_eq!(lines("pasta", "--splice-only 1").join("\n"), expected);
+    }
+}

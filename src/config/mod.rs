@@ -5,6 +5,7 @@
 //! pasta (chosen by `argv[0]`; getopt rules and exact messages that existing callers match, `getopt`, `pasta`).
 //! Both hand each option, in the order given, to one builder (`build`), which checks the value at once and, at the end, what
 //! depends on several options: port specifications against `-4` and `--no-tcp`, contradictions, what spawning implies.
+//! The list of options in both helps is made from the table too (`help`).
 //! Options for later releases are read and checked too; [`Config::unsupported`] names the first of them (`planned`).
 //!
 //! Every refusal is one sentence with the offending value and the option, and exit status 1.

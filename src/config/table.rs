@@ -349,7 +349,7 @@ pub(super) static OPTIONS: &[Def] = {
             "SPEC",
             All,
             Ports,
-            "Forward TCP ports of the host to the guest, as in 22,8080:80,8000-8009:9000-9009 or 127.0.0.1/80; or 'none'",
+            "Forward TCP ports of the host to the guest: 22, 8080:80, 8000-8009:9000-9009, 127.0.0.1/80, %eth0/80, [::]/80:[fd00::2]/81, all, auto, all,~22 or none; several with commas or by several options",
         ),
         value(Opt::UdpPorts, "udp-ports", 'u', "SPEC", All, Ports, "The same for UDP"),
         vm("socket", 's', Some("PATH")),
@@ -377,7 +377,7 @@ pub(super) static OPTIONS: &[Def] = {
             "SPEC",
             All,
             Ports,
-            "Forward TCP ports of the namespace's loopback to the host's",
+            "Forward TCP ports of the namespace's loopback to the host's: 22, 8080:80, all, auto, all,~22 or none",
         ),
         value(Opt::UdpNs, "udp-ns", 'U', "SPEC", All, Ports, "The same for UDP"),
         flag(

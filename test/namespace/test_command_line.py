@@ -239,7 +239,7 @@ class Checking(CommandLine):
     """Forms of `spelt` only."""
 
     def test_a_valid_configuration(self):
-        for argv in (["run", "--check"], ["run", "--check", "-t", "80", "-i", "eth0", "--", "true"]):
+        for argv in (["run", "--check"], ["run", "--check", "-t", "8080", "-i", "eth0", "--", "true"]):
             with self.subTest(argv):
                 done = self.spelt(*argv)
                 self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "configuration is valid\n", ""))
@@ -254,6 +254,8 @@ class Checking(CommandLine):
         for argv, sentence in ((["run", "--check", "-i", "nosuch0"], "nosuch0"),
                                (["run", "--check", "-t", "%nosuch0/80"], "nosuch0"),
                                (["run", "--check", "-o", "192.0.2.222"], "192.0.2.222"),
+                               (["run", "--check", "-t", "192.0.2.222/8080"], "(Cannot assign requested address)"),
+                               (["run", "--check", "-t", "80"], "Failed to bind port 80 (Permission denied) for"),
                                (["run", "--check", "-t", "80", "-t", "80"], "80"),
                                (["run", "--check", "--pid", "/no/such/x"], "/no/such/x"),
                                (["run", "--check", "no-such-command"], "no-such-command"),
@@ -284,6 +286,16 @@ class Checking(CommandLine):
         self.assertEqual(err, "")
         self.assertGreater(summary["pid"], 1)
         self.assertEqual((summary["namespace_interface"], summary["inbound"][0]["target_first"]), ("eth0", 53))
+
+    def test_the_summary_says_that_all_is_ready_in_the_foreground_too(self):
+        with self.lab.empty_guest() as guest:
+            process = self.lab.popen(self.lab.as_user([self.lab.program.path, "attach", "-f", "--json", "-t", "8089:89",
+                                                       str(guest.pid)]),
+                                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.addCleanup(self.lab.end, process)
+            self.addCleanup(process.stderr.close)
+            self.assertEqual(json.loads(lab.read_line(process.stdout, 5))["pid"], process.pid)
+            self.assert_connected(*self.inbound(self.lab.host, lab.HOST4, 8089, 89, guest=guest)[:2])
 
     def test_the_output_of_a_command_is_its_own(self):
         self.assert_refused(self.spelt("run", "--json", "true"), "--check")
