@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::builder::ValueParser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches};
 
@@ -11,7 +11,7 @@ use super::build::{Builder, Given, Operands};
 use super::planned::is_planned;
 use super::table::{Def, Face, OPTIONS, Opt};
 use super::types::{Command, Exit, Personality};
-use super::{help, value};
+use super::{help, suggest, value};
 
 pub(super) fn parse(args: Vec<OsString>) -> Result<Command, Exit> {
     let subcommand = args.first().and_then(|a| a.to_str()).filter(|a| ["run", "attach"].contains(a)).map(String::from);
@@ -25,7 +25,7 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Command, Exit> {
         }
         // clap's own status would be 2.
         Err(e) => {
-            return Err(Exit { message: one_sentence(&e.render().to_string(), subcommand.as_deref()), status: 1 });
+            return Err(Exit { message: one_sentence(&e, subcommand.as_deref()), status: 1 });
         }
     };
     let built = match matches.subcommand() {
@@ -37,17 +37,39 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Command, Exit> {
 }
 
 /// clap's message without its page of usage: what is wrong, and the tip if there is one.
-fn one_sentence(rendered: &str, subcommand: Option<&str>) -> String {
+fn one_sentence(error: &clap::Error, subcommand: Option<&str>) -> String {
+    let rendered = error.render().to_string();
     let mut paragraphs = rendered.split("\n\n");
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut sentence = words(paragraphs.next().unwrap_or_default());
-    let tip = paragraphs.next().and_then(|p| p.trim_start().strip_prefix("tip: ")?.lines().next());
-    // How to give a command of that name is no help with an option that does not exist.
-    if let Some(tip) = tip.filter(|t| !t.starts_with("to pass ")) {
-        sentence = format!("{sentence}; {}", words(tip));
+    let tip = match (error.kind(), subcommand, error.get(ContextKind::InvalidArg)) {
+        // clap compares by another measure, which prefers long words.
+        (ErrorKind::UnknownArgument, Some(command), Some(ContextValue::String(typed))) => meant(typed, command),
+        _ => {
+            let tip = paragraphs.next().and_then(|p| p.trim_start().strip_prefix("tip: ")?.lines().next());
+            // How to give a command of that name is no help with an option that does not exist.
+            tip.filter(|t| !t.starts_with("to pass ")).map(words)
+        }
+    };
+    if let Some(tip) = tip {
+        sentence = format!("{sentence}; {tip}");
     }
     let command = subcommand.map_or_else(String::new, |word| format!(" {word}"));
     format!("{sentence}; 'spelt{command} --help' tells more")
+}
+
+/// About an option that `command` does not have.
+fn meant(typed: &str, command: &str) -> Option<String> {
+    let (face, other, others) = match command {
+        "run" => (Face::Spawn, "attach", Face::Attach),
+        _ => (Face::Attach, "run", Face::Spawn),
+    };
+    let long = typed.strip_prefix("--")?;
+    if OPTIONS.iter().any(|d| d.long == long && offered(d, others)) {
+        return Some(format!("it is an option of 'spelt {other}'"));
+    }
+    let known = OPTIONS.iter().filter(|d| offered(d, face)).map(|d| d.long).chain(["help", "version"]);
+    Some(format!("did you mean '--{}'?", suggest::nearest(long, known)?))
 }
 
 /// Shared with the generation of man pages and shell completions.

@@ -19,6 +19,7 @@ mod help;
 mod pasta;
 mod planned;
 mod ports;
+mod suggest;
 mod table;
 #[cfg(test)]
 mod tests;

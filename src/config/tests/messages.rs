@@ -170,13 +170,14 @@ fn spelt_refuses_in_the_same_words() {
         assert_eq!(refused("spelt", line), message);
     }
     let cases = [
-        ("run --mtus 1500", &["unexpected argument '--mtus'", "'--mtu'"][..]),
+        ("run --mtus 1500", &["unexpected argument '--mtus'", "did you mean '--mtu'?"][..]),
+        ("run --mut=3", &["did you mean '--mtu'?"]),
         ("run -m", &["--mtu <MTU>"]),
         ("run --quiet=3", &["'3'", "--quiet"]),
         ("run --netns x", &["unexpected argument '--netns'"]),
         ("attach", &["<PID|PATH|NAME>"]),
         ("attach 1 2", &["unexpected argument '2'"]),
-        ("attach --no-pidns 1", &["unexpected argument '--no-pidns'"]),
+        ("attach --no-pidns 1", &["unexpected argument '--no-pidns'", "it is an option of 'spelt run'"]),
         ("rum", &["'rum'", "'run'"]),
         ("run --chekc", &["'--chekc'", "'--check'"]),
         ("attach --foregruond 1", &["'--foregruond'", "'--foreground'"]),
