@@ -1,10 +1,11 @@
 //! Datagrams over libc: batches in both directions, with control messages, without allocation per call. (nix's
 //! `recvmmsg` loses control messages and its `sendmsg` allocates when given any.)
 
+mod forward;
+
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use arrayvec::ArrayVec;
@@ -27,9 +28,6 @@ pub const HEADROOM: usize = 128;
 const STRIDE: usize = HEADROOM + 65_536 + 64 * 5;
 /// Segment size, TTL, TOS and packet info: 24 + 24 + 24 + 40 bytes.
 const CONTROL_WORDS: usize = 16;
-
-/// Payload of one `UDP_SEGMENT` send: the kernel makes one IP packet of it first, of either family.
-const MERGED_MAX: usize = 65_535 - 40 - 8;
 
 type Control = [u64; CONTROL_WORDS];
 
@@ -174,79 +172,6 @@ impl Inbox {
         let at = i * STRIDE + HEADROOM;
         let len = (self.headers[i].msg_len as usize).min(STRIDE - HEADROOM);
         &self.memory[at..at + len]
-    }
-
-    /// Sends received datagrams on, boundaries kept: coalesced buffers as they came, and, if `merge`, equal sizes in a row
-    /// as one `UDP_SEGMENT` send. Returns how many of the buffers went out.
-    ///
-    /// # Errors
-    /// Of the first send; of a later one the next call tells.
-    ///
-    /// # Panics
-    /// If the last [`Inbox::receive`] brought fewer.
-    pub fn forward(&self, fd: BorrowedFd<'_>, which: Range<usize>, merge: bool) -> io::Result<usize> {
-        let mut iovs: ArrayVec<libc::iovec, BATCH_MAX> = ArrayVec::new();
-        for i in which.clone() {
-            let b = self.payload(i);
-            iovs.push(libc::iovec { iov_base: b.as_ptr().cast_mut().cast(), iov_len: b.len() });
-        }
-        let iov = iovs.as_mut_ptr();
-        let mut controls: ArrayVec<SegmentControl, BATCH_MAX> = ArrayVec::new();
-        let mut headers: ArrayVec<libc::mmsghdr, BATCH_MAX> = ArrayVec::new();
-        let mut counts: ArrayVec<usize, BATCH_MAX> = ArrayVec::new();
-        let control = controls.as_mut_ptr();
-        let mut at = 0;
-        while at < iovs.len() {
-            let (count, segment) = self.run(which.start + at..which.end, merge);
-            let mut m = zeroed_header();
-            m.msg_hdr.msg_iov = iov.wrapping_add(at);
-            m.msg_hdr.msg_iovlen = count as _;
-            if segment != 0 {
-                m.msg_hdr.msg_control = control.wrapping_add(controls.len()).cast();
-                m.msg_hdr.msg_controllen = mem::size_of::<SegmentControl>() as _;
-                controls.push(segment_control(segment));
-            }
-            headers.push(m);
-            counts.push(count);
-            at += count;
-        }
-        // SAFETY: every header points to iovecs and perhaps a control buffer on this stack, which live until the call
-        // returns; the iovecs lie within our memory; the kernel writes to the headers only.
-        let sent = result(unsafe {
-            libc::sendmmsg(
-                fd.as_raw_fd(),
-                headers.as_mut_ptr(),
-                headers.len() as _,
-                (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
-            )
-        })?;
-        Ok(counts[..sent].iter().sum())
-    }
-
-    /// How many of the buffers, from the first on, one send takes, and their segment size; 0: it is one datagram.
-    fn run(&self, which: Range<usize>, merge: bool) -> (usize, u16) {
-        let first = self.meta(which.start);
-        let segment = if first.segment == 0 { first.len } else { usize::from(first.segment) };
-        if first.len > segment {
-            return (1, first.segment);
-        }
-        if !merge || first.len == 0 {
-            return (1, 0);
-        }
-        let (mut count, mut total) = (1, first.len);
-        for i in which.skip(1) {
-            let m = self.meta(i);
-            let single = m.segment == 0 || m.len <= usize::from(m.segment);
-            if !single || m.len == 0 || m.len > first.len || count == SEGMENTS_MAX || total + m.len > MERGED_MAX {
-                break;
-            }
-            (count, total) = (count + 1, total + m.len);
-            // Only the last segment may be shorter.
-            if m.len < first.len {
-                break;
-            }
-        }
-        (count, if count > 1 { first.len as u16 } else { 0 })
     }
 
     /// Puts a datagram that came another way in the place of the `i`-th one.
@@ -491,30 +416,6 @@ mod tests {
         assert_eq!(got, [(500, 200), (0, 0), (500, 0)]);
         assert_eq!((inbox.payload(0), inbox.payload(2)), (&bytes[..500], &bytes[500..]));
         assert_eq!(inbox.framed(2, b"head", 0, 3), [&b"head"[..], &bytes[500..503]].concat());
-    }
-
-    #[test]
-    fn forwarding_keeps_boundaries() {
-        let ((a, b), (c, d)) = (pair(), pair());
-        sockopt::set(b.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).unwrap();
-        let sizes = [300, 300, 300, 20, 300, 0, 0, 500, 500, 700];
-        for (i, size) in sizes.iter().enumerate() {
-            a.send(&vec![i as u8; *size]).unwrap();
-        }
-        send(a.as_fd(), &[Gather::new(&[99; 250])], 100).unwrap();
-        let mut inbox = Inbox::new(16);
-        assert_eq!(inbox.receive(b.as_fd(), 16, false).unwrap(), sizes.len() + 1);
-        d.set_nonblocking(true).unwrap();
-        for merge in [true, false] {
-            assert_eq!(inbox.forward(c.as_fd(), 1..sizes.len() + 1, merge).unwrap(), sizes.len());
-            let mut got = Vec::new();
-            let mut room = [0; 1000];
-            while let Ok(n) = d.recv(&mut room) {
-                assert!(room[..n].iter().all(|b| *b == room[0]));
-                got.push(n);
-            }
-            assert_eq!(got, [300, 300, 20, 300, 0, 0, 500, 500, 700, 100, 100, 50], "merge: {merge}");
-        }
     }
 
     #[test]
