@@ -163,6 +163,48 @@ fn stalled_receivers_that_keep_all_pipes_do_not_starve_others() {
     }
 }
 
+/// A lost wake-up would leave one of them waiting for ever.
+#[test]
+fn many_slow_readers_that_share_few_pipes_all_get_everything() {
+    const BYTES: usize = 6 << 20;
+    let mut world = World::new();
+    world.splice.streams.means().pipes.set_limit(3);
+    let mut threads = Vec::new();
+    for i in 0..10 {
+        let (client, server) = world.pair();
+        let (writer, mut reader) = if i % 2 == 0 { (client, server) } else { (server, client) };
+        writer.set_nonblocking(false).unwrap();
+        reader.set_nonblocking(false).unwrap();
+        threads.push(std::thread::spawn(move || {
+            send_all(writer, BYTES, 1000 << i);
+            BYTES
+        }));
+        threads.push(std::thread::spawn(move || {
+            let (mut buffer, mut expected) = (vec![0; 300_000], vec![0; 300_000]);
+            let (mut at, mut room) = (0, 1);
+            loop {
+                room = (room * 7 + i * 1000 + 13) % buffer.len() + 1;
+                let n = reader.read(&mut buffer[..room]).unwrap();
+                if n == 0 {
+                    return at;
+                }
+                pattern(at, &mut expected[..n]);
+                assert!(buffer[..n] == expected[..n], "damage within {n} bytes after {at}");
+                at += n;
+                if room % 5 == 0 {
+                    std::thread::sleep(Duration::from_millis(3));
+                }
+            }
+        }));
+    }
+    world.until(|_| threads.iter().all(|t| t.is_finished()).then_some(()));
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), BYTES);
+    }
+    world.settle();
+    assert_eq!(world.splice.streams.means().pipes.lent(), 0);
+}
+
 #[test]
 fn two_thousand_connections_exchange_and_hold_no_pipes() {
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
