@@ -279,6 +279,42 @@ fn a_client_of_a_listener_is_answered_from_where_it_asked() {
 }
 
 #[test]
+fn nobody_else_binds_a_port_that_is_listened_on() {
+    let mut w = world(PLAIN);
+    let listener = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let to = listener.local_addr().unwrap();
+    let thief = || {
+        let s = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        s.set_reuse_address(true).unwrap();
+        s.bind(&to.into())
+    };
+    let id = w.udp.listen(listener.into(), Rule { guest: None, guest_port: 7002 }).unwrap();
+    let in_use = |r: std::io::Result<()>| r.unwrap_err().kind() == std::io::ErrorKind::AddrInUse;
+    assert!(in_use(thief()));
+    let client = loopback(true);
+    client.connect(("127.0.0.1", to.port())).unwrap();
+    client.send(b"x").unwrap();
+    let got = w.pump(1);
+    assert!(in_use(thief()));
+    // A flow of the guest's from the same port keeps it.
+    let server = loopback(true);
+    let target = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
+    w.send(&datagram(to.port(), target, 64, b"out"), Offload::NONE).unwrap();
+    w.flush();
+    assert_eq!(server.recv_from(&mut [0; 10]).unwrap().1.port(), to.port());
+    assert!(in_use(thief()));
+
+    // Closed: the port is free for others, and flows go on.
+    w.udp.unlisten(id);
+    w.udp.unlisten(id);
+    let (_, src, _, _) = udp(&got[0].0, &got[0].1);
+    w.send(&datagram(7002, src, 64, b"answer"), Offload::NONE).unwrap();
+    w.flush();
+    assert_eq!(client.recv(&mut [0; 10]).unwrap(), 6);
+    thief().unwrap();
+}
+
+#[test]
 fn loopback_clients_are_served_where_the_mapping_is_off() {
     for v4 in [true, false] {
         let mut w = world(PLAIN);

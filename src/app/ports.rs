@@ -61,8 +61,12 @@ pub(super) struct Ports {
     pub waiting: VecDeque<Id>,
     bound: Bound,
     changes: Vec<Change>,
+    /// The time for the next look is set.
+    scanning: bool,
     /// The log knows that descriptors for ports are used up.
     short: bool,
+    /// The log knows that a look failed.
+    blind: bool,
 }
 
 impl Ports {
@@ -74,7 +78,9 @@ impl Ports {
             waiting: VecDeque::new(),
             bound: Bound::default(),
             changes: Vec::new(),
+            scanning: false,
             short: false,
+            blind: false,
         }
     }
 }
@@ -102,6 +108,7 @@ impl Engine {
         let id = f.forwards.add(forward.clone());
         if auto {
             self.scan_ports();
+            self.start_scanning();
             return Ok(id);
         }
         let (options, namespace) = (f.options, f.namespace(on));
@@ -136,7 +143,7 @@ impl Engine {
         let id = match (on, proto) {
             (_, Proto::Tcp) => {
                 if self.ports.acceptor.is_none() {
-                    self.ports.acceptor = Some(Acceptor::new(&listener.socket)?);
+                    self.ports.acceptor = Some(Acceptor::new()?);
                 }
                 let id = self.ports.tcp.next_id();
                 let token = mio::Token(Token::new(Kind::ListenTcp, id.index, id.generation).to_usize());
@@ -186,11 +193,15 @@ impl Engine {
             match looked {
                 Some(Ok(())) => self.follow(side, &bound),
                 Some(Err(e)) => {
-                    log::warn!(
-                        "cannot see which ports are in use ({e}): ports of 'auto' stay as they are; name those to forward"
-                    );
-                    // The kernel lacks it, or the socket is of no use any more.
-                    namespace.diag = None;
+                    if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EPERM | libc::EACCES)) {
+                        namespace.diag = None;
+                    }
+                    if !std::mem::replace(&mut self.ports.blind, true) {
+                        log::warn!(
+                            "cannot see which ports are in use ({e}; the kernel's modules tcp_diag and udp_diag tell): \
+                             ports of 'auto' stay as they are, name those to forward"
+                        );
+                    }
                 }
                 None => {}
             }
@@ -200,12 +211,13 @@ impl Engine {
 
     /// The time for a look has come.
     pub(super) fn scan_timer(&mut self, now: Instant) {
+        self.ports.scanning = false;
         self.scan_ports();
         let took = self.clock.now().since(now);
         self.arm_scan(SCAN_PERIOD.max(took * SCAN_SHARE));
     }
 
-    /// The first look is due when the others are.
+    /// Looks come in time from now on.
     pub(super) fn start_scanning(&mut self) {
         self.arm_scan(SCAN_PERIOD);
     }
@@ -213,14 +225,15 @@ impl Engine {
     fn arm_scan(&mut self, after: Duration) {
         let f = &self.ports.forwarding;
         let looks = |side, namespace: &Namespace| namespace.diag.is_some() && f.forwards.follows(side);
-        if looks(Side::Guest, &f.guest) || looks(Side::Host, &f.host) {
+        if !self.ports.scanning && (looks(Side::Guest, &f.guest) || looks(Side::Host, &f.host)) {
+            self.ports.scanning = true;
             self.timers.arm(self.clock.now() + after, Token::only(Kind::Scan));
         }
     }
 
     fn follow(&mut self, namespace: Side, bound: &Bound) {
         let mut changes = std::mem::take(&mut self.ports.changes);
-        self.ports.forwarding.forwards.changes(namespace, bound, &mut changes);
+        let short = self.ports.forwarding.forwards.changes(namespace, bound, &mut changes);
         for change in changes.drain(..) {
             match change {
                 Change::Close(id, port) => {
@@ -231,10 +244,8 @@ impl Engine {
             }
         }
         self.ports.changes = changes;
-        if self.ports.forwarding.forwards.room() == 0 && !std::mem::replace(&mut self.ports.short, true) {
-            log::warn!(
-                "no more ports are forwarded for lack of descriptors: raise the limit on open files (`ulimit -n`)"
-            );
+        if short && !std::mem::replace(&mut self.ports.short, true) {
+            log::warn!("not all ports of 'auto' are forwarded for lack of descriptors: raise the limit (`ulimit -Hn`)");
         }
     }
 
@@ -251,3 +262,6 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

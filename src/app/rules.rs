@@ -8,7 +8,7 @@ use crate::fwd::ports::Ports;
 use crate::fwd::{Proto, Rule, Side};
 use crate::listen::{self, Forward, Forwards, Listener};
 use crate::sys::process;
-use crate::sys::sockets::Here;
+use crate::sys::sockets::Sockets;
 
 /// Every rule, each with the option it came from.
 pub fn forwards(config: &Config) -> anyhow::Result<Forwards> {
@@ -48,9 +48,17 @@ pub fn rules_on(forwards: &Forwards, side: Side) -> Vec<Rule> {
     forwards.iter().filter(|(_, f)| f.on == side).map(|(_, f)| f.rule.clone()).collect()
 }
 
-/// Opens the host's ports that do not wait for the guest, or says which one could not be had.
-pub fn bind(forwards: &Forwards, options: &listen::Options) -> anyhow::Result<Vec<Listener>> {
-    let (listeners, left_out) = listen::open_all(forwards, Side::Host, options, &mut Here)?;
+/// Opens the ports of one side that do not wait for the other, or says which one could not be had.
+pub fn bind(
+    forwards: &Forwards,
+    on: Side,
+    spare: usize,
+    options: &listen::Options,
+    sockets: &mut dyn Sockets,
+) -> anyhow::Result<Vec<Listener>> {
+    let asked = |side| forwards.lenient_ports(side) as u128;
+    let share = (spare / 2) as u128 * asked(on) / (asked(on) + asked(on.other())).max(1);
+    let (listeners, left_out) = listen::open_all(forwards, on, share as usize, options, sockets)?;
     if let Some(text) = left_out.summary(process::open_files_max()) {
         // What others use already is to be expected; what a limit takes away is not.
         log::log!(if left_out.no_descriptors > 0 { log::Level::Warn } else { log::Level::Info }, "{text}");
@@ -65,20 +73,21 @@ pub fn spare_descriptors() -> usize {
     process::open_files_max().saturating_sub(process::open_descriptors().len() + 3 + OWN)
 }
 
-/// How many of `spare` descriptors `all`, exclusions and `auto` may take: half, so that there are connections to use
-/// the ports; little if ports only follow the other side, where they are few.
+/// How many of `spare` descriptors `all`, exclusions and `auto` may take: half for the first two, so that there are
+/// connections to use the ports; little for those that follow the other side, where they are few.
 pub fn port_descriptors(forwards: &Forwards, spare: usize) -> usize {
-    match forwards.iter().any(|(_, f)| f.rule.best_effort && !f.rule.auto) {
-        true => spare / 2,
-        false => (spare / FOLLOWERS_SHARE).max(1),
-    }
+    let lenient = [Side::Host, Side::Guest].iter().any(|side| forwards.lenient_ports(*side) > 0);
+    if lenient { spare / 2 + followers(forwards, spare) } else { followers(forwards, spare) }
 }
 
 /// How many of `spare` descriptors flows may take, `listening` sockets being open.
 pub fn flow_descriptors(forwards: &Forwards, spare: usize, listening: usize) -> usize {
+    spare.saturating_sub(listening + followers(forwards, spare))
+}
+
+fn followers(forwards: &Forwards, spare: usize) -> usize {
     let follows = forwards.follows(Side::Guest) || forwards.follows(Side::Host);
-    let later = if follows { (spare / FOLLOWERS_SHARE).max(1) } else { 0 };
-    spare.saturating_sub(listening + later)
+    if follows { (spare / FOLLOWERS_SHARE).max(1) } else { 0 }
 }
 
 /// Part of all descriptors for ports that follow the other side.

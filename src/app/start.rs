@@ -25,7 +25,7 @@ use crate::listen::{self, Listener};
 use crate::logging::{self, LogSetup, Summary};
 use crate::sandbox::Identity;
 use crate::sys::process::{self, Daemon, OpenFiles, PidFile};
-use crate::sys::sockets::Nobody;
+use crate::sys::sockets::{Here, Nobody};
 use crate::{host, ns, sandbox};
 
 /// Runs what the configuration asks for, to its end, and returns the exit status.
@@ -76,7 +76,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     if let (Mode::Spawn { netns_only, .. }, Some(user)) = (&config.mode, runas) {
         identity = None;
         // Ports below 1024 are still to be had; then the command is to be that user's, as if they had started us.
-        early = Some(bind(&forwards, &options)?);
+        early = Some(bind(&forwards, Side::Host, descriptors, &options, &mut Here)?);
         sandbox::become_user(user, *netns_only || user.uid == 0)?;
     }
     let guest = match (&config.mode, namespace) {
@@ -95,7 +95,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         (Mode::Attach { .. }, None) => bail!("no namespace to attach to"),
     };
     // While the child sets up its namespace:
-    let listeners = early.map_or_else(|| bind(&forwards, &options), Ok)?;
+    let listeners = early.map_or_else(|| bind(&forwards, Side::Host, descriptors, &options, &mut Here), Ok)?;
     let forwarding = Forwarding {
         host: Namespace::here(forwards.follows(Side::Host)),
         // GUEST: sockets and sock_diag of the guest's namespace come with the process that makes them there.

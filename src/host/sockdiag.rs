@@ -48,11 +48,20 @@ impl SockDiag {
     /// The kernel's: `ENOENT` where it has no sock_diag for a protocol. `bound` is then not to be used.
     pub fn scan(&mut self, bound: &mut Bound) -> io::Result<()> {
         bound.clear();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            self.list(family, libc::IPPROTO_TCP, TCP_LISTEN, &mut bound.tcp)?;
-            self.list(family, libc::IPPROTO_UDP, TCP_CLOSE, &mut bound.udp)?;
+        let mut list = || {
+            for family in [libc::AF_INET, libc::AF_INET6] {
+                self.list(family, libc::IPPROTO_TCP, TCP_LISTEN, &mut bound.tcp)?;
+                self.list(family, libc::IPPROTO_UDP, TCP_CLOSE, &mut bound.udp)?;
+            }
+            Ok(())
+        };
+        let listed = list();
+        if listed.is_err() {
+            // The kernel starts no other list before this one is read to its end.
+            let fd = self.socket.as_raw_fd();
+            (0..DATAGRAMS_MAX).find(|_| recvfrom::<NetlinkAddr>(fd, &mut self.room).is_err());
         }
-        Ok(())
+        listed
     }
 
     fn list(&mut self, family: i32, protocol: i32, state: u8, ports: &mut PortSet) -> io::Result<()> {

@@ -1,9 +1,8 @@
 //! Taking clients from a listening socket.
 
 use std::io;
-use std::os::fd::OwnedFd;
 
-use socket2::Socket;
+use socket2::{Domain, Socket, Type};
 
 use super::Listener;
 use crate::base::Endpoint;
@@ -18,17 +17,17 @@ pub enum Accepted {
     Empty,
 }
 
-/// Accepts clients, with a descriptor in reserve.
+/// Accepts clients, with a descriptor in reserve: of nothing, for a copy of a listening socket's would keep that alive.
 #[derive(Debug)]
 pub struct Acceptor {
-    spare: Option<OwnedFd>,
+    spare: Option<Socket>,
 }
 
 impl Acceptor {
     /// # Errors
     /// When there is no descriptor even now.
-    pub fn new(any: &impl std::os::fd::AsFd) -> io::Result<Acceptor> {
-        Ok(Acceptor { spare: Some(any.as_fd().try_clone_to_owned()?) })
+    pub fn new() -> io::Result<Acceptor> {
+        Ok(Acceptor { spare: Some(nothing()?) })
     }
 
     /// Takes the next waiting client.
@@ -44,7 +43,7 @@ impl Acceptor {
                     if let Ok(Accepted::Client(s, _)) = accept4(&listener.socket) {
                         let _ = s.set_linger(Some(std::time::Duration::ZERO));
                     }
-                    self.spare = std::os::fd::AsFd::as_fd(&listener.socket).try_clone_to_owned().ok();
+                    self.spare = nothing().ok();
                     return Accepted::Turned;
                 }
                 // A client that is gone already (accept(2)), or no memory for it: look at the next.
@@ -53,6 +52,10 @@ impl Acceptor {
             }
         }
     }
+}
+
+fn nothing() -> io::Result<Socket> {
+    Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None)
 }
 
 fn accept4(socket: &Socket) -> io::Result<Accepted> {

@@ -106,6 +106,12 @@ impl Forwards {
         self.budget.saturating_sub(self.used)
     }
 
+    /// Ports that [`super::open_all`] opens as far as it can.
+    pub fn lenient_ports(&self, on: Side) -> usize {
+        let ports = |r: &Rule| usize::from(r.last - r.first) + 1;
+        self.iter().filter(|(_, f)| f.on == on && f.rule.best_effort && !f.rule.auto).map(|(_, f)| ports(&f.rule)).sum()
+    }
+
     /// True if the ports in use in `namespace` matter.
     pub fn follows(&self, namespace: Side) -> bool {
         self.iter().any(|(_, f)| f.rule.auto && f.on != namespace)
@@ -148,8 +154,9 @@ impl Forwards {
     }
 
     /// What to close and to open now that `bound` is in use in `namespace`: closing first, which makes room. Ports that
-    /// we listen on there ourselves do not count, or two opposite rules would keep each other alive.
-    pub fn changes(&mut self, namespace: Side, bound: &Bound, changes: &mut Vec<Change>) {
+    /// we listen on there ourselves do not count, or two opposite rules would keep each other alive. True: there is no
+    /// room for all of them.
+    pub fn changes(&mut self, namespace: Side, bound: &Bound, changes: &mut Vec<Change>) -> bool {
         self.see(namespace, bound);
         let followers = || self.entries.iter().filter(|(_, e)| e.forward.rule.auto && e.forward.on != namespace);
         let seen = |proto| match proto {
@@ -166,6 +173,7 @@ impl Forwards {
             }
         }
         let mut left = room.min(OPENS_MAX);
+        let mut short = false;
         let mut retried = Vec::new();
         for (id, entry) in followers() {
             let rule = &entry.forward.rule;
@@ -177,16 +185,17 @@ impl Forwards {
             let (before, after) = again.split_at(again.partition_point(|p| *p < entry.retry_from));
             let again: Vec<u16> = after.iter().chain(before).copied().take(RETRIES_MAX).collect();
             retried.push((*id, again.last().map_or(0, |p| p.wrapping_add(1))));
-            let opens = new.into_iter().chain(again).take(left).map(|port| Change::Open(*id, port));
-            let count = changes.len();
-            changes.extend(opens);
-            left -= changes.len() - count;
+            let count = new.len() + again.len();
+            short |= count > left && room < OPENS_MAX;
+            changes.extend(new.into_iter().chain(again).take(left).map(|port| Change::Open(*id, port)));
+            left -= count.min(left);
         }
         for (id, from) in retried {
             if let Some(entry) = self.entries.get_mut(&id) {
                 entry.retry_from = from;
             }
         }
+        short
     }
 
     /// Sets `seen` to what counts as in use.

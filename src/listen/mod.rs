@@ -16,7 +16,7 @@
 //! to bind to the guest's loopback device each family's loopback address has a socket of its own.
 //!
 //! System calls: those of [`crate::sys::sockets`] (to bind); accept4, setsockopt (`SO_LINGER`),
-//! close, fcntl (dup of the spare).
+//! close, socket (the spare).
 
 mod accept;
 mod forwards;

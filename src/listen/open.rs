@@ -41,13 +41,15 @@ pub struct LeftOut {
     pub origins: Vec<String>,
 }
 
-/// Opens at start, in the namespace `on` that `sockets` makes sockets of, whatever does not wait for the other side.
+/// Opens at start, in the namespace `on` that `sockets` makes sockets of, whatever does not wait for the other side. Rules
+/// that do not name their ports get `room` sockets, all together.
 ///
 /// # Errors
 /// The first port of an exact rule that cannot be bound; the first port of an option none of whose ports can be.
 pub fn open_all(
     forwards: &Forwards,
     on: Side,
+    room: usize,
     options: &Options,
     sockets: &mut dyn Sockets,
 ) -> Result<(Vec<Listener>, LeftOut), Failure> {
@@ -59,7 +61,7 @@ pub fn open_all(
             .map_err(|error| Failure { error, origin: forward.origin.clone() })?;
         listeners.extend(opened);
     }
-    let left_out = open_lenient(&lenient, forwards.room(), options, sockets, &mut listeners)?;
+    let left_out = open_lenient(&lenient, room, options, sockets, &mut listeners)?;
     Ok((listeners, left_out))
 }
 

@@ -96,6 +96,8 @@ fn sockets_are_limited_for_lenient_rules() {
     let first = follow(&mut f, Side::Guest, &bound(&[1, 2, 3], &[]));
     assert_eq!(first, [Change::Open(id, 1), Change::Open(id, 2)]);
     assert_eq!(f.room(), 0);
+    assert!(f.changes(Side::Guest, &bound(&[1, 2, 3], &[]), &mut Vec::new()));
+    assert!(!f.changes(Side::Guest, &bound(&[1, 2], &[]), &mut Vec::new()));
     let second = follow(&mut f, Side::Guest, &bound(&[2, 3], &[]));
     assert_eq!(second, [Change::Close(id, 1), Change::Open(id, 3)]);
     f.remove(id);

@@ -37,7 +37,6 @@ impl Sockets for Kernel {
 
 fn forwards(on: Side, texts: &[(Proto, &str)]) -> Forwards {
     let mut all = Forwards::default();
-    all.set_budget(usize::MAX);
     for (proto, text) in texts {
         let spec = match on {
             Side::Host => Spec::parse(*proto, text),
@@ -54,11 +53,11 @@ fn forwards(on: Side, texts: &[(Proto, &str)]) -> Forwards {
 fn exact_rules_have_all_ports_or_name_the_first_that_fails() {
     let all = forwards(Side::Host, &[(Proto::Tcp, "10-12,~11"), (Proto::Udp, "20")]);
     let mut kernel = Kernel::default();
-    let (listeners, left_out) = open_all(&all, Side::Host, &BOTH, &mut kernel).unwrap();
+    let (listeners, left_out) = open_all(&all, Side::Host, usize::MAX, &BOTH, &mut kernel).unwrap();
     assert_eq!(listeners.iter().map(|l| l.port).collect::<Vec<_>>(), [10, 12, 20]);
     assert_eq!(left_out.summary(1024), None);
     kernel.taken = [12, 20].into();
-    let error = open_all(&all, Side::Host, &BOTH, &mut kernel).unwrap_err();
+    let error = open_all(&all, Side::Host, usize::MAX, &BOTH, &mut kernel).unwrap_err();
     assert_eq!(error.to_string(), "Failed to bind port 12 (Address already in use) for option '-t 10-12,~11'");
 }
 
@@ -66,7 +65,7 @@ fn exact_rules_have_all_ports_or_name_the_first_that_fails() {
 fn b213_ports_of_exclusions_are_left_out_in_one_sentence() {
     let all = forwards(Side::Host, &[(Proto::Tcp, "~50")]);
     let mut kernel = Kernel { taken: (1..=60).collect(), ..Kernel::default() };
-    let (listeners, left_out) = open_all(&all, Side::Host, &BOTH, &mut kernel).unwrap();
+    let (listeners, left_out) = open_all(&all, Side::Host, usize::MAX, &BOTH, &mut kernel).unwrap();
     assert_eq!(listeners.len(), 139);
     assert_eq!(
         left_out.summary(1024).unwrap(),
@@ -78,16 +77,16 @@ fn b213_ports_of_exclusions_are_left_out_in_one_sentence() {
 fn an_option_without_any_port_is_an_error() {
     let all = forwards(Side::Host, &[(Proto::Tcp, "all,~1-150"), (Proto::Udp, "all")]);
     let mut kernel = Kernel { taken: (151..=199).collect(), ..Kernel::default() };
-    let error = open_all(&all, Side::Host, &BOTH, &mut kernel).unwrap_err();
+    let error = open_all(&all, Side::Host, usize::MAX, &BOTH, &mut kernel).unwrap_err();
     assert_eq!(error.to_string(), "Failed to bind port 151 (Address already in use) for option '-t all,~1-150'");
 }
 
 #[test]
 fn d18_few_descriptors_are_shared_by_the_lowest_ports() {
-    let mut all = forwards(Side::Host, &[(Proto::Tcp, "all"), (Proto::Udp, "all,~100"), (Proto::Tcp, "9000")]);
-    all.set_budget(20);
+    let all = forwards(Side::Host, &[(Proto::Tcp, "all"), (Proto::Udp, "all,~100"), (Proto::Tcp, "9000")]);
+    assert_eq!(all.lenient_ports(Side::Host), 397);
     let mut kernel = Kernel { taken: [3].into(), ..Kernel::default() };
-    let (listeners, left_out) = open_all(&all, Side::Host, &BOTH, &mut kernel).unwrap();
+    let (listeners, left_out) = open_all(&all, Side::Host, 20, &BOTH, &mut kernel).unwrap();
     let of = |proto| listeners.iter().filter(|l| l.proto == proto).map(|l| l.port).collect::<Vec<_>>();
     assert_eq!(of(Proto::Udp), [1, 2, 4, 5, 6, 7, 8, 9, 10, 11]);
     assert_eq!(of(Proto::Tcp), [9000, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11]);
@@ -99,25 +98,25 @@ fn d18_few_descriptors_are_shared_by_the_lowest_ports() {
     );
     // The kernel's own limit may come first.
     let mut kernel = Kernel { left: Some(5), ..Kernel::default() };
-    let (listeners, left_out) = open_all(&all, Side::Host, &BOTH, &mut kernel).unwrap();
+    let (listeners, left_out) = open_all(&all, Side::Host, usize::MAX, &BOTH, &mut kernel).unwrap();
     assert_eq!((listeners.len(), left_out.no_descriptors), (5, 393));
 }
 
 #[test]
 fn auto_waits() {
     let all = forwards(Side::Host, &[(Proto::Tcp, "22,auto"), (Proto::Tcp, "auto")]);
-    assert!(open_all(&all, Side::Host, &BOTH, &mut Kernel::default()).unwrap().0.is_empty());
+    assert!(open_all(&all, Side::Host, usize::MAX, &BOTH, &mut Kernel::default()).unwrap().0.is_empty());
 }
 
 #[test]
 fn the_guests_loopback_without_device_is_its_two_addresses() {
     let all = forwards(Side::Guest, &[(Proto::Tcp, "22")]);
     let mut kernel = Kernel::default();
-    open_all(&all, Side::Guest, &BOTH, &mut kernel).unwrap();
+    open_all(&all, Side::Guest, usize::MAX, &BOTH, &mut kernel).unwrap();
     let (_, bind) = kernel.made[0];
     assert_eq!((bind.local.addr, bind.device, bind.only_v6), (Addr::V6_UNSPECIFIED, Some(Device::LO), false));
     let mut kernel = Kernel { no_devices: true, ..Kernel::default() };
-    let (listeners, _) = open_all(&all, Side::Guest, &BOTH, &mut kernel).unwrap();
+    let (listeners, _) = open_all(&all, Side::Guest, usize::MAX, &BOTH, &mut kernel).unwrap();
     assert_eq!(listeners.len(), 2);
     let addrs: Vec<_> = kernel.made.iter().map(|(_, b)| b.local.addr.to_string()).collect();
     assert_eq!(addrs, ["127.0.0.1", "::1"]);
@@ -128,7 +127,7 @@ fn families_that_are_off_are_not_listened_on() {
     let all = forwards(Side::Host, &[(Proto::Tcp, "22")]);
     let mut kernel = Kernel::default();
     for options in [Options { v6: false, ..BOTH }, Options { v4: false, freebind: true, ..BOTH }] {
-        open_all(&all, Side::Host, &options, &mut kernel).unwrap();
+        open_all(&all, Side::Host, usize::MAX, &options, &mut kernel).unwrap();
     }
     let seen: Vec<_> = kernel.made.iter().map(|(_, b)| (b.local.addr, b.only_v6, b.freebind)).collect();
     assert_eq!(seen, [(Addr::V4_UNSPECIFIED, false, false), (Addr::V6_UNSPECIFIED, true, true)]);

@@ -1,0 +1,127 @@
+//! An engine whose both sides are the namespace the tests run in.
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+
+use super::*;
+use crate::app::{Parts, Protocols};
+use crate::base::{Mac, PerFamily};
+use crate::fwd::ports::{self, Spec};
+use crate::fwd::{Nat, Outbound};
+use crate::gateway;
+use crate::guest::{Caps, L2};
+use crate::link::Tap;
+
+const OPTIONS: Options = Options { v4: true, v6: false, freebind: false };
+
+fn engine() -> Engine {
+    let mac = Mac([2, 0, 0, 0, 0, 1]);
+    let (link, _) = UnixDatagram::pair().unwrap();
+    let mut forwards = Forwards::default();
+    forwards.set_budget(16);
+    Engine::new(Parts {
+        tap: Tap::new(OwnedFd::from(link), false, Caps { csum: false, tso: false, uso: false, mtu: 1500 }, None),
+        l2: L2 { our_mac: mac, guest_mac: mac, guest_v4: None, guest_v6: None, guest_link_local: None },
+        nat: Nat::default(),
+        outbound: Outbound::default(),
+        gateway: silent_gateway(mac),
+        listeners: Vec::new(),
+        forwarding: Forwarding {
+            forwards,
+            options: OPTIONS,
+            host: Namespace::here(false),
+            guest: Namespace { sockets: None, diag: Some(SockDiag::open().unwrap()) },
+        },
+        protocols: Protocols { tcp: true, udp: true, icmp: true },
+        descriptors: 64,
+        udp_timeouts: (Duration::from_secs(30), Duration::from_secs(120)),
+    })
+    .unwrap()
+}
+
+fn silent_gateway(our_mac: Mac) -> gateway::Config {
+    gateway::Config {
+        our_mac,
+        gateway: PerFamily::default(),
+        our_link_local: None,
+        assigned: PerFamily::default(),
+        mtu: None,
+        dns: Vec::new(),
+        search: Vec::new(),
+        hostname: None,
+        fqdn: None,
+        arp: false,
+        ndp: false,
+        ra: false,
+        dhcp: false,
+        dhcpv6: false,
+        dns_in_dhcp: false,
+        search_in_dhcp: false,
+        v4: true,
+        v6: false,
+        seed: 1,
+    }
+}
+
+fn forward(proto: Proto, text: &str) -> Forward {
+    let specs = ports::Ports::Specs(vec![Spec::parse(proto, text).unwrap()]);
+    let rule = specs.rules(&ports::Ports::EPHEMERAL_DEFAULT).unwrap().remove(0);
+    Forward { rule, on: Side::Host, origin: text.into() }
+}
+
+/// A port of 127.0.0.1 that nobody used a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn connects(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+#[test]
+fn rules_come_and_go_while_running() {
+    let mut e = engine();
+    let port = free_port();
+    let id = e.add_forward(forward(Proto::Tcp, &format!("127.0.0.1/{port}:80"))).unwrap();
+    assert!(connects(port));
+    let again = e.add_forward(forward(Proto::Tcp, &format!("127.0.0.1/{port}"))).unwrap_err();
+    assert_eq!(again.to_string(), format!("Failed to bind port {port} (Address already in use)"));
+    let datagrams = e.add_forward(forward(Proto::Udp, &format!("127.0.0.1/{port}"))).unwrap();
+    assert!(UdpSocket::bind(("127.0.0.1", port)).is_err());
+    assert_eq!(e.forwards().map(|(id, _)| id).collect::<Vec<_>>(), [id, datagrams]);
+    assert_eq!(e.remove_forward(id).unwrap().rule.target_first, 80);
+    assert!(!connects(port));
+    e.remove_forward(datagrams).unwrap();
+    assert!(e.remove_forward(id).is_none() && e.forwards().next().is_none());
+    assert!(UdpSocket::bind(("127.0.0.1", port)).is_ok());
+}
+
+#[test]
+fn a_rule_that_fails_leaves_nothing() {
+    let mut e = engine();
+    let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = theirs.local_addr().unwrap().port();
+    let first = port - 1;
+    let error = e.add_forward(forward(Proto::Tcp, &format!("127.0.0.1/{first}-{port}"))).unwrap_err();
+    assert!(error.to_string().ends_with("(Address already in use)"), "{error}");
+    assert!(e.forwards().next().is_none() && e.ports.tcp.is_empty());
+    let guests = Forward { on: Side::Guest, ..forward(Proto::Tcp, "9") };
+    assert_eq!(e.add_forward(guests).unwrap_err().port, 9);
+}
+
+#[test]
+fn ports_follow_what_is_in_use() {
+    let mut e = engine();
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (inner, outer) = (service.local_addr().unwrap().port(), free_port());
+    let id = e.add_forward(forward(Proto::Tcp, &format!("127.0.0.1/{outer}:{inner},auto"))).unwrap();
+    assert!(connects(outer) && e.ports.forwarding.forwards.is_open(id, outer));
+    drop(service);
+    e.scan_ports();
+    assert!(!connects(outer));
+    let _service = TcpListener::bind(("127.0.0.1", inner)).unwrap();
+    e.scan_ports();
+    assert!(connects(outer));
+    assert!(e.ports.scanning);
+}
