@@ -123,6 +123,17 @@ fn all_leaves_out_the_ephemeral_ports() {
 }
 
 #[test]
+fn the_default_is_auto() {
+    let summary = |ports: &Ports| ports.rules(&(1..=60999)).unwrap().iter().map(Rule::summary).collect::<Vec<_>>();
+    let inbound = Ports::Auto.explicit(Proto::Tcp, Side::Host, None);
+    assert_eq!(summary(&inbound), ["TCP [*]:61000-65535  =>  61000-65535  (best effort) (auto-scan)"]);
+    assert_eq!(inbound.origin(&inbound.rules(&(1..=60999)).unwrap()[0]), Some("auto"));
+    let outbound = Ports::Auto.explicit(Proto::Udp, Side::Guest, Some(Family::V4));
+    assert_eq!(summary(&outbound), ["UDP [0.0.0.0]%lo:61000-65535  =>  61000-65535  (best effort) (auto-scan)"]);
+    assert_eq!(Ports::None.explicit(Proto::Tcp, Side::Host, None), Ports::None);
+}
+
+#[test]
 fn overlapping_rules_conflict() {
     let conflicts: &[&[&str]] = &[
         &["22", "22"],
