@@ -130,8 +130,7 @@ impl Engine {
         let udp = Udp::new(registry.try_clone()?, secret()?, config);
         let config = icmp::Config { limit: limits.icmp, outbound: parts.outbound, ..icmp::Config::default() };
         let icmp = Icmp::new(registry.try_clone()?, secret()?, config);
-        let config =
-            splice::Config { tcp_limit: limits.spliced_tcp, udp_limit: limits.spliced_udp, short, long };
+        let config = splice::Config { tcp_limit: limits.spliced_tcp, udp_limit: limits.spliced_udp, short, long };
         let spliced = parts.local.map(|_| Splice::new(registry.try_clone()?, secret()?, config)).transpose()?;
         if let Some(neighbours) = &parts.neighbours {
             registry.register(&mut SourceFd(&neighbours.as_raw_fd()), only(Kind::Neighbours), Interest::READABLE)?;

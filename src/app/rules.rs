@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::fwd::ports::Ports;
 use crate::fwd::{Proto, Rule, Side};
 use crate::listen::{self, Forward, Forwards, Listener};
+use crate::ns;
 use crate::sys::process;
 use crate::sys::sockets::Sockets;
 
@@ -66,11 +67,20 @@ pub fn bind(
     Ok(listeners)
 }
 
-/// Descriptors left for ports and flows: the limit less what is open and what we ourselves will still open.
-pub fn spare_descriptors() -> usize {
+/// True if sockets are needed in the guest's namespace, or the ports in use there matter.
+pub fn reaches_inside(config: &Config, forwards: &Forwards) -> bool {
+    forwards.iter().any(|(_, f)| f.on == Side::Guest || f.rule.auto || config.splice)
+}
+
+/// Descriptors left for ports and flows: the limit less what is open and what we ourselves will still open. `inside`:
+/// sockets of the guest's namespace are kept in store.
+pub fn spare_descriptors(inside: bool) -> usize {
     /// Namespace, tap, event loop and its copies, a client that is being accepted, and some air.
     const OWN: usize = 32;
-    process::open_files_max().saturating_sub(process::open_descriptors().len() + 3 + OWN)
+    let most = process::open_files_max();
+    // The store does with less where there is little.
+    let store = if inside { ns::Broker::DESCRIPTORS.min(most / 8) } else { 0 };
+    most.saturating_sub(process::open_descriptors().len() + 3 + OWN + store)
 }
 
 /// How many of `spare` descriptors `all`, exclusions and `auto` may take: half for the first two, so that there are

@@ -57,7 +57,10 @@ mod tests {
         let crowd = Flows { tcp: Flows::default().limits(1000).tcp, ..Flows::default() };
         let limits = crowd.limits(1000);
         assert_eq!(limits.tcp, crowd.tcp);
-        assert!(limits.udp >= 31 && limits.icmp >= 15 && limits.spliced_tcp >= 15 && limits.spliced_udp >= 7, "{limits:?}");
+        assert!(
+            limits.udp >= 31 && limits.icmp >= 15 && limits.spliced_tcp >= 15 && limits.spliced_udp >= 7,
+            "{limits:?}"
+        );
     }
 
     proptest::proptest! {

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::net::UdpSocket;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -13,12 +14,14 @@ use anyhow::{Context, bail};
 use super::engine::{Engine, Parts};
 use super::plan::{Plan, plan};
 use super::ports::{Forwarding, Namespace};
-use super::rules::{bind, flow_descriptors, forwards, needs_low_ports, port_descriptors, rules_on, spare_descriptors};
+use super::rules::{
+    bind, flow_descriptors, forwards, needs_low_ports, port_descriptors, reaches_inside, rules_on, spare_descriptors,
+};
 use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
 use crate::base::{Counters, Family, PerFamily};
 use crate::config::{Config, Mode, Target};
-use crate::fwd::Side;
+use crate::fwd::{Local, Side};
 use crate::guest::Caps;
 use crate::link::{Capture, Link, Tap};
 use crate::listen::{self, Listener};
@@ -45,13 +48,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         }
     };
     process::close_descriptors(inherited);
-    let capture = config.pcap.as_deref().map(open_capture).transpose()?;
-    let pid_file = config
-        .pid_file
-        .as_deref()
-        .map(|p| PidFile::create(p).with_context(|| format!("cannot write the PID file '{}'", p.display())))
-        .transpose()?;
-    let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+    let files = Files::open(config)?;
 
     let network = host::read(&select(config)?)?;
     for notice in &network.notices {
@@ -65,46 +62,21 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let mut forwards = forwards(config)?;
     let rules = Rules { inbound: rules_on(&forwards, Side::Host), outbound: rules_on(&forwards, Side::Guest) };
     let summary = summary(config, &network, &plan, rules);
-    let descriptors = spare_descriptors();
+    let descriptors = spare_descriptors(reaches_inside(config, &forwards));
     forwards.set_budget(port_descriptors(&forwards, descriptors));
 
     let daemon =
         if config.foreground { None } else { Some(process::daemonize().context("cannot go to the background")?) };
     let options = listen::Options { v4: config.v4, v6: config.v6 && host::has_ipv6(), freebind: config.freebind };
-    let mut identity = runas;
-    let mut early = None;
-    if let (Mode::Spawn { netns_only, .. }, Some(user)) = (&config.mode, runas) {
-        identity = None;
-        // Ports below 1024 are still to be had; then the command is to be that user's, as if they had started us.
-        early = Some(bind(&forwards, Side::Host, descriptors, &options, &mut Here)?);
-        sandbox::become_user(user, *netns_only || user.uid == 0)?;
-    }
-    let guest = match (&config.mode, namespace) {
-        (Mode::Spawn { command, netns_only }, _) => {
-            Guest::Spawned(ns::spawn(&spawn(config, &plan, (command, *netns_only), open_files))?)
-        }
-        (_, Some(namespace)) => {
-            if config.runas.is_none() && !namespace.is_polled() {
-                identity = Identity::instead_of_root();
-                if let Some(user) = identity {
-                    log::info!("Started as root: will go on as user {} (option '--runas' names another)", user.uid);
-                }
-            }
-            Guest::Attached(namespace)
-        }
-        (Mode::Attach { .. }, None) => bail!("no namespace to attach to"),
-    };
-    // While the child sets up its namespace:
-    let listeners = early.map_or_else(|| bind(&forwards, Side::Host, descriptors, &options, &mut Here), Ok)?;
+    let bind = || bind(&forwards, Side::Host, descriptors, &options, &mut Here);
+    let (guest, listeners, identity) = make_guest(config, &plan, namespace, (runas, open_files), bind)?;
     let forwarding = Forwarding {
         host: Namespace::here(forwards.follows(Side::Host)),
-        // GUEST: sockets and sock_diag of the guest's namespace come with the process that makes them there.
         guest: Namespace { sockets: Box::new(Nobody), diag: None },
         forwards,
         options,
     };
-    let opened =
-        Opened { listeners, forwarding, descriptors, capture, pid_file, daemon, null, neighbours, identity, summary };
+    let opened = Opened { listeners, forwarding, descriptors, files, daemon, neighbours, identity, summary };
     serve(config, &plan, guest, opened)
 }
 
@@ -114,11 +86,8 @@ struct Opened {
     forwarding: Forwarding,
     /// For ports and flows.
     descriptors: usize,
-    capture: Option<Capture>,
-    pid_file: Option<PidFile>,
+    files: Files,
     daemon: Option<Daemon>,
-    /// `/dev/null`.
-    null: File,
     neighbours: Option<host::Neighbours>,
     /// Whom to become when all is open.
     identity: Option<Identity>,
@@ -126,11 +95,65 @@ struct Opened {
     summary: Summary,
 }
 
-fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyhow::Result<u8> {
+struct Files {
+    capture: Option<Capture>,
+    pid_file: Option<PidFile>,
+    /// `/dev/null`.
+    null: File,
+}
+
+impl Files {
+    fn open(config: &Config) -> anyhow::Result<Files> {
+        let pid_file =
+            |p: &PathBuf| PidFile::create(p).with_context(|| format!("cannot write the PID file '{}'", p.display()));
+        Ok(Files {
+            capture: config.pcap.as_deref().map(open_capture).transpose()?,
+            pid_file: config.pid_file.as_ref().map(pid_file).transpose()?,
+            null: File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?,
+        })
+    }
+}
+
+/// Makes the guest's namespace, if it is ours to make, while the host's ports are bound.
+fn make_guest(
+    config: &Config,
+    plan: &Plan,
+    namespace: Option<ns::Namespace>,
+    (runas, open_files): (Option<Identity>, OpenFiles),
+    bind: impl Fn() -> anyhow::Result<Vec<Listener>>,
+) -> anyhow::Result<(Guest, Vec<Listener>, Option<Identity>)> {
+    match (&config.mode, namespace) {
+        (Mode::Spawn { command, netns_only }, _) => {
+            let mut early = None;
+            if let Some(user) = runas {
+                // Ports below 1024 are still to be had; then the command is to be that user's, as if they had started us.
+                early = Some(bind()?);
+                sandbox::become_user(user, *netns_only || user.uid == 0)?;
+            }
+            let child = ns::spawn(&spawn(config, plan, (command, *netns_only), open_files))?;
+            let listeners = early.map_or_else(bind, Ok)?;
+            Ok((Guest::Spawned(child), listeners, None))
+        }
+        (_, Some(namespace)) => {
+            let mut identity = runas;
+            if config.runas.is_none() && !namespace.is_polled() {
+                identity = Identity::instead_of_root();
+                if let Some(user) = identity {
+                    log::info!("Started as root: will go on as user {} (option '--runas' names another)", user.uid);
+                }
+            }
+            Ok((Guest::Attached(namespace), bind()?, identity))
+        }
+        (Mode::Attach { .. }, None) => bail!("no namespace to attach to"),
+    }
+}
+
+fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> anyhow::Result<u8> {
     let tap = guest.tap(&plan.interface)?;
     for w in &tap.warnings {
         log::warn!("{w}");
     }
+    let local = reach_inside(config, &guest, &mut opened)?;
     let supervisor = Supervisor::new(guest, config.netns_quit)?;
     let l2 = plan.l2(config, &tap);
     let caps = Caps { csum: tap.offloads.csum, tso: tap.offloads.vnet_header, uso: tap.offloads.uso, mtu: plan.mtu };
@@ -139,7 +162,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
     let descriptors = flow_descriptors(forwards, opened.descriptors, opened.listeners.len());
     let mut engine = Engine::new(Parts {
         tap: match tap.fd {
-            Some(fd) => Link::Tap(Tap::new(fd, tap.offloads.vnet_header, caps, opened.capture)),
+            Some(fd) => Link::Tap(Tap::new(fd, tap.offloads.vnet_header, caps, opened.files.capture)),
             None => Link::None,
         },
         l2,
@@ -149,8 +172,8 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
         listeners: opened.listeners,
         forwarding: opened.forwarding,
         protocols: super::engine::Protocols { tcp: config.tcp, udp: config.udp, icmp: config.icmp },
+        local,
         descriptors,
-        local: None,
         udp_timeouts: udp_timeouts(),
         neighbours: opened.neighbours,
     })
@@ -159,14 +182,13 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
     if let Some(seconds) = config.stats_secs {
         engine.print_stats(Duration::from_secs(seconds.into()));
     }
-    if let Some(file) = opened.pid_file {
+    if let Some(file) = opened.files.pid_file {
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
-    let identity = opened.identity;
     sandbox::enter(&sandbox::Params {
         bind_low_ports: keep_low_ports,
         chroot_fallback: config.chroot_fallback,
-        identity,
+        identity: opened.identity,
     })?;
     // Before the caller is told that all is ready: what the guest has bound already can be reached then.
     engine.scan_ports();
@@ -174,13 +196,31 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, opened: Opened) -> anyh
     match opened.daemon {
         Some(daemon) => {
             logging::detach_stderr();
-            daemon.ready(&opened.null).context("cannot let go of the terminal")?;
+            daemon.ready(&opened.files.null).context("cannot let go of the terminal")?;
         }
         None => logging::started(),
     }
     let status = supervisor.run(&mut engine)?;
     report(&engine.counters());
     Ok(status)
+}
+
+/// Starts what makes sockets in the guest's namespace, if anything needs them, and opens the ports that lead out of it.
+fn reach_inside(config: &Config, guest: &Guest, opened: &mut Opened) -> anyhow::Result<Option<Local>> {
+    let f = &mut opened.forwarding;
+    if !reaches_inside(config, &f.forwards) {
+        return Ok(None);
+    }
+    let params = sandbox::Params { bind_low_ports: true, chroot_fallback: config.chroot_fallback, identity: None };
+    let mut broker = guest.broker(|| sandbox::enter(&params))?;
+    broker.ready()?;
+    opened.listeners.extend(bind(&f.forwards, Side::Guest, opened.descriptors, &f.options, &mut broker)?);
+    if f.forwards.follows(Side::Guest) {
+        let diag = broker.make_diag().and_then(host::SockDiag::new);
+        f.guest.diag = diag.inspect_err(|e| log::warn!("cannot see which ports are in use in the guest: {e}")).ok();
+    }
+    f.guest.sockets = Box::new(broker);
+    Ok(Some(Local { on: config.splice, to_loopback: config.host_lo_to_ns_lo || config.splice_only }))
 }
 
 /// Tells the user, or the program that asked, what was decided.

@@ -29,6 +29,17 @@ impl Guest {
             Guest::Attached(namespace) => namespace.attach(interface),
         }
     }
+
+    /// Starts what makes sockets inside. To be called when the tap is there.
+    pub fn broker<E: std::fmt::Display>(
+        &self,
+        confine: impl FnOnce() -> Result<(), E>,
+    ) -> Result<ns::Broker, ns::Error> {
+        match self {
+            Guest::Spawned(child) => child.broker(confine),
+            Guest::Attached(namespace) => namespace.broker(confine),
+        }
+    }
 }
 
 /// Waits for the end beside the event loop.

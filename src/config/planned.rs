@@ -22,6 +22,4 @@ struct Planned {
     used: fn(&Config) -> bool,
 }
 
-static PLANNED: &[Planned] = &[
-    Planned { opt: Opt::ConfPath, name: "--conf-path", used: |c| c.conf_path.is_some() },
-];
+static PLANNED: &[Planned] = &[Planned { opt: Opt::ConfPath, name: "--conf-path", used: |c| c.conf_path.is_some() }];

@@ -1,8 +1,6 @@
 //! An engine whose both sides are the namespace the tests run in.
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
 
 use super::*;
 use crate::app::{Parts, Protocols};
@@ -10,19 +8,25 @@ use crate::base::{Mac, PerFamily};
 use crate::fwd::ports::{self, Spec};
 use crate::fwd::{Nat, Outbound};
 use crate::gateway;
-use crate::guest::{Caps, L2};
-use crate::link::Tap;
+use crate::guest::L2;
+use crate::link::Link;
 
 const OPTIONS: Options = Options { v4: true, v6: false, freebind: false };
 
 fn engine() -> Engine {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
-    let (link, _) = UnixDatagram::pair().unwrap();
     let mut forwards = Forwards::default();
     forwards.set_budget(16);
     Engine::new(Parts {
-        tap: Tap::new(OwnedFd::from(link), false, Caps { csum: false, tso: false, uso: false, mtu: 1500 }, None),
-        l2: L2 { our_mac: mac, guest_mac: mac, guest_v4: None, guest_v6: None, guest_link_local: None },
+        tap: Link::None,
+        l2: L2 {
+            our_mac: mac,
+            guest_mac: mac,
+            guest_v4: None,
+            guest_v6: None,
+            guest_link_local: None,
+            neighbours: Default::default(),
+        },
         nat: Nat::default(),
         outbound: Outbound::default(),
         gateway: silent_gateway(mac),
@@ -31,9 +35,11 @@ fn engine() -> Engine {
             forwards,
             options: OPTIONS,
             host: Namespace::here(false),
-            guest: Namespace { sockets: None, diag: Some(SockDiag::open().unwrap()) },
+            guest: Namespace { sockets: Box::new(Here), diag: Some(SockDiag::open().unwrap()) },
         },
         protocols: Protocols { tcp: true, udp: true, icmp: true },
+        local: None,
+        neighbours: None,
         descriptors: 64,
         udp_timeouts: (Duration::from_secs(30), Duration::from_secs(120)),
     })

@@ -242,9 +242,7 @@ fn help_and_version() {
 
 #[test]
 fn options_for_later_are_named() {
-    let cases = [
-        ("-c /s", "Option '--conf-path' is"),
-    ];
+    let cases = [("-c /s", "Option '--conf-path' is")];
     for (line, start) in cases {
         let sentence = pasta(&format!("{line} 1")).unsupported().expect(line);
         assert!(sentence.starts_with(start) && sentence.contains("not implemented yet in spelt "), "{sentence}");
