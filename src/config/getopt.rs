@@ -1,16 +1,31 @@
-//! Argument parsing by the rules of getopt_long(3) with `+`: options end at the first non-option. Existing callers rely on
-//! its abbreviations, bundles and exact messages.
+//! Argument parsing by the rules of getopt_long(3), of any table of options. Existing callers rely on its abbreviations,
+//! bundles and exact messages.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use super::table::{Def, Face, OPTIONS};
+/// An option of a table.
+pub(super) trait Known: std::fmt::Debug {
+    /// Without the dashes.
+    fn long(&self) -> &'static str;
+    fn short(&self) -> Option<char>;
+    fn takes_value(&self) -> bool;
+}
+
+/// Where options end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// At the first argument that is none (`+` in getopt's terms): what follows is a command and its options.
+    OptionsFirst,
+    /// Nowhere but at `--`.
+    Mixed,
+}
 
 /// One step through the arguments.
 #[derive(Debug)]
-pub(super) enum Item {
+pub(super) enum Item<D: 'static> {
     Option {
-        def: &'static Def,
+        def: &'static D,
         /// As the user wrote it, or would have without abbreviating: `-m`, `--mtu`.
         name: String,
         /// Empty for flags.
@@ -21,62 +36,79 @@ pub(super) enum Item {
 }
 
 /// Yields options as they come, so that what precedes a faulty one has its effect (`--version`).
-pub(super) struct Getopt<'a> {
+pub(super) struct Getopt<'a, D: 'static> {
     argv0: &'a OsStr,
+    /// In the order in which ambiguous abbreviations list them.
+    known: Vec<&'static D>,
+    order: Order,
+    /// Arguments that are no options, so far.
+    operands: Vec<OsString>,
     args: std::vec::IntoIter<OsString>,
     /// Rest of a bundle of short options.
     bundle: Vec<u8>,
     done: bool,
 }
 
-impl<'a> Getopt<'a> {
-    pub fn new(argv0: &'a OsStr, args: Vec<OsString>) -> Getopt<'a> {
-        Getopt { argv0, args: args.into_iter(), bundle: Vec::new(), done: false }
+impl<'a, D: Known> Getopt<'a, D> {
+    pub fn new(
+        argv0: &'a OsStr,
+        args: Vec<OsString>,
+        known: impl Iterator<Item = &'static D>,
+        order: Order,
+    ) -> Getopt<'a, D> {
+        let known = known.collect();
+        Getopt { argv0, known, order, operands: Vec::new(), args: args.into_iter(), bundle: Vec::new(), done: false }
     }
 
-    fn step(&mut self) -> Result<Item, String> {
+    fn step(&mut self) -> Result<Item<D>, String> {
         if !self.bundle.is_empty() {
             return self.short();
         }
-        let Some(arg) = self.args.next() else { return Ok(self.operands(None)) };
-        let bytes = arg.as_bytes();
-        match bytes {
-            b"--" => Ok(self.operands(None)),
-            [b'-', b'-', long @ ..] => self.long(long),
-            [b'-', bundle @ ..] if !bundle.is_empty() => {
-                self.bundle = bundle.to_vec();
-                self.short()
+        loop {
+            let Some(arg) = self.args.next() else { return Ok(self.operands()) };
+            match arg.as_bytes() {
+                b"--" => return Ok(self.operands()),
+                [b'-', b'-', long @ ..] => return self.long(long),
+                [b'-', bundle @ ..] if !bundle.is_empty() => {
+                    self.bundle = bundle.to_vec();
+                    return self.short();
+                }
+                _ => self.operands.push(arg),
             }
-            _ => Ok(self.operands(Some(arg))),
+            if self.order == Order::OptionsFirst {
+                return Ok(self.operands());
+            }
         }
     }
 
-    fn operands(&mut self, first: Option<OsString>) -> Item {
+    /// The last item: what is left are operands, whatever they look like.
+    fn operands(&mut self) -> Item<D> {
         self.done = true;
-        Item::Operands(first.into_iter().chain(self.args.by_ref()).collect())
+        self.operands.extend(self.args.by_ref());
+        Item::Operands(std::mem::take(&mut self.operands))
     }
 
-    fn long(&mut self, text: &[u8]) -> Result<Item, String> {
+    fn long(&mut self, text: &[u8]) -> Result<Item<D>, String> {
         let end = text.iter().position(|b| *b == b'=');
         let name = &text[..end.unwrap_or(text.len())];
         let attached = end.map(|e| OsString::from_vec(text[e + 1..].to_vec()));
         let def = self.find_long(name, text)?;
-        let long = def.long;
-        let value = match (def.value, attached) {
-            (None, None) => OsString::new(),
-            (None, Some(_)) => return Err(self.complain(&format!("option '--{long}' doesn't allow an argument"))),
-            (Some(_), Some(value)) => value,
-            (Some(_), None) => {
+        let long = def.long();
+        let value = match (def.takes_value(), attached) {
+            (false, None) => OsString::new(),
+            (false, Some(_)) => return Err(self.complain(&format!("option '--{long}' doesn't allow an argument"))),
+            (true, Some(value)) => value,
+            (true, None) => {
                 let next = self.args.next();
                 next.ok_or_else(|| self.complain(&format!("option '--{long}' requires an argument")))?
             }
         };
-        Ok(Item::Option { def, name: def.dashed(), value })
+        Ok(Item::Option { def, name: format!("--{long}"), value })
     }
 
-    fn find_long(&self, name: &[u8], text: &[u8]) -> Result<&'static Def, String> {
-        let candidates: Vec<_> = known().filter(|d| d.long.as_bytes().starts_with(name)).collect();
-        if let Some(def) = candidates.iter().find(|d| d.long.len() == name.len()) {
+    fn find_long(&self, name: &[u8], text: &[u8]) -> Result<&'static D, String> {
+        let candidates: Vec<_> = self.known.iter().copied().filter(|d| d.long().as_bytes().starts_with(name)).collect();
+        if let Some(def) = candidates.iter().find(|d| d.long().len() == name.len()) {
             return Ok(def);
         }
         let shown = String::from_utf8_lossy(text);
@@ -84,24 +116,24 @@ impl<'a> Getopt<'a> {
             [] => Err(self.complain(&format!("unrecognized option '--{shown}'"))),
             [def] => Ok(def),
             _ => {
-                let names: String = candidates.iter().map(|d| format!(" '--{}'", d.long)).collect();
+                let names: String = candidates.iter().map(|d| format!(" '--{}'", d.long())).collect();
                 Err(self.complain(&format!("option '--{shown}' is ambiguous; possibilities:{names}")))
             }
         }
     }
 
     /// Takes one option off the front of the bundle.
-    fn short(&mut self) -> Result<Item, String> {
+    fn short(&mut self) -> Result<Item<D>, String> {
         let letter = self.bundle.remove(0);
-        let Some(def) = known().find(|d| d.short == Some(char::from(letter))) else {
+        let Some(def) = self.known.iter().copied().find(|d| d.short() == Some(char::from(letter))) else {
             let shown = String::from_utf8_lossy(&[letter]).into_owned();
             return Err(self.complain(&format!("invalid option -- '{shown}'")));
         };
         let letter = char::from(letter);
-        let value = match def.value {
-            None => OsString::new(),
-            Some(_) if !self.bundle.is_empty() => OsString::from_vec(std::mem::take(&mut self.bundle)),
-            Some(_) => {
+        let value = match def.takes_value() {
+            false => OsString::new(),
+            true if !self.bundle.is_empty() => OsString::from_vec(std::mem::take(&mut self.bundle)),
+            true => {
                 let next = self.args.next();
                 next.ok_or_else(|| self.complain(&format!("option requires an argument -- '{letter}'")))?
             }
@@ -114,8 +146,8 @@ impl<'a> Getopt<'a> {
     }
 }
 
-impl Iterator for Getopt<'_> {
-    type Item = Result<Item, String>;
+impl<D: Known> Iterator for Getopt<'_, D> {
+    type Item = Result<Item<D>, String>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
@@ -127,19 +159,21 @@ impl Iterator for Getopt<'_> {
     }
 }
 
-fn known() -> impl Iterator<Item = &'static Def> {
-    OPTIONS.iter().filter(|d| d.face != Face::Spelt)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::table::{Face, OPTIONS};
     use super::*;
 
     /// Each option as `name=value` or `name`, operands after `|`; or the complaint.
     fn parse(line: &[&str]) -> Result<String, String> {
+        parse_in(Order::OptionsFirst, line)
+    }
+
+    fn parse_in(order: Order, line: &[&str]) -> Result<String, String> {
         let args = line.iter().map(OsString::from).collect();
         let mut out = Vec::new();
-        for item in Getopt::new(OsStr::new("/x/pasta"), args) {
+        let known = OPTIONS.iter().filter(|d| d.face != Face::Spelt);
+        for item in Getopt::new(OsStr::new("/x/pasta"), args, known, order) {
             match item? {
                 Item::Option { def, name, value } if def.value.is_some() => {
                     out.push(format!("{name}={}", value.to_string_lossy()));
@@ -212,9 +246,24 @@ mod tests {
     }
 
     #[test]
+    fn operands_may_stand_between_options() {
+        for (line, expected) in [
+            ("1 -q tap0 --mtu 1500", "-q --mtu=1500 | 1 tap0"),
+            ("1 -- -q", "| 1 -q"),
+            ("-q - 1 -f", "-q -f | - 1"),
+            ("1 2 3", "| 1 2 3"),
+        ] {
+            let words: Vec<_> = line.split(' ').collect();
+            assert_eq!(parse_in(Order::Mixed, &words).as_deref(), Ok(expected), "{line}");
+        }
+        assert!(parse_in(Order::Mixed, &["1", "-Z"]).is_err());
+    }
+
+    #[test]
     fn bytes_that_are_not_text_are_kept_in_values() {
         let args = vec![OsString::from_vec(b"--pid=/\xff".to_vec()), OsString::from_vec(b"\xfe".to_vec())];
-        let items: Vec<_> = Getopt::new(OsStr::new("pasta"), args).map(Result::unwrap).collect();
+        let found = Getopt::new(OsStr::new("pasta"), args, OPTIONS.iter(), Order::OptionsFirst);
+        let items: Vec<_> = found.map(Result::unwrap).collect();
         assert!(matches!(&items[0], Item::Option { value, .. } if value.as_bytes() == b"/\xff"));
         assert!(matches!(&items[1], Item::Operands(v) if v[0].as_bytes() == b"\xfe"));
     }

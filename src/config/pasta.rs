@@ -3,15 +3,16 @@
 use std::ffi::{OsStr, OsString};
 
 use super::build::{Builder, Given, Operands};
-use super::getopt::{Getopt, Item};
-use super::table::{Def, Face, Opt};
+use super::getopt::{Getopt, Item, Order};
+use super::table::{Def, Face, OPTIONS, Opt};
 use super::types::{Command, Exit, Personality, Target};
 use super::{help, value};
 
 pub(super) fn parse(argv0: &OsStr, args: Vec<OsString>) -> Result<Command, Exit> {
     let mut builder = Builder::new(Personality::Pasta);
     let mut operands = Vec::new();
-    for item in Getopt::new(argv0, args) {
+    let known = OPTIONS.iter().filter(|d| d.face != Face::Spelt);
+    for item in Getopt::new(argv0, args, known, Order::OptionsFirst) {
         match item {
             Ok(Item::Option { def, .. }) if def.opt == Opt::Help => return Ok(print(usage())),
             Ok(Item::Option { def, .. }) if def.opt == Opt::Version => return Ok(print(version())),

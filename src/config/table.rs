@@ -1,5 +1,7 @@
 //! The one table of options, from which both command lines, their help and their messages are made.
 
+use super::getopt::Known;
+
 /// What an option sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Opt {
@@ -144,6 +146,20 @@ impl Def {
     /// The name to use in messages, unless it is known how the user wrote it.
     pub fn dashed(&self) -> String {
         format!("--{}", self.long)
+    }
+}
+
+impl Known for Def {
+    fn long(&self) -> &'static str {
+        self.long
+    }
+
+    fn short(&self) -> Option<char> {
+        self.short
+    }
+
+    fn takes_value(&self) -> bool {
+        self.value.is_some()
     }
 }
 
