@@ -374,10 +374,10 @@ fn check(c: &mut Config, spawn: bool) -> Result<(), String> {
     Ok(())
 }
 
-fn defaults(personality: Personality) -> Config {
+pub(super) fn defaults(personality: Personality) -> Config {
     // A namespace of pasta shares ports with the host; `spelt` opens only what it was told to.
     let ports = match personality {
-        Personality::Spelt => Ports::None,
+        Personality::Spelt | Personality::Slirp4netns => Ports::None,
         Personality::Pasta => Ports::Auto,
     };
     Config {
@@ -396,6 +396,9 @@ fn defaults(personality: Personality) -> Config {
         runas: None,
         conf_path: None,
         chroot_fallback: false,
+        ready_fd: None,
+        exit_fd: None,
+        api_socket: None,
         mtu: Config::DEFAULT_MTU,
         addresses: PerFamily::default(),
         netmask: None,

@@ -6,6 +6,7 @@
 //! Both hand each option, in the order given, to one builder (`build`), which checks the value at once and, at the end, what
 //! depends on several options: port specifications against `-4` and `--no-tcp`, contradictions, what spawning implies.
 //! The list of options in both helps is made from the table too (`help`).
+//! slirp4netns (by `argv[0]` too) has names and a network of its own, hence a table of its own (`slirp4netns`).
 //! Options for later releases are read and checked too; [`Config::unsupported`] names the first of them (`planned`).
 //!
 //! Every refusal is one sentence with the offending value and the option, and exit status 1.
@@ -19,6 +20,7 @@ mod help;
 mod pasta;
 mod planned;
 mod ports;
+mod slirp4netns;
 mod suggest;
 mod table;
 #[cfg(test)]
@@ -37,6 +39,9 @@ pub fn from_args(argv0: &OsStr, args: Vec<OsString>) -> Result<Command, Exit> {
     let base = Path::new(argv0).file_name().unwrap_or(argv0).to_string_lossy();
     if base.contains("pasta") {
         return pasta::parse(argv0, args);
+    }
+    if base.contains("slirp4netns") {
+        return slirp4netns::parse(argv0, args);
     }
     for later in ["passt", "pesto"] {
         if base.contains(later) {

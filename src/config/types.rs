@@ -30,6 +30,7 @@ pub struct Exit {
 pub enum Personality {
     Spelt,
     Pasta,
+    Slirp4netns,
 }
 
 impl Personality {
@@ -38,6 +39,7 @@ impl Personality {
         match self {
             Personality::Spelt => "spelt",
             Personality::Pasta => "pasta",
+            Personality::Slirp4netns => "slirp4netns",
         }
     }
 }
@@ -166,6 +168,12 @@ pub struct Config {
     pub runas: Option<RunAs>,
     pub conf_path: Option<PathBuf>,
     pub chroot_fallback: bool,
+    /// An inherited descriptor: "1" is written to it when all is ready.
+    pub ready_fd: Option<i32>,
+    /// An inherited descriptor: when its other end hangs up, we end.
+    pub exit_fd: Option<i32>,
+    /// Where to listen for requests to forward ports, in the words of slirp4netns.
+    pub api_socket: Option<PathBuf>,
 
     /// IP MTU of the guest link; 0: neither set nor advertised.
     pub mtu: u16,

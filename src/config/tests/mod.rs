@@ -4,6 +4,7 @@ mod callers;
 mod messages;
 mod options;
 mod rules;
+mod slirp4netns;
 
 use super::*;
 use crate::base::{Addr, PerFamily};
