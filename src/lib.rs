@@ -17,6 +17,7 @@ pub mod splice;
 pub mod tcp;
 pub mod udp;
 
+pub mod control;
 pub mod host;
 pub mod listen;
 pub mod logging;
