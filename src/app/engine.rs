@@ -10,6 +10,7 @@ use mio::{Events, Interest, Poll};
 use super::ports::{Forwarding, Ports};
 use super::share::Flows;
 use crate::base::{Clock, Counters, Instant, Kind, Token};
+use crate::control::Api;
 use crate::flow::{KeySecret, Pending, Wheel};
 use crate::fwd::{Local, Nat, Outbound};
 use crate::gateway::{self, Gateway};
@@ -78,6 +79,7 @@ pub struct Engine {
     pub(super) nat: Nat,
     pub(super) neighbours: Option<host::Neighbours>,
     pub(super) ports: Ports,
+    pub(super) api: Option<Api>,
     /// Descriptors for flows, and for which numbers of flows they were last shared out.
     descriptors: usize,
     shared_for: Flows,
@@ -145,6 +147,7 @@ impl Engine {
             splice: spliced,
             local,
             reassembly: Reassembly::default(),
+            api: None,
             poll,
             clock,
             tap: parts.tap,
@@ -168,6 +171,16 @@ impl Engine {
     /// For the caller's own sources: signals, the namespace's end.
     pub fn registry(&self) -> &mio::Registry {
         self.poll.registry()
+    }
+
+    /// Serves requests of other programs from now on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn serve_api(&mut self, api: Api) -> io::Result<()> {
+        api.register(self.poll.registry())?;
+        self.api = Some(api);
+        Ok(())
     }
 
     /// Wakes the caller of [`Engine::run`] with [`Kind::Quit`] after `period`.

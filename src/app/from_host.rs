@@ -27,6 +27,7 @@ impl Engine {
             | Kind::SpliceUdpTarget
             | Kind::SpliceListenUdp => self.splice_event(token, ready, now),
             Kind::Neighbours => self.neighbours_changed(now),
+            Kind::Api | Kind::ApiClient => self.api_event(token, now),
             _ => {}
         }
     }
@@ -45,6 +46,7 @@ impl Engine {
                     splice.on_timer(token, now, &mut self.timers);
                 }
             }
+            Kind::ApiClient => self.api_timer(token, now),
             _ => {}
         }
     }

@@ -2,8 +2,11 @@
 //!
 //! System calls, at start: openat, read, statx, getdents64, fcntl, close (`/proc`, `/dev/null`, inherited descriptors),
 //! prlimit64, getrandom, pipe2, clone (fork), setsid, dup2, wait4 (background), rt_sigprocmask, rt_sigaction, signalfd4,
-//! epoll_create1, write (pid file, readiness, summary), bind (source addresses). At run time: epoll_wait, epoll_ctl, read (signals).
+//! epoll_create1, write (pid file, readiness, summary), bind (source addresses). At run time: epoll_wait, epoll_ctl, read
+//! (signals), poll (the caller's end).
 
+mod api;
+mod caller;
 mod check;
 mod engine;
 mod from_guest;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use super::caller::Caller;
 use super::engine::{Engine, Parts};
 use super::plan::{Plan, plan};
 use super::ports::{Forwarding, Namespace};
@@ -21,6 +22,7 @@ use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
 use crate::base::{Counters, Family, PerFamily};
 use crate::config::{Config, Mode, Target};
+use crate::control::Api;
 use crate::fwd::{Local, Side};
 use crate::guest::Caps;
 use crate::link::{Capture, Link, Tap};
@@ -38,6 +40,7 @@ use crate::{host, ns, sandbox};
 pub fn start(config: &Config) -> anyhow::Result<u8> {
     // Not ours, and a pipe among them would keep our caller waiting; but a path may still name one of them.
     let inherited = process::open_descriptors();
+    let caller = Caller::adopt(config)?;
     start_log(config)?;
     let runas = config.runas.as_ref().map(Identity::of).transpose().map_err(anyhow::Error::msg)?.flatten();
     let open_files = process::raise_open_files().context("cannot raise the limit on open files")?;
@@ -76,7 +79,9 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         forwards,
         options,
     };
-    let opened = Opened { listeners, forwarding, descriptors, files, daemon, neighbours, identity, summary };
+    let api = config.api_socket.as_deref().map(|path| open_api(path, &plan)).transpose()?;
+    let opened =
+        Opened { listeners, forwarding, descriptors, api, files, daemon, caller, neighbours, identity, summary };
     serve(config, &plan, guest, opened)
 }
 
@@ -86,8 +91,10 @@ struct Opened {
     forwarding: Forwarding,
     /// For ports and flows.
     descriptors: usize,
+    api: Option<Api>,
     files: Files,
     daemon: Option<Daemon>,
+    caller: Caller,
     neighbours: Option<host::Neighbours>,
     /// Whom to become when all is open.
     identity: Option<Identity>,
@@ -154,7 +161,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
         log::warn!("{w}");
     }
     let local = reach_inside(config, &guest, &mut opened)?;
-    let supervisor = Supervisor::new(guest, config.netns_quit)?;
+    let supervisor = Supervisor::new(guest, config.netns_quit, opened.caller.exit.take())?;
     let l2 = plan.l2(config, &tap);
     let caps = Caps { csum: tap.offloads.csum, tso: tap.offloads.vnet_header, uso: tap.offloads.uso, mtu: plan.mtu };
     let forwards = &opened.forwarding.forwards;
@@ -179,6 +186,11 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     })
     .context("cannot set up the event loop")?;
     supervisor.register(&mut engine)?;
+    // With requests, ports below 1024 may be asked for later.
+    let bind_low_ports = keep_low_ports || opened.api.is_some();
+    if let Some(api) = opened.api {
+        engine.serve_api(api).context("cannot wait for requests")?;
+    }
     if let Some(seconds) = config.stats_secs {
         engine.print_stats(Duration::from_secs(seconds.into()));
     }
@@ -186,13 +198,17 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
     sandbox::enter(&sandbox::Params {
-        bind_low_ports: keep_low_ports,
+        bind_low_ports,
         chroot_fallback: config.chroot_fallback,
         identity: opened.identity,
     })?;
     // Before the caller is told that all is ready: what the guest has bound already can be reached then.
     engine.scan_ports();
     announce(config, &opened.summary);
+    if let Some(banner) = config.banner() {
+        // Whether anybody reads it is the caller's business.
+        let _ = std::io::stdout().write_all(banner.as_bytes());
+    }
     match opened.daemon {
         Some(daemon) => {
             logging::detach_stderr();
@@ -200,6 +216,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
         }
         None => logging::started(),
     }
+    opened.caller.ready();
     let status = supervisor.run(&mut engine)?;
     report(&engine.counters());
     Ok(status)
@@ -295,6 +312,11 @@ fn spawn(config: &Config, plan: &Plan, (command, netns_only): (&[OsString], bool
         program: config.personality.name(),
         open_files: Some(open_files),
     }
+}
+
+fn open_api(path: &std::path::Path, plan: &Plan) -> anyhow::Result<Api> {
+    Api::bind(path, plan.nat.assigned)
+        .with_context(|| format!("cannot listen at the socket '{}' (option '--api-socket')", path.display()))
 }
 
 fn open_capture(path: &std::path::Path) -> anyhow::Result<Capture> {

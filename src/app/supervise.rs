@@ -1,7 +1,7 @@
-//! What ends a running instance: a signal, the command's end, the namespace's end.
+//! What ends a running instance: a signal, the command's end, the namespace's end, the caller's end.
 
 use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use super::engine::{Engine, Next};
 use crate::base::{Kind, Token};
 use crate::ns::{self, Child, Interface, Namespace, Watch};
+use crate::sys::process;
 use crate::sys::signal::{self, Signals};
 use crate::sys::terminal::Terminal;
 
@@ -46,6 +47,8 @@ impl Guest {
 pub struct Supervisor {
     signals: Signals,
     end: End,
+    /// Hung up when the caller wants the end.
+    exit: Option<OwnedFd>,
     /// What a command may take from whoever started us.
     terminal: Option<Terminal>,
 }
@@ -59,9 +62,11 @@ enum End {
 
 /// How long a command may take to end by the signal that we pass on before its namespace is taken from it.
 const GRACE: Duration = Duration::from_secs(2);
+/// The event of the caller's descriptor. Index 0 is what else ends us.
+const EXIT: Token = Token { kind: Kind::Quit, generation: 0, index: 1 };
 
 impl Supervisor {
-    pub fn new(guest: Guest, netns_quit: bool) -> anyhow::Result<Supervisor> {
+    pub fn new(guest: Guest, netns_quit: bool, exit: Option<OwnedFd>) -> anyhow::Result<Supervisor> {
         let mut which = vec![Signal::SIGTERM];
         // A job that a shell has put into the background, or that nohup(1) guards, outlives its terminal.
         which.extend([Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT].into_iter().filter(|s| !signal::is_ignored(*s)));
@@ -72,15 +77,24 @@ impl Supervisor {
             Guest::Attached(_) => End::Never,
         };
         let terminal = Terminal::of_foreground().filter(|_| matches!(end, End::Child(_)));
-        Ok(Supervisor { signals, end, terminal })
+        Ok(Supervisor { signals, end, exit, terminal })
     }
 
     pub fn register(&self, engine: &mut Engine) -> anyhow::Result<()> {
-        let add = |fd: &dyn AsRawFd, kind| {
-            let token = mio::Token(Token::only(kind).to_usize());
+        let add = |fd: &dyn AsRawFd, token: Token| {
+            let token = mio::Token(token.to_usize());
             engine.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
         };
-        add(&self.signals, Kind::Signal).context("cannot wait for signals")?;
+        add(&self.signals, Token::only(Kind::Signal)).context("cannot wait for signals")?;
+        if let Some(exit) = &self.exit {
+            match add(exit, EXIT) {
+                // A file, which has no other end.
+                Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
+                    log::warn!("option '--exit-fd' names no pipe or socket: it will never tell that we are to end");
+                }
+                added => added.context("cannot wait for the end of the caller")?,
+            }
+        }
         let mut period = None;
         let fd = match &self.end {
             End::Child(child) => Some(child.pidfd()),
@@ -91,7 +105,7 @@ impl Supervisor {
             End::Never => None,
         };
         if let Some(fd) = fd {
-            add(&fd.as_fd(), Kind::Quit).context("cannot wait for the namespace's end")?;
+            add(&fd.as_fd(), Token::only(Kind::Quit)).context("cannot wait for the namespace's end")?;
         }
         if let Some(period) = period {
             engine.wake_after(period);
@@ -108,6 +122,7 @@ impl Supervisor {
         let mut ending = false;
         let served = engine.run(|token| match token.kind {
             Kind::Signal => self.on_signal(&mut ending),
+            _ if token == EXIT => self.on_exit(),
             _ => self.on_end(&mut status, ending),
         });
         if let Some(terminal) = &self.terminal {
@@ -146,6 +161,14 @@ impl Supervisor {
             next = Next::WakeAfter(GRACE);
         }
         next
+    }
+
+    fn on_exit(&self) -> Next {
+        if self.exit.as_ref().is_some_and(process::is_hung_up) {
+            log::info!("the caller has closed its end: ending");
+            return Next::Stop;
+        }
+        Next::Continue
     }
 
     fn on_end(&mut self, status: &mut u8, ending: bool) -> Next {

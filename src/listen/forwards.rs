@@ -27,6 +27,18 @@ impl Forward {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ForwardId(u64);
 
+impl ForwardId {
+    /// A number to tell others, from 1 on.
+    pub fn number(self) -> u64 {
+        self.0 + 1
+    }
+
+    /// `None` for 0, which names nothing.
+    pub fn from_number(number: u64) -> Option<ForwardId> {
+        number.checked_sub(1).map(ForwardId)
+    }
+}
+
 /// What is to be done about one port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {

@@ -3,10 +3,11 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -124,6 +125,28 @@ pub fn open_descriptors() -> Vec<RawFd> {
     // SAFETY: F_GETFD only looks, at whatever the number means.
     all.retain(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0);
     all
+}
+
+/// A descriptor of our own for what the caller has left open under this number; the caller's may be closed then.
+///
+/// # Errors
+/// `EBADF` if there is none.
+pub fn adopt_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC only reads the number's entry, whatever it is; no descriptor of ours comes below 3.
+    let own = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if own < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(own) })
+}
+
+/// Whether the other end of a pipe or socket is closed.
+pub fn is_hung_up(fd: &impl AsFd) -> bool {
+    // Both are told without being asked for; data that waits says nothing.
+    let mut polled = [PollFd::new(fd.as_fd(), PollFlags::empty())];
+    let over = PollFlags::POLLHUP | PollFlags::POLLERR;
+    poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].revents().is_some_and(|r| r.intersects(over))
 }
 
 /// Closes descriptors that nothing in this process owns.
@@ -292,4 +315,23 @@ struct CloneArgs {
     stack: u64,
     stack_size: u64,
     tls: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_other_end_is_noticed_and_data_is_none() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let own = adopt_descriptor(reader.as_raw_fd()).unwrap();
+        drop(reader);
+        File::from(writer.try_clone().unwrap()).write_all(b"x").unwrap();
+        assert!(!is_hung_up(&own));
+        drop(writer);
+        assert!(is_hung_up(&own));
+        let null = File::open("/dev/null").unwrap();
+        assert!(!is_hung_up(&null));
+        assert_eq!(adopt_descriptor(1_000_000).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
 }
