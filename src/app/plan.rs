@@ -75,6 +75,7 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         dns_forward: names.forward,
         dns_host: names.host,
         assigned: PerFamily::new(assigned.v4.map(|p| p.addr), assigned.v6.map(|p| p.addr)),
+        loopback_clients: config.loopback_clients,
     };
     let gateway = gateway_config(config, &nat, &assigned, &names, seed);
     let interface = ns::Interface {

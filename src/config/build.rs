@@ -414,6 +414,7 @@ pub(super) fn defaults(personality: Personality) -> Config {
         dns_host: PerFamily::default(),
         map_host_loopback: PerFamily::default(),
         map_guest_addr: PerFamily::default(),
+        loopback_clients: false,
         hostname: None,
         fqdn: None,
         v4: true,

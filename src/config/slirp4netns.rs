@@ -79,6 +79,9 @@ impl Face {
             search: Search::None,
             dhcp_dns: true,
             v6: false,
+            // Ports are forwarded to an address of the guest's interface, for every client.
+            splice: false,
+            loopback_clients: true,
             ..defaults(Personality::Slirp4netns)
         };
         Face { config, cidr: (Ipv4Addr::new(10, 0, 2, 0), 24), by_path: false, dns: true }

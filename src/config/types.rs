@@ -196,6 +196,8 @@ pub struct Config {
     pub dns_host: PerFamily<Option<Addr>>,
     pub map_host_loopback: PerFamily<Map>,
     pub map_guest_addr: PerFamily<Option<Addr>>,
+    /// Let clients on the host's loopback in as the gateway, even where `map_host_loopback` is off.
+    pub loopback_clients: bool,
     pub hostname: Option<String>,
     pub fqdn: Option<String>,
 

@@ -27,6 +27,8 @@ pub struct Nat {
     pub dns_host: PerFamily<Option<Addr>>,
     /// The guest's assigned address, which may be one of the host's own.
     pub assigned: PerFamily<Option<Addr>>,
+    /// Clients on the host's loopback come in as the gateway even where no address of the guest's leads there.
+    pub loopback_clients: bool,
 }
 
 impl Nat {
@@ -70,12 +72,16 @@ impl Nat {
     /// The source a guest sees for a packet that came from `src` on the host, or `None` if there is no address to show.
     ///
     /// Clients on the host's loopback have one only where the guest has an address for that loopback: with
-    /// `--no-map-gw`, what cannot go from socket to socket is not let in under somebody else's name.
+    /// `--no-map-gw`, what cannot go from socket to socket is not let in under somebody else's name. A personality that
+    /// has no other way for them says so in `loopback_clients`.
     pub fn to_guest(&self, src: Addr, guest: Option<Addr>) -> Option<Addr> {
         let f = src.family();
         if src.is_loopback() {
-            let shown = self.map_host_loopback[f]?;
-            return if src == loopback(f) { Some(shown) } else { self.stand_in(&src) };
+            return match self.map_host_loopback[f] {
+                Some(shown) if src == loopback(f) => Some(shown),
+                None if !self.loopback_clients => None,
+                _ => self.stand_in(&src),
+            };
         }
         if self.assigned.is(&src) || guest == Some(src) || src.is_unspecified() {
             return self.map_guest_addr[f].or_else(|| self.stand_in(&src));
@@ -176,6 +182,16 @@ mod tests {
         }
         for gateway in ["192.0.2.1", "fe80::1"] {
             assert_eq!(n.address_to_host(a(gateway)), a(gateway));
+        }
+    }
+
+    #[test]
+    fn loopback_clients_may_be_let_in_without_a_way_back_to_them() {
+        let fd00 = PerFamily::new(Some(a("10.0.2.2")), Some(a("fd00::2")));
+        let n = Nat { map_host_loopback: PerFamily::default(), gateway: fd00, loopback_clients: true, ..nat() };
+        for (client, shown) in [("127.0.0.1", "10.0.2.2"), ("127.0.0.9", "10.0.2.2"), ("::1", "fd00::2")] {
+            assert_eq!(n.to_guest(a(client), None), Some(a(shown)), "{client}");
+            assert_eq!(n.address_to_host(a(shown)), a(shown));
         }
     }
 

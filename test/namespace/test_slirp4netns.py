@@ -264,7 +264,8 @@ class Requests(Slirp):
 
     def setUp(self):
         self.path = self.lab.file("api") + ".sock"
-        self.served_guest, self.process = self.served("-6", "-a", self.path)
+        # As Podman starts it: clients on the host's loopback reach the guest, not the other way round.
+        self.served_guest, self.process = self.served("-6", "--disable-host-loopback", "-a", self.path)
 
     def connect(self):
         client = self.closing(socket.socket(socket.AF_UNIX))
