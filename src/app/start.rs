@@ -161,7 +161,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
         log::warn!("{w}");
     }
     let local = reach_inside(config, &guest, &mut opened)?;
-    let supervisor = Supervisor::new(guest, config.netns_quit, opened.caller.exit.take())?;
+    let supervisor = Supervisor::new(guest, config.netns_quit, opened.caller.exit.take(), config.linger)?;
     let l2 = plan.l2(config, &tap);
     let caps = Caps { csum: tap.offloads.csum, tso: tap.offloads.vnet_header, uso: tap.offloads.uso, mtu: plan.mtu };
     let forwards = &opened.forwarding.forwards;

@@ -49,6 +49,8 @@ pub struct Supervisor {
     end: End,
     /// Hung up when the caller wants the end.
     exit: Option<OwnedFd>,
+    /// How long to go on after the namespace's end.
+    linger: Linger,
     /// What a command may take from whoever started us.
     terminal: Option<Terminal>,
 }
@@ -62,11 +64,21 @@ enum End {
 
 /// How long a command may take to end by the signal that we pass on before its namespace is taken from it.
 const GRACE: Duration = Duration::from_secs(2);
-/// The event of the caller's descriptor. Index 0 is what else ends us.
+/// The event of the caller's descriptor, and that of the command or namespace. Index 0 is for timers.
 const EXIT: Token = Token { kind: Kind::Quit, generation: 0, index: 1 };
+const END: Token = Token { kind: Kind::Quit, generation: 0, index: 2 };
+
+/// Whether we go on for a while when the namespace has gone.
+#[derive(Clone, Copy, Debug)]
+enum Linger {
+    No,
+    For(Duration),
+    /// It has gone, and a timer is running.
+    Since,
+}
 
 impl Supervisor {
-    pub fn new(guest: Guest, netns_quit: bool, exit: Option<OwnedFd>) -> anyhow::Result<Supervisor> {
+    pub fn new(guest: Guest, netns_quit: bool, exit: Option<OwnedFd>, linger: Duration) -> anyhow::Result<Supervisor> {
         let mut which = vec![Signal::SIGTERM];
         // A job that a shell has put into the background, or that nohup(1) guards, outlives its terminal.
         which.extend([Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT].into_iter().filter(|s| !signal::is_ignored(*s)));
@@ -77,7 +89,8 @@ impl Supervisor {
             Guest::Attached(_) => End::Never,
         };
         let terminal = Terminal::of_foreground().filter(|_| matches!(end, End::Child(_)));
-        Ok(Supervisor { signals, end, exit, terminal })
+        let linger = if linger.is_zero() { Linger::No } else { Linger::For(linger) };
+        Ok(Supervisor { signals, end, exit, linger, terminal })
     }
 
     pub fn register(&self, engine: &mut Engine) -> anyhow::Result<()> {
@@ -105,7 +118,7 @@ impl Supervisor {
             End::Never => None,
         };
         if let Some(fd) = fd {
-            add(&fd.as_fd(), Token::only(Kind::Quit)).context("cannot wait for the namespace's end")?;
+            add(&fd.as_fd(), END).context("cannot wait for the namespace's end")?;
         }
         if let Some(period) = period {
             engine.wake_after(period);
@@ -123,7 +136,7 @@ impl Supervisor {
         let served = engine.run(|token| match token.kind {
             Kind::Signal => self.on_signal(&mut ending),
             _ if token == EXIT => self.on_exit(),
-            _ => self.on_end(&mut status, ending),
+            _ => self.on_end(token, &mut status, ending),
         });
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
@@ -171,7 +184,7 @@ impl Supervisor {
         Next::Continue
     }
 
-    fn on_end(&mut self, status: &mut u8, ending: bool) -> Next {
+    fn on_end(&mut self, token: Token, status: &mut u8, ending: bool) -> Next {
         match &mut self.end {
             End::Child(child) => match child.try_wait() {
                 Ok(Some(code)) => {
@@ -190,11 +203,18 @@ impl Supervisor {
                 }
             },
             End::Namespace(watch) => {
-                if watch.is_gone() {
-                    log::info!("the namespace is gone: ending");
-                    return Next::Stop;
+                match self.linger {
+                    Linger::Since if token == END => return Next::Continue,
+                    Linger::Since => return Next::Stop,
+                    _ if !watch.is_gone() => return watch.period().map_or(Next::Continue, Next::WakeAfter),
+                    Linger::For(time) => {
+                        self.linger = Linger::Since;
+                        return Next::WakeAfter(time);
+                    }
+                    Linger::No => {}
                 }
-                watch.period().map_or(Next::Continue, Next::WakeAfter)
+                log::info!("the namespace is gone: ending");
+                Next::Stop
             }
             End::Never => Next::Continue,
         }

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::table::{Def, Group, Opt};
 use super::types::{Command, Config, Dns, Map, Mode, Personality, Search, Target, Verbosity};
@@ -434,6 +435,7 @@ pub(super) fn defaults(personality: Personality) -> Config {
         no_copy_routes: false,
         no_copy_addrs: false,
         netns_quit: true,
+        linger: Duration::ZERO,
         pidns: true,
         tcp_ports: ports.clone(),
         udp_ports: ports.clone(),

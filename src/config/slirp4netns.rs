@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use super::build::defaults;
 use super::getopt::{Getopt, Item, Known, Order};
@@ -82,6 +83,7 @@ impl Face {
             // Ports are forwarded to an address of the guest's interface, for every client.
             splice: false,
             loopback_clients: true,
+            linger: LINGER,
             ..defaults(Personality::Slirp4netns)
         };
         Face { config, cidr: (Ipv4Addr::new(10, 0, 2, 0), 24), by_path: false, dns: true }
@@ -147,7 +149,8 @@ impl Face {
         if c.ns_mac == Some(c.our_mac) {
             return Err(format!("Option '--macaddress' names our own address {}: give another", c.our_mac));
         }
-        // The caller says when it is over; without its word it is over with the namespace, as nobody else would end us.
+        // The caller says when it is over; without its word it is over soon after the namespace, as nobody else
+        // may end us.
         c.netns_quit = c.exit_fd.is_none();
         c.ra = !c.config_net;
         if c.mtu > Config::DEFAULT_MTU {
@@ -356,6 +359,8 @@ Usage: slirp4netns [OPTION]... PID|PATH [TAPNAME]
 Connects a network namespace, without any privilege, until the namespace or the caller ends.
 
 ";
+/// Callers take the namespace away and then end a process that they know to be there: Podman complains if it is not.
+const LINGER: Duration = Duration::from_secs(5);
 const HINT: &str = "'slirp4netns --help' tells more";
 /// What the manual page of that version documents is there.
 const COMPATIBLE: &str = "1.2.0";

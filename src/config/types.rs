@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::base::{Addr, Mac, PerFamily};
 use crate::fwd::ports::Ports;
@@ -225,6 +226,8 @@ pub struct Config {
     pub no_copy_addrs: bool,
     /// End when the namespace goes.
     pub netns_quit: bool,
+    /// Go on for this long after the namespace's end, for a caller that would miss us.
+    pub linger: Duration,
     /// Spawn into a PID namespace of its own.
     pub pidns: bool,
 

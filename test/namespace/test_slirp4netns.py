@@ -87,8 +87,7 @@ class CallersOfSlirp(Slirp):
                                          "--enable-seccomp", guest.pid, "tap0")
         self.assert_out(guest, V4)
         self.assertIn("02:50:00:00:00:01", guest.output("ip link show tap0"))
-        guest.close()
-        self.assertEqual(process.wait(3), 0)
+        self.assertIsNone(process.poll())
 
     def test_rootlesskit_slirp_with_detached_namespace(self):
         """Named by paths; with IPv6 the guest takes its address from advertisements."""
@@ -128,7 +127,7 @@ class CallersOfSlirp(Slirp):
         self.assertIn(f"inet {GUEST4}/24", guest.output("ip addr show tap0"))
         self.assertNotIn("inet6 fd00", guest.output("ip addr show tap0"))
         self.assert_out(guest, V4)
-        guest.close()
+        process.terminate()
         self.assertEqual(process.wait(3), 0)
 
 
@@ -142,6 +141,30 @@ class LifeOfSlirp(Slirp):
             process.wait(0.5)
         writer.close()
         self.assertEqual(process.wait(3), 0)
+
+    def test_it_ends_a_while_after_the_namespace(self):
+        """Callers take the namespace away first and expect a process to end."""
+        guest, process = self.served()
+        guest.close()
+        with self.assertRaises(subprocess.TimeoutExpired):
+            process.wait(3)
+        self.assertEqual(process.wait(5), 0)
+
+    def test_it_dies_with_a_caller_that_asked_for_it(self):
+        """RootlessKit has the kernel do it; the sandbox must not undo that."""
+        guest = self.enter(self.lab.empty_guest())
+        reader, writer = self.pipe()
+        script = 'setpriv --pdeathsig KILL -- "$@" & echo $!; wait'
+        parent = self.lab.popen(
+            self.lab.as_user(["sh", "-c", script, "sh", self.program, "-c", "-r", str(writer.fileno()), str(guest.pid),
+                              "tap0"]), pass_fds=[writer.fileno()], stdout=subprocess.PIPE)
+        self.addCleanup(self.lab.end, parent)
+        writer.close()
+        child = int(lab.read_line(parent.stdout, 5))
+        # The shell has the other end open as well.
+        self.assertEqual(reader.read(1), b"1")
+        parent.kill()
+        lab.wait_until(lambda: lab.comm(child) == "", 3, "the program's end")
 
     def test_a_caller_that_is_gone_already_is_noticed(self):
         reader, writer = self.pipe()

@@ -32,6 +32,7 @@ fn rootlesskit() {
     assert_eq!(got.map_host_loopback, PerFamily::new(Map::Off, Map::Off));
     assert!(got.foreground && got.netns_quit && !got.v6 && got.v4);
     assert!(got.loopback_clients && !got.splice);
+    assert_eq!((got.linger.as_secs(), pasta("1").linger.as_secs()), (5, 0));
     assert_eq!(
         (got.tcp_ports, got.udp_ports, got.tcp_ns, got.udp_ns),
         (Ports::None, Ports::None, Ports::None, Ports::None)
