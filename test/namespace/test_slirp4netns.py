@@ -382,8 +382,17 @@ class PortsAtRunTime(Requests):
             data, peer = server.recvfrom(100)
             server.sendto(b"answer to " + data, peer)
             self.assertEqual(client.recv(100), b"answer to question")
-        self.assertEqual(self.execute("remove_hostfwd", id=number), {})
-        self.closing(self.lab.host.bind("127.0.0.1", 18081))
+            self.assertEqual(self.execute("remove_hostfwd", id=number), {})
+            late = self.closing(self.lab.host.bind("127.0.0.1"))
+            late.sendto(b"question", ("127.0.0.1", 18081))
+            server.settimeout(0.3)
+            with self.assertRaises(TimeoutError):
+                server.recvfrom(100)
+            # The port may be had again, even while what began there lives on.
+            self.add(proto="udp", host_addr="127.0.0.1", host_port=18081, guest_port=53)
+            late.sendto(b"again", ("127.0.0.1", 18081))
+            server.settimeout(5)
+            self.assertEqual(server.recvfrom(100)[0], b"again")
 
     def test_ipv6(self):
         self.add(proto="tcp6", host_port=18082, guest_port=80)
