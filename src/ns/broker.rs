@@ -75,8 +75,8 @@ impl Broker {
         }
     }
 
-    /// Waits until it is ready to serve. To be called before the sandbox takes away what an error would be told by; else
-    /// the first request waits.
+    /// Waits until it is ready to serve; else the first request waits. To be called before the user is told that all is
+    /// well, and best after our own sandbox is set up: both take their time.
     ///
     /// # Errors
     /// Why it could not enter the namespace or give up its privileges.
