@@ -61,15 +61,20 @@ pub struct Error {
 /// # Errors
 /// See [`Error`]. The process is then in between and must end.
 pub fn enter(params: &Params) -> Result<(), Error> {
+    let mut identity = params.identity;
     if !effective(Capability::CAP_SYS_ADMIN) {
+        // No other user exists in there.
+        if let Some(user) = identity.take() {
+            become_user(user, true)?;
+        }
         own_user_namespace()?;
     }
     let apart =
         CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWPID;
     unshare(apart).map_err(fail("new mount, IPC, UTS and PID namespaces", LIMIT_HINT))?;
     empty_root(params.chroot_fallback)?;
-    if let Some(identity) = params.identity {
-        change_user(identity)?;
+    if let Some(user) = identity {
+        change_user(user)?;
     }
     let keep: &[Capability] = if params.bind_low_ports { &[Capability::CAP_NET_BIND_SERVICE] } else { &[] };
     drop_all_but(keep).map_err(|cause| Error { step: "dropping capabilities", cause, hint: "" })?;

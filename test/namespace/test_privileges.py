@@ -106,6 +106,25 @@ class Root(PrivilegeCase):
         self.assertEqual([int(now[f"Cap{kind}"], 16) for kind in ("Prm", "Eff", "Inh", "Bnd", "Amb")], [0] * 5)
         self.assertEqual((now["Groups"], now["NoNewPrivs"]), ("", "1"))
 
+    def test_root_of_a_container_becomes_nobody(self):
+        """Such a root has no CAP_SYS_ADMIN, but may enter a user namespace that it made."""
+        holder = self.lab.popen(self.lab.as_root(["unshare", "-Urn", "sh", "-c", "echo; exec cat"]),
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.addCleanup(self.lab.end, holder)
+        lab.read_line(holder.stdout, 5)
+        path = self.lab.file("pid")
+        argv = self.lab.program.attach(["-q", "-P", path], str(holder.pid))
+        with open(self.lab.file("attach"), "w+b") as out:
+            argv = self.lab.as_root(["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--", *argv])
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=10, check=False)
+            out.seek(0)
+            self.assertEqual((done.returncode, out.read()), (0, b""))
+        with open(path, encoding="ascii") as file:
+            pid = int(file.read())
+        self.addCleanup(self.kill, pid)
+        self.assertEqual(ids(pid), ("65534", "65534"))
+        self.assert_served(lab.Namespace(f"/proc/{holder.pid}/ns/net"))
+
     def test_root_who_runs_a_command_has_no_capabilities(self):
         guest = self.root_guest()
         pid = guest.translator()
@@ -279,6 +298,17 @@ class Places(PrivilegeCase):
         done = self.in_user_namespace('mount -t tmpfs none /proc && exec "$@"', "ip", "-4", "-o", "addr")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn(lab.HOST4, done.stdout)
+
+    def test_p24804_telling_of_errors_is_allowed(self):
+        """What it takes to put an error into words must still be there in the sandbox."""
+        with self.lab.guest("--trace") as guest:
+            for address in (lab.UNREACHABLE4, lab.UNREACHABLE6, lab.REMOTE4, lab.REMOTE6):
+                with self.assertRaises(OSError):
+                    guest.connect(address, 9, timeout=3)
+                with guest.socket(lab.family_of(address), lab.socket.SOCK_DGRAM) as datagrams:
+                    datagrams.sendto(b"?", (address, 9))
+            self.assert_served(guest)
+            self.assertIn(lab.UNREACHABLE4, guest.errors())
 
     def test_2024_02_no_inotify(self):
         # `ip netns add` may not return to the namespace it came from, but has done its work then.
