@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::sys::process;
 
 /// Adopted before the other inherited descriptors are closed.
+#[derive(Default)]
 pub struct Caller {
     ready: Option<OwnedFd>,
     /// Its other end is closed when we are to end.

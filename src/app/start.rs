@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -135,7 +135,7 @@ fn make_guest(
             if let Some(user) = runas {
                 // Ports below 1024 are still to be had; then the command is to be that user's, as if they had started us.
                 early = Some(bind()?);
-                sandbox::become_user(user, *netns_only || user.uid == 0)?;
+                sandbox::become_user(user)?;
             }
             let child = ns::spawn(&spawn(config, plan, (command, *netns_only), open_files))?;
             let listeners = early.map_or_else(bind, Ok)?;
@@ -162,11 +162,37 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     }
     let local = reach_inside(config, &guest, &mut opened)?;
     let supervisor = Supervisor::new(guest, config.netns_quit, opened.caller.exit.take(), config.linger)?;
+    let (daemon, identity, pid_file) = (opened.daemon.take(), opened.identity, opened.files.pid_file.take());
+    let (mut caller, summary) = (std::mem::take(&mut opened.caller), std::mem::take(&mut opened.summary));
+    let null = opened.files.null.try_clone().context("no descriptor is left")?;
+    // With requests, ports below 1024 may be asked for later.
+    let bind_low_ports = needs_low_ports(&opened.forwarding.forwards) || opened.api.is_some();
+    let mut engine = engine(config, plan, tap, local, opened).context("cannot set up the event loop")?;
+    supervisor.register(&mut engine)?;
+    if let Some(file) = pid_file {
+        file.write(std::process::id()).context("cannot write the PID file")?;
+    }
+    sandbox::enter(&sandbox::Params { bind_low_ports, chroot_fallback: config.chroot_fallback, identity })?;
+    // Before the caller is told that all is ready: what the guest has bound already can be reached then.
+    engine.scan_ports();
+    announce(config, &summary);
+    match daemon {
+        Some(daemon) => {
+            logging::detach_stderr();
+            daemon.ready(&null).context("cannot let go of the terminal")?;
+        }
+        None => logging::started(),
+    }
+    caller.ready();
+    let status = supervisor.run(&mut engine)?;
+    report(&engine.counters());
+    Ok(status)
+}
+
+fn engine(config: &Config, plan: &Plan, tap: ns::Tap, local: Option<Local>, opened: Opened) -> io::Result<Engine> {
     let l2 = plan.l2(config, &tap);
     let caps = Caps { csum: tap.offloads.csum, tso: tap.offloads.vnet_header, uso: tap.offloads.uso, mtu: plan.mtu };
-    let forwards = &opened.forwarding.forwards;
-    let keep_low_ports = needs_low_ports(forwards);
-    let descriptors = flow_descriptors(forwards, opened.descriptors, opened.listeners.len());
+    let descriptors = flow_descriptors(&opened.forwarding.forwards, opened.descriptors, opened.listeners.len());
     let mut engine = Engine::new(Parts {
         tap: match tap.fd {
             Some(fd) => Link::Tap(Tap::new(fd, tap.offloads.vnet_header, caps, opened.files.capture)),
@@ -183,43 +209,14 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
         descriptors,
         udp_timeouts: udp_timeouts(),
         neighbours: opened.neighbours,
-    })
-    .context("cannot set up the event loop")?;
-    supervisor.register(&mut engine)?;
-    // With requests, ports below 1024 may be asked for later.
-    let bind_low_ports = keep_low_ports || opened.api.is_some();
+    })?;
     if let Some(api) = opened.api {
-        engine.serve_api(api).context("cannot wait for requests")?;
+        engine.serve_api(api)?;
     }
     if let Some(seconds) = config.stats_secs {
         engine.print_stats(Duration::from_secs(seconds.into()));
     }
-    if let Some(file) = opened.files.pid_file {
-        file.write(std::process::id()).context("cannot write the PID file")?;
-    }
-    sandbox::enter(&sandbox::Params {
-        bind_low_ports,
-        chroot_fallback: config.chroot_fallback,
-        identity: opened.identity,
-    })?;
-    // Before the caller is told that all is ready: what the guest has bound already can be reached then.
-    engine.scan_ports();
-    announce(config, &opened.summary);
-    if let Some(banner) = config.banner() {
-        // Whether anybody reads it is the caller's business.
-        let _ = std::io::stdout().write_all(banner.as_bytes());
-    }
-    match opened.daemon {
-        Some(daemon) => {
-            logging::detach_stderr();
-            daemon.ready(&opened.files.null).context("cannot let go of the terminal")?;
-        }
-        None => logging::started(),
-    }
-    opened.caller.ready();
-    let status = supervisor.run(&mut engine)?;
-    report(&engine.counters());
-    Ok(status)
+    Ok(engine)
 }
 
 /// Starts what makes sockets in the guest's namespace, if anything needs them, and opens the ports that lead out of it.
@@ -248,6 +245,10 @@ fn announce(config: &Config, summary: &Summary) {
         let _ = writeln!(std::io::stdout(), "{object}");
     } else if log::log_enabled!(log::Level::Info) {
         summary.lines().iter().for_each(|line| log::info!("{line}"));
+    }
+    if let Some(banner) = config.banner() {
+        // Whether anybody reads it is the caller's business.
+        let _ = std::io::stdout().write_all(banner.as_bytes());
     }
 }
 

@@ -65,7 +65,7 @@ pub fn enter(params: &Params) -> Result<(), Error> {
     if !effective(Capability::CAP_SYS_ADMIN) {
         // No other user exists in there.
         if let Some(user) = identity.take() {
-            become_user(user, true)?;
+            become_user(user)?;
         }
         own_user_namespace()?;
     }
@@ -99,15 +99,12 @@ fn own_user_namespace() -> Result<(), Error> {
 }
 
 /// Becomes another user for good while the rest stays, for a process started as root whose children are to be that user's
-/// as well. `keep`: with all capabilities, for what only privilege can make; [`enter`] drops them.
+/// as well. Capabilities stay, for what only privilege can make; [`enter`] drops them.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn become_user(identity: Identity, keep: bool) -> Result<(), Error> {
+pub fn become_user(identity: Identity) -> Result<(), Error> {
     change_user(identity)?;
-    if !keep {
-        drop_all_but(&[]).map_err(|cause| Error { step: "dropping capabilities", cause, hint: "" })?;
-    }
     // The change made this process's /proc entry root's, whose files the id maps are written to.
     prctl::set_dumpable(true).map_err(fail("making /proc/self ours", ""))
 }

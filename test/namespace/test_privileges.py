@@ -197,6 +197,13 @@ class RunAs(PrivilegeCase):
         guest = self.root_guest("--runas", "1234", "-t", "81")
         self.assert_connected(*self.inbound(self.lab.remote, lab.HOST4, 81, guest=guest)[:2])
 
+    def test_ports_of_root_may_be_bound_later(self):
+        """CAP_NET_BIND_SERVICE stays where ports are to be found out while we run."""
+        guest = self.root_guest("--runas", "1234", "-t", "auto")
+        now = status(guest.translator())
+        self.assertEqual(now["Uid"].split()[0], "1234")
+        self.assertEqual([int(now[f"Cap{kind}"], 16) for kind in ("Prm", "Eff", "Bnd")], [1 << 10, 1 << 10, 0])
+
     def test_command_of_another_user_does_not_outlive_us(self):
         guest = self.root_guest("--runas", "1234")
         os.kill(guest.translator(), signal.SIGKILL)
