@@ -1,6 +1,9 @@
 """`run`: commands, exit statuses, what they find, and wrong command lines."""
 
 import os
+import pty
+import select
+import shlex
 import signal
 import subprocess
 
@@ -66,6 +69,163 @@ class Commands(Case):
         self.assertEqual(self.lab.call(argv, check=False).returncode, 0)
 
 
+class Surroundings(Case):
+    """Callers and hosts that are not as usual."""
+
+    def exec_from_python(self, before, *command):
+        argv = self.lab.program.run([], list(command))
+        script = f"import os, signal; {before}; os.execv({argv[0]!r}, {argv!r})"
+        return self.lab.call(self.lab.as_user(["python3", "-c", script]), check=False, timeout=5)
+
+    def test_caller_that_ignores_the_end_of_its_children(self):
+        done = self.exec_from_python("signal.signal(signal.SIGCHLD, signal.SIG_IGN)", "sh", "-c", "exit 5")
+        self.assertEqual(done.returncode, 5)
+
+    def test_caller_that_blocks_all_signals(self):
+        done = self.exec_from_python("signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))",
+                                     "sh", "-c", "grep SigBlk /proc/self/status; exit 5")
+        self.assertEqual((done.returncode, done.stdout), (5, "SigBlk:\t0000000000000000\n"))
+
+    def test_nohup(self):
+        done = self.lab.call(self.lab.as_user(["nohup", *self.lab.program.run([], ["sh", "-c", "kill -HUP $$; echo on"])]))
+        self.assertEqual(done.stdout, "on\n")
+
+    def test_nested(self):
+        inner = self.lab.program.run(["-q"], ["ping", "-c1", "-W2", lab.REMOTE4])
+        done = self.run_command(*self.lab.program.run(["-q"], inner))
+        self.assertIn("1 received", done.stdout, done.stderr)
+
+    def test_in_a_user_namespace(self):
+        done = self.lab.call(self.lab.as_user(["unshare", "--user", "--map-root-user",
+                                               *self.lab.program.run([], ["ping", "-c1", "-W2", lab.REMOTE6])]))
+        self.assertIn("1 received", done.stdout)
+
+    def test_root(self):
+        for options in ([], ["--netns-only"]):
+            done = self.lab.call(self.lab.as_root(self.lab.program.run(options, ["ping", "-c1", "-W2", lab.REMOTE4])))
+            self.assertIn("1 received", done.stdout)
+
+    def test_without_a_user_namespace_the_users_are_the_hosts(self):
+        argv = self.lab.program.run(["--netns-only"], ["readlink", "/proc/self/ns/user"])
+        self.assertEqual(self.lab.call(self.lab.as_root(argv)).stdout.strip(), os.readlink("/proc/self/ns/user"))
+
+    def test_without_a_user_namespace_no_mount_shows_outside(self):
+        script = ("mount --make-rshared /; \"$@\" sh -c 'ls -d /proc/[0-9]* | wc -l'; ls -d /proc/[0-9]* | wc -l")
+        argv = self.lab.program.run(["--netns-only"], [])
+        done = self.lab.call(self.lab.as_root(["unshare", "--mount", "sh", "-c", script, "sh", *argv]))
+        inside, outside = map(int, done.stdout.split())
+        self.assertLess(inside, 6)
+        self.assertGreater(outside, 10)
+
+    def test_without_a_user_namespace_an_ordinary_user_gets_a_reason(self):
+        done = self.run_command("true", options=["--netns-only"])
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("only root", done.stderr)
+
+    def without_tun(self, setup):
+        script = f'mount -t tmpfs none /dev/net && {setup} && exec setpriv --reuid={lab.USER} --regid={lab.USER} ' \
+                 '--clear-groups -- "$@"'
+        argv = self.lab.as_root(["unshare", "--mount", "sh", "-c", script, "sh", *self.lab.program.run([], ["true"])])
+        done = self.lab.call(argv, check=False)
+        self.assertEqual((done.returncode, len(done.stderr.splitlines())), (1, 1), done.stderr)
+        return done.stderr
+
+    def test_no_tun_device(self):
+        self.assertIn("modprobe tun", self.without_tun("true"))
+
+    def test_tun_device_without_permission(self):
+        self.assertIn("chmod 0666 /dev/net/tun", self.without_tun("mknod -m 600 /dev/net/tun c 10 200"))
+
+    def test_no_more_namespaces(self):
+        script = 'echo 0 >/proc/sys/user/max_net_namespaces && exec "$@"'
+        done = self.lab.call(self.lab.as_user(["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh",
+                                               *self.lab.program.run([], ["true"])]), check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("max_net_namespaces", done.stderr)
+
+    def test_two_hundred_in_a_row_leave_nothing(self):
+        before = len(lab.processes())
+        script = 'for i in $(seq 200); do "$@" || exit 1; done'
+        self.lab.call(self.lab.as_user(["sh", "-c", script, "sh", *self.lab.program.run([], ["true"])]))
+        # Namespaces are taken down in the background.
+        lab.wait_until(lambda: len(lab.processes()) <= before + 3, 5, "the end of all processes")
+
+
+class Terminal(Case):
+    """An interactive shell outside, with the program as one of its jobs."""
+
+    def setUp(self):
+        self.pid, self.terminal = pty.fork()
+        if self.pid == 0:
+            argv = self.lab.as_user(["env", "-i", f"PATH={os.environ['PATH']}", "HOME=/tmp", "TERM=dumb", "PS1=outside> ",
+                                     "bash", "--norc", "-i"])
+            os.execvp(argv[0], argv)
+        self.addCleanup(self.close)
+        self.expect("outside> ")
+
+    def close(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.terminal)
+
+    def type(self, text):
+        os.write(self.terminal, text.encode())
+
+    def expect(self, text):
+        seen = b""
+        while text.encode() not in seen:
+            ready, _, _ = select.select([self.terminal], [], [], 5)
+            self.assertTrue(ready, f"{text!r} did not come, but {seen!r}")
+            seen += os.read(self.terminal, 65536)
+
+    def enter(self, *command):
+        self.type(shlex.join(self.lab.program.run(["-q"], list(command))) + "\n")
+
+    def enter_shell(self):
+        self.enter("env", "PS1=inside> ", "bash", "--norc", "-i")
+        self.expect("\ninside> ")
+
+    def test_interrupt_ends_the_job_and_not_the_shell(self):
+        self.enter_shell()
+        self.type("sh -c 'echo up; exec sleep 100'\n")
+        self.expect("\nup")
+        self.type("\x03")
+        self.expect("inside> ")
+        self.type("echo status=$?\n")
+        self.expect("status=130")
+
+    def test_job_control_inside(self):
+        self.enter_shell()
+        self.type("sh -c 'echo up; exec sleep 100'\n")
+        self.expect("\nup")
+        self.type("\x1a")
+        self.expect("Stopped")
+        self.type("disown -a; exit 3\n")
+        self.expect("outside> ")
+        self.type("echo status=$?\n")
+        self.expect("status=3")
+
+    def test_job_control_outside(self):
+        self.enter("sh", "-c", "echo up; exec sleep 100")
+        self.expect("\nup")
+        self.type("\x1a")
+        self.expect("Stopped")
+        self.type("fg\n")
+        lab.wait_until(lambda: os.tcgetpgrp(self.terminal) != self.pid, 5, "the job in the foreground")
+        self.type("\x03")
+        self.expect("outside> ")
+        self.type("echo status=$?\n")
+        self.expect("status=130")
+
+    def test_terminal_is_given_back(self):
+        """A shell inside makes itself the foreground, and cannot see whose place it took."""
+        argv = shlex.join(self.lab.program.run(["-q"], ["bash", "--norc", "-ic", "true"]))
+        self.type(f"sh -c {shlex.quote(argv + '; echo up; read line; echo line=$line')}\n")
+        self.expect("\nup")
+        self.type("typed\n")
+        self.expect("line=typed")
+
+
 class WrongCommandLines(Case):
     def assert_refused(self, offending, *argv):
         done = self.lab.call(self.lab.as_user([self.lab.program.path, *argv]), check=False)
@@ -102,6 +262,18 @@ class WrongCommandLines(Case):
 
     def test_port_not_a_number(self):
         self.assert_refused("http", "run", "-u", "http", "--", "true")
+
+    def test_source_address_of_another_host(self):
+        self.assert_refused("203.0.113.99", "run", "-o", "203.0.113.99", "--", "true")
+
+    def test_namespace_of_the_program_itself(self):
+        self.assert_refused("/proc/self/ns/net", "attach", "/proc/self/ns/net")
+
+    def test_option_that_is_not_implemented_yet(self):
+        self.assert_refused("--splice-only", "run", "--splice-only", "--", "true")
+
+    def test_option_without_its_value(self):
+        self.assert_refused("--mtu", "run", "--mtu")
 
     def test_attach_without_target(self):
         self.assert_refused("attach", "attach")
@@ -151,6 +323,11 @@ class Personality(Case):
             program = lab.Program(argv[0] if self.lab.program.kind != "pasta" else self.lab.program.path, "pasta")
             self.lab.attach(str(guest.pid), "-q", program=program)
             self.assertIn(lab.HOST4, guest.output("ip -4 addr"))
+
+    def test_what_is_said_bears_the_name(self):
+        done = self.pasta("--config-net", "-q", "no-such-command")
+        self.assertEqual(done.returncode, 127)
+        self.assertRegex(done.stderr, "^pasta: .*no-such-command")
 
     def test_version_is_on_standard_output(self):
         done = self.pasta("--version")

@@ -46,6 +46,61 @@ class Names(Case):
                 return "192.0.2.80" in guest.run("getent", "ahostsv4", "www.example", check=False).stdout
             self.assertTrue(lab.wait_until(answered, 10, "the answer"))
 
+    @both
+    def test_resolver_at_the_hosts_own_address(self, net):
+        """Which is the guest's own address as well."""
+        self.lab.resolv_conf(f"nameserver {net.host}")
+        with lab.Dns(self.lab.host, net.host), self.lab.guest() as guest:
+            self.assert_resolves(guest)
+
+    def test_resolver_at_the_gateway(self):
+        self.lab.resolv_conf(f"nameserver {lab.GATEWAY4}")
+        with lab.Dns(self.lab.remote, lab.GATEWAY4), self.lab.guest() as guest:
+            self.assert_resolves(guest)
+
+    @both
+    def test_resolver_on_the_hosts_loopback_without_the_map(self, net):
+        self.lab.resolv_conf(f"nameserver {net.loopback}")
+        for options in ([], ["-4"]):
+            with lab.Dns(self.lab.host, net.loopback), self.lab.guest("--no-map-gw", *options) as guest:
+                self.assert_resolves(guest)
+
+    def test_resolver_of_the_ip_version_that_the_guest_lacks(self):
+        for resolver, option in ((lab.REMOTE4, "-6"), (lab.REMOTE6, "-4")):
+            self.lab.resolv_conf(f"nameserver {resolver}")
+            with lab.Dns(self.lab.remote, resolver) as server, self.lab.guest(option) as guest:
+                # getent's ahostsv4 asks nothing without an IPv4 address.
+                guest.run("getent", "hosts", "www.example", check=False)
+                self.assertIn("www.example", [name for name, _ in server.questions], option)
+
+    def test_no_resolver_means_the_local_machine(self):
+        for line in ("# nothing", "nameserver 0.0.0.0"):
+            self.lab.resolv_conf(line)
+            with lab.Dns(self.lab.host, "127.0.0.1"), self.lab.guest() as guest:
+                self.assert_resolves(guest)
+
+    def test_forward_address_without_the_map(self):
+        self.lab.resolv_conf("nameserver 127.0.0.53")
+        options = ("--dns-forward", "169.254.1.1", "--no-map-gw")
+        with lab.Dns(self.lab.host, "127.0.0.53"), self.lab.guest(*options) as guest:
+            self.assertIn("nameserver 169.254.1.1\n", guest.output("cat /etc/resolv.conf"))
+            self.assert_resolves(guest)
+
+    def test_options_are_kept(self):
+        self.lab.resolv_conf("nameserver 127.0.0.53", "options edns0 ndots:3")
+        with self.lab.guest() as guest:
+            self.assertIn("options edns0 ndots:3\n", guest.output("cat /etc/resolv.conf"))
+
+    def test_none(self):
+        with self.lab.guest("-D", "none", "-S", "none") as guest:
+            text = guest.output("cat /etc/resolv.conf")
+        self.assertNotIn("nameserver", text)
+        self.assertNotIn("search", text)
+
+    def test_search_option(self):
+        with self.lab.guest("-S", "one.test", "-S", "two.test") as guest:
+            self.assertIn("search one.test two.test\n", guest.output("cat /etc/resolv.conf"))
+
     def test_search_domains_are_kept(self):
         self.lab.resolv_conf(f"nameserver {lab.REMOTE4}", "search inner.test outer.test")
         with lab.Dns(self.lab.remote, lab.REMOTE4) as server, self.lab.guest() as guest:

@@ -39,6 +39,51 @@ class Attach(Case):
             self.lab.attach(f"{self.lab.name}named")
             self.assert_served(guest)
 
+    def test_by_descriptor_of_the_program_itself(self):
+        with self.lab.empty_guest() as guest, open(guest.path, "rb") as net:
+            argv = self.lab.as_user(self.lab.program.attach(["-q"], "/proc/self/fd/0"))
+            subprocess.run(argv, stdin=net, timeout=5, check=True)
+            self.assert_served(guest)
+            daemon = [pid for pid in self.lab.translators() if "/proc/self/fd/0" in command_line(pid)]
+            self.assertEqual(len(daemon), 1)
+            # Nothing tells of this namespace's end.
+            os.kill(daemon[0], signal.SIGTERM)
+
+    def test_by_descriptor_of_a_name(self):
+        pid_file = self.lab.file("pid")
+        guest = self.lab.empty_guest()
+        with open(self.name_it(guest), "rb") as net:
+            argv = self.lab.as_user(self.lab.program.attach(["-q", "-P", pid_file], "/proc/self/fd/0"))
+            subprocess.run(argv, stdin=net, timeout=5, check=True)
+        daemon = self.read_pid(pid_file)
+        self.assert_served(guest)
+        guest.close()
+        self.unname()
+        lab.wait_until(lambda: not alive(daemon), 2, "the end of the daemon")
+
+    def test_from_inside_the_user_namespace(self):
+        with self.lab.empty_guest() as guest:
+            enter = ["nsenter", f"--user=/proc/{guest.pid}/ns/user", "--preserve-credentials"]
+            done = self.lab.call(self.lab.as_user([*enter, *self.lab.program.attach(["-q"], guest.path)]))
+            self.assertEqual(done.stderr, "")
+            self.assert_served(guest)
+
+    def test_again_after_a_kill(self):
+        pid_file = self.lab.file("pid")
+        with self.lab.attached("-t", "8068", "-P", pid_file) as guest:
+            os.kill(self.read_pid(pid_file), signal.SIGKILL)
+            lab.wait_until(lambda: "eth0" not in guest.output("ip link"), 2, "the end of the interface")
+            self.lab.attach(str(guest.pid), "-t", "8068")
+            self.assert_served(guest)
+
+    def test_failure_is_said_and_leaves_no_daemon(self):
+        with self.lab.attached() as guest:
+            before = self.lab.translators()
+            status, text = self.lab.attach(str(guest.pid), check=False)
+            self.assertEqual((status, len(text.splitlines())), (1, 1), text)
+            self.assertIn("choose another name", text)
+            self.assertEqual(self.lab.translators(), before)
+
     def name_it(self, guest):
         """As `ip netns attach` would: a bind mount of the namespace. Mounts made here do not show in the mount
         namespaces that `ip netns exec` makes unless they propagate, which /run/netns does."""
@@ -252,7 +297,76 @@ class Records(Case):
                     guest.connect(lab.REMOTE4, 9)
                 except OSError:
                     pass
-            self.assertLessEqual(os.stat(path).st_size, 65536)
+            self.assertGreater(os.stat(path).st_size, 20480)
+            self.assertLessEqual(os.stat(path).st_size, 40960)
+            with open(path, encoding="utf-8") as file:
+                self.assertIn("log truncated", file.readline())
+
+    def test_log_file_tells_why_it_ended(self):
+        path = self.fresh("log")
+        with self.lab.host.listen("0.0.0.0", 8069):
+            done = self.run_command("true", options=["-l", path, "-t", "8069"])
+        self.assertEqual(done.returncode, 1)
+        with open(path, encoding="utf-8") as file:
+            self.assertIn("ERROR:   Failed to bind port 8069 (Address already in use)", file.read())
+
+    def test_every_packet_is_logged_with_trace(self):
+        path = self.fresh("log")
+        self.run_command("ping", "-c1", "-W2", lab.REMOTE4, options=["-l", path, "--trace"])
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        self.assertIn(f"from guest: ICMP {lab.HOST4} > {lab.REMOTE4} type 8", text)
+        self.assertIn(f"to guest: ICMP {lab.REMOTE4} > {lab.HOST4} type 0", text)
+
+    def test_system_log(self):
+        """What the daemon says goes there; /dev is not ours to change, so it happens among mounts of its own."""
+        script = r"""
+            mount -t tmpfs none /mnt && mkdir /mnt/net && touch /mnt/null /mnt/net/tun || exit 90
+            mount --bind /dev/null /mnt/null && mount --bind /dev/net/tun /mnt/net/tun || exit 91
+            mount --rbind /mnt /dev || exit 92
+            exec python3 -c '
+import socket, subprocess, sys
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+log.bind("/dev/log")
+with subprocess.Popen(["unshare", "--net", "cat"], stdin=-1, stdout=-1) as guest:
+    guest.stdin.write(b"x"); guest.stdin.flush(); guest.stdout.read(1)
+    subprocess.run([*sys.argv[1:], str(guest.pid)], check=True)
+    log.setblocking(False)
+    # The kernel holds ten lines, and no more come before the end.
+    for _ in range(10):
+        print(log.recv(4096).decode())
+    guest.stdin.close()
+log.settimeout(4)
+line = ""
+while "is gone" not in line:
+    line = log.recv(4096).decode()
+    print(line, flush=True)' "$@" """
+        argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh",
+                *self.lab.program.attach([], "")[:-1]]
+        done = self.lab.call(self.lab.as_user(argv))
+        self.assertRegex(done.stdout, r"(?m)^<30>[a-z]+\[[0-9]+\]: Namespace interface: eth0$")
+        self.assertRegex(done.stdout, r"(?m)^<30>[a-z]+\[[0-9]+\]: the namespace is gone: ending$")
+
+    def test_capture_has_as_many_frames_as_the_guest_counts(self):
+        """Large ones, segmented by nobody, count as one on both sides."""
+        path = self.lab.file("pcap")
+        with self.lab.guest("-4", "-p", path) as guest:
+            near, far = self.pair(self.lab.remote, lab.REMOTE4, guest=guest)
+            for one, other in ((near, far), (far, near)):
+                one.sendall(bytes(500_000))
+                self.assertEqual(len(self.read(other, 500_000)), 500_000)
+            guest.run("ip link set eth0 down")
+            link = json.loads(guest.output("ip", "-json", "-stats", "link", "show", "eth0"))[0]["stats64"]
+            time.sleep(0.2)
+        shown = self.lab.call(["tshark", "-r", path, "-T", "fields", "-e", "eth.src", "-e", "frame.len"])
+        frames = [line.split() for line in shown.stdout.splitlines()]
+        ours = [int(size) for source, size in frames if source == "9a:55:9a:55:9a:55"]
+        theirs = [int(size) for source, size in frames if source != "9a:55:9a:55:9a:55"]
+        # The guest's kernel does not count the Ethernet header of what it receives, 14 bytes.
+        self.assertEqual((len(theirs), sum(theirs)), (link["tx"]["packets"], link["tx"]["bytes"]))
+        self.assertEqual(len(ours), link["rx"]["packets"])
+        self.assertGreater(max(ours), 60_000)
+        self.assertGreater(max(theirs), 60_000)
 
     def test_pid_file_is_private_or_readable_only(self):
         path = self.fresh("pid")
@@ -276,6 +390,11 @@ class Idle(Case):
             with open(f"/proc/{guest.translator()}/smaps_rollup", encoding="ascii") as file:
                 sizes = {line.split(":")[0]: int(line.split()[1]) for line in file if line.endswith("kB\n")}
         self.assertLess(sizes["Pss"], 5 * 1024)
+
+
+def command_line(pid):
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read().decode(errors="replace")
 
 
 def alive(pid):
