@@ -75,7 +75,7 @@ class Surroundings(Case):
     def exec_from_python(self, before, *command):
         argv = self.lab.program.run([], list(command))
         script = f"import os, signal; {before}; os.execv({argv[0]!r}, {argv!r})"
-        return self.lab.call(self.lab.as_user(["python3", "-c", script]), check=False, timeout=5)
+        return self.lab.call(self.lab.as_user(["/usr/bin/python3", "-c", script]), check=False, timeout=5)
 
     def test_caller_that_ignores_the_end_of_its_children(self):
         done = self.exec_from_python("signal.signal(signal.SIGCHLD, signal.SIG_IGN)", "sh", "-c", "exit 5")

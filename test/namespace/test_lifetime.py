@@ -324,7 +324,7 @@ class Records(Case):
             mount -t tmpfs none /mnt && mkdir /mnt/net && touch /mnt/null /mnt/net/tun || exit 90
             mount --bind /dev/null /mnt/null && mount --bind /dev/net/tun /mnt/net/tun || exit 91
             mount --rbind /mnt /dev || exit 92
-            exec python3 -c '
+            exec /usr/bin/python3 -c '
 import socket, subprocess, sys
 log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 log.bind("/dev/log")
