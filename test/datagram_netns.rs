@@ -28,12 +28,12 @@ macro_rules! in_namespace {
 const WHICH: &str = "SPELT_TEST_INSIDE";
 
 in_namespace! {
-    echo_is_answered_with_the_guests_identifier
+    d15_echo_is_answered_with_the_guests_identifier
     large_replies_are_fragmented
     errors_of_routers_quote_the_request
     errors_of_routers_quote_the_datagram
     oversized_datagrams_teach_the_path_mtu_or_are_fragmented
-    out_of_descriptors_old_flows_live
+    d28_out_of_descriptors_old_flows_live
     segmentation_offload_works_with_a_real_kernel
 }
 
@@ -204,7 +204,7 @@ mod inner {
         (p, (h.kind, h.code), rest)
     }
 
-    pub fn echo_is_answered_with_the_guests_identifier() {
+    pub fn d15_echo_is_answered_with_the_guests_identifier() {
         host();
         for v4 in [true, false] {
             let mut w = World::plain();
@@ -322,7 +322,7 @@ mod inner {
         router.stop();
     }
 
-    pub fn out_of_descriptors_old_flows_live() {
+    pub fn d28_out_of_descriptors_old_flows_live() {
         host();
         let mut w = World::plain();
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();

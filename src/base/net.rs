@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn heaviest_hop_is_the_gateway() {
+    fn upstream_2024_02_heaviest_hop_is_the_gateway() {
         let hop = |n, weight| Hop { gateway: Some(Addr::v4([10, 0, 0, n])), weight, onlink: false };
         let mut r = Route::default_via(Addr::v4([10, 0, 0, 9]));
         r.hops = vec![hop(1, 1), hop(2, 5), hop(3, 5)];

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_clash_are_translated() {
+    fn b217_sources_that_clash_are_translated() {
         let from = |s: &str| nat().to_guest(a(s), None);
         assert_eq!(from("127.0.0.1"), Some(a("192.0.2.1")));
         assert_eq!(from("127.9.9.9"), Some(a("192.0.2.1")));

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn start_asks_for_the_guest_in_both_families() {
+    fn upstream_2025_09_start_asks_for_the_guest_in_both_families() {
         let mut t = Bench::with(Config { ra: false, ..config() });
         let sent = t.start();
         assert_eq!(sent.len(), 2);

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_answers_for_the_guest_itself() {
+    fn d11_nobody_answers_for_the_guest_itself() {
         let mut t = Bench::new();
         t.l2.guest_link_local = Some(a("fe80::7"));
         t.l2.guest_v6 = Some(a("2001:db8::abcd"));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_messages_are_refused() {
+    fn d12_invalid_messages_are_refused() {
         let mut t = Bench::new();
         let good = solicit("fe80::7", "fe80::1");
         let with = |at: usize, v: u8| {

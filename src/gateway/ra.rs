@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn golden_advertisement() {
+    fn upstream_2023_12_golden_advertisement() {
         let c = Config { mtu: Some(65520), search: vec!["example.com.".into()], ..config() };
         let expect = [
             &[134, 0, 0, 0, 255, 0x80, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0][..],
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn prefix_is_masked_and_autonomous_only_with_64_bits() {
+    fn d12_prefix_is_masked_and_autonomous_only_with_64_bits() {
         let with = |addr: &str, len| Config { assigned: PerFamily::new(None, Some((a(addr), len))), ..config() };
         let o = option(&with("2001:db8:1:2ff::7", 60), 3).unwrap();
         assert_eq!((o[2], o[3]), (60, 0x80));
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn solicitations_are_answered_to_the_asker_or_to_all() {
+    fn d12_solicitations_are_answered_to_the_asker_or_to_all() {
         let mut t = Bench::new();
         let ra = icmpv6(&t.answer(&solicit("fe80::7")).unwrap()[0]);
         assert_eq!((ra.src, ra.dst, ra.dst_mac), (a("fe80::1"), a("fe80::7"), GUEST_MAC));
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn three_quick_advertisements_then_one_every_few_minutes() {
+    fn kubevirt13191_three_quick_advertisements_then_one_every_few_minutes() {
         let mut t = Bench::new();
         assert_eq!(t.start().len(), 3, "ARP request, neighbour solicitation, advertisement");
         let mut gaps = Vec::new();

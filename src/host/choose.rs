@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn preferred_source_comes_before_the_first_address() {
+    fn d22_preferred_source_comes_before_the_first_address() {
         let mut d = host();
         d.routes[1].preferred_source = Some(addr("192.0.2.8"));
         let t = v4(&d);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_default_route_the_first_that_leads_anywhere() {
+    fn rhbz2277954_without_a_default_route_the_first_that_leads_anywhere() {
         let mut d = host();
         d.routes = vec![
             route(1, "127.0.0.0/8", None, 0),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn local_mode_is_a_matter_of_each_family() {
+    fn b128_b129_local_mode_is_a_matter_of_each_family() {
         let mut d = host();
         d.routes.retain(|r| r.route.family() == Family::V6);
         let (four, six) = (v4(&d), v6(&d));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_without_a_global_address_still_has_its_interface() {
+    fn b122_ipv6_without_a_global_address_still_has_its_interface() {
         let mut d = host();
         d.addresses.retain(|a| a.prefix.addr.is_v4() || a.prefix.addr.is_link_local());
         let t = v6(&d);

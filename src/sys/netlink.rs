@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn end_of_a_dump_is_seen_after_other_messages() {
+    fn upstream_2024_03_end_of_a_dump_is_seen_after_other_messages() {
         let mut d = encode(&RouteNetlinkMessage::NewLink(LinkMessage::default()), 0, 7);
         d.extend(20u32.to_ne_bytes());
         d.extend(NLMSG_DONE.to_ne_bytes());

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn etherparse_agrees_and_the_quote_is_unchanged() {
+    fn d32_etherparse_agrees_and_the_quote_is_unchanged() {
         let original: Vec<u8> = (0..2000u32).map(|i| (i * 7) as u8).collect();
         for (v4, whole, quoted) in [(true, 576, 548), (false, 1280, 1232)] {
             let f = fields(v4);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn short_originals_are_quoted_without_padding() {
+    fn d13_short_originals_are_quoted_without_padding() {
         let f = fields(true);
         let mut out = vec![1, 2, 3];
         error(&mut out, &f, ErrorKind::port_unreachable(Family::V4), &[0x45; 28]);

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_root_label_however_many_dots() {
+    fn d6_one_root_label_however_many_dots() {
         let expect = b"\x07example\x03com\0".to_vec();
         for name in ["example.com", "example.com.", "example.com.."] {
             assert_eq!(encode(name), Some(expect.clone()), "{name}");

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn probes_go_to_the_solicited_node_group_without_link_layer_address() {
+    fn d12_probes_go_to_the_solicited_node_group_without_link_layer_address() {
         let probe = ns("fe80::1", &[]);
         let group = solicited_node(&a("fe80::1"));
         assert_eq!(group, a("ff02::1:ff00:1"));
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn search_list_is_padded_exactly() {
+    fn d6_search_list_is_padded_exactly() {
         // 16 bytes of names need no padding, 17 need seven.
         for (name, units) in [("example.abcdef", 3), ("example.abcdefg", 4), ("example.abcdefg.", 4)] {
             let mut names = Names::plain();

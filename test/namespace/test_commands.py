@@ -64,7 +64,7 @@ class Commands(Case):
     def test_nothing_is_printed_on_success(self):
         self.assertEqual(self.run_command("true", options=["-q"]).stderr, "")
 
-    def test_closed_standard_streams_are_no_obstacle(self):
+    def test_b215_closed_standard_streams_are_no_obstacle(self):
         argv = self.lab.as_user(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *self.lab.program.run([], ["true"])])
         self.assertEqual(self.lab.call(argv, check=False).returncode, 0)
 
@@ -90,22 +90,22 @@ class Surroundings(Case):
         done = self.lab.call(self.lab.as_user(["nohup", *self.lab.program.run([], ["sh", "-c", "kill -HUP $$; echo on"])]))
         self.assertEqual(done.stdout, "on\n")
 
-    def test_nested(self):
+    def test_b172_nested(self):
         inner = self.lab.program.run(["-q"], ["ping", "-c1", "-W2", lab.REMOTE4])
         done = self.run_command(*self.lab.program.run(["-q"], inner))
         self.assertIn("1 received", done.stdout, done.stderr)
 
-    def test_in_a_user_namespace(self):
+    def test_b172_in_a_user_namespace(self):
         done = self.lab.call(self.lab.as_user(["unshare", "--user", "--map-root-user",
                                                *self.lab.program.run([], ["ping", "-c1", "-W2", lab.REMOTE6])]))
         self.assertIn("1 received", done.stdout)
 
-    def test_root(self):
+    def test_d21_root(self):
         for options in ([], ["--netns-only"]):
             done = self.lab.call(self.lab.as_root(self.lab.program.run(options, ["ping", "-c1", "-W2", lab.REMOTE4])))
             self.assertIn("1 received", done.stdout)
 
-    def test_without_a_user_namespace_the_users_are_the_hosts(self):
+    def test_b216_without_a_user_namespace_the_users_are_the_hosts(self):
         argv = self.lab.program.run(["--netns-only"], ["readlink", "/proc/self/ns/user"])
         self.assertEqual(self.lab.call(self.lab.as_root(argv)).stdout.strip(), os.readlink("/proc/self/ns/user"))
 

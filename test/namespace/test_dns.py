@@ -79,7 +79,7 @@ class Names(Case):
             with lab.Dns(self.lab.host, "127.0.0.1"), self.lab.guest() as guest:
                 self.assert_resolves(guest)
 
-    def test_forward_address_without_the_map(self):
+    def test_b111_forward_address_without_the_map(self):
         self.lab.resolv_conf("nameserver 127.0.0.53")
         options = ("--dns-forward", "169.254.1.1", "--no-map-gw")
         with lab.Dns(self.lab.host, "127.0.0.53"), self.lab.guest(*options) as guest:

@@ -91,7 +91,7 @@ class Tcp(Case):
         self.assertLess(time.monotonic() - began, 2)
 
     @both
-    def test_200_clients_that_half_close_early(self, net):
+    def test_d26_200_clients_that_half_close_early(self, net):
         with self.guest.listen(net.any, 8001, backlog=512) as listener:
             clients = []
             for nth in range(200):
@@ -168,7 +168,7 @@ class Udp(Case):
             self.assert_leads(self.lab.remote, net.host, port)
 
     @both
-    def test_translated_port(self, net):
+    def test_b80_translated_port(self, net):
         self.assert_leads(self.lab.remote, net.host, 8020, 9020)
 
     @both
@@ -205,7 +205,7 @@ class Udp(Case):
         self.assertEqual([client.recv(100)[0] for client in clients], list(range(10)))
 
     @both
-    def test_answer_comes_from_the_address_that_was_asked(self, net):
+    def test_b99_answer_comes_from_the_address_that_was_asked(self, net):
         server = self.closing(self.guest.bind(net.any, 8001))
         client = self.closing(self.lab.remote.socket(net.af, socket.SOCK_DGRAM))
         client.sendto(b"question", (net.host, 8001))
@@ -226,7 +226,7 @@ class Refusals(Case):
         self.assertEqual(done.returncode, 1)
         self.assertIn("8051", done.stderr)
 
-    def test_ports_are_free_at_once_after_the_end(self):
+    def test_p23737_p27634_ports_are_free_at_once_after_the_end(self):
         for _ in range(3):
             with self.lab.guest("-t", "8052") as guest:
                 with guest.listen("0.0.0.0", 8052):

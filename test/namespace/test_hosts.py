@@ -107,13 +107,13 @@ class Hosts(Case):
             with host.connect("127.0.0.1", 8098) as client:
                 self.assertEqual(client.recv(100), b"169.254.2.2")
 
-    def test_no_default_route(self):
+    def test_rhbz2277954_no_default_route(self):
         with self.host(self.V4[0], peer=self.PEER4) as host:
             self.assert_reaches(host, "10.1.0.1")
             self.assert_resolves(host)
             self.assert_resolves(host, "-4")
 
-    def test_no_network_at_all(self):
+    def test_p24614_no_network_at_all(self):
         with self.host() as host:
             self.assert_resolves(host)
             self.assert_resolves(host, "-4")

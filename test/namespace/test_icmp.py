@@ -51,7 +51,7 @@ class Routes(Case):
     options = ()
 
     @both
-    def test_traceroute_shows_each_router(self, net):
+    def test_b64_traceroute_shows_each_router(self, net):
         lines = self.guest.output("traceroute", "-n", "-q1", "-w2", "-m4", net.far).splitlines()[1:]
         self.assertEqual([line.split()[1] for line in lines], [net.gateway, net.far])
 

@@ -117,7 +117,7 @@ class Attach(Case):
             done = subprocess.run(argv, capture_output=True, timeout=5, check=False, stdin=subprocess.DEVNULL)
         self.assertEqual(done.returncode, 0, done.stderr)
 
-    def test_ends_soon_after_the_process_it_served(self):
+    def test_upstream_2024_02_ends_soon_after_the_process_it_served(self):
         pid_file = self.lab.file("pid")
         guest = self.lab.attached("-P", pid_file)
         daemon = self.read_pid(pid_file)

@@ -40,7 +40,7 @@ class Defaults(Case):
         routes = json.loads(self.guest.output("ip", "-json", "-6", "route", "show", "default"))
         self.assertEqual([route["gateway"] for route in routes], [lab.GATEWAY6])
 
-    def test_connected_route_is_there_once(self):
+    def test_d22_connected_route_is_there_once(self):
         routes = json.loads(self.guest.output("ip", "-json", "route", "show", "192.0.2.0/24"))
         self.assertEqual(len(routes), 1)
 

@@ -59,7 +59,7 @@ class Floods(Case):
             self.send(raw, ethernet + ipv4(lab.HOST4, target, 6, tcp_syn(1024 + nth // 100, 80)))
         self.assert_alive()
 
-    def test_udp_to_new_ports(self):
+    def test_p25959_udp_to_new_ports(self):
         self.lab.traffic(self.guest, "udp-flood", "--connect", f"{lab.REMOTE4}:10000", "--ports", 50_000,
                          "--seconds", 3, "--rate", 20_000)
         self.assert_alive()
@@ -121,7 +121,7 @@ class Descriptors(Case):
     """The program has few descriptors: new flows are refused, old ones live, and it recovers."""
 
     @both
-    def test_exhaustion(self, net):
+    def test_d28_exhaustion(self, net):
         guest = self.lab.guest(program=Limited(self.lab.program))
         self.addCleanup(guest.close)
         with self.lab.remote.listen(net.remote, backlog=200) as listener:

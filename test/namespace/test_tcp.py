@@ -46,7 +46,7 @@ class Targets(Case):
         self.assertLess(time.monotonic() - began, 1)
 
     @both
-    def test_refused_by_the_host(self, net):
+    def test_p22925_refused_by_the_host(self, net):
         with self.assertRaises(ConnectionRefusedError):
             self.guest.connect(net.gateway, 9)
 
@@ -174,7 +174,7 @@ class SlowReaders(Case):
         self.assert_survives_a_pause(far, near, 2.5)
 
     @both
-    def test_server_stops_reading_for_a_while(self, net):
+    def test_b74_server_stops_reading_for_a_while(self, net):
         near, far = self.pair(self.lab.remote, net.remote)
         self.assert_survives_a_pause(near, far, 2.5)
 

@@ -43,7 +43,7 @@ class Targets(Case):
         self.assert_answered(self.lab.far, net.far)
 
     @both
-    def test_server_sees_the_hosts_address_and_the_guests_port(self, net):
+    def test_upstream_2024_07_server_sees_the_hosts_address_and_the_guests_port(self, net):
         client, seen = self.assert_answered(self.lab.remote, net.remote)
         self.assertEqual(seen[:2], (net.host, client.getsockname()[1]))
 
@@ -129,7 +129,7 @@ class Errors(Case):
         return None
 
     @both
-    def test_closed_port(self, net):
+    def test_b64_closed_port(self, net):
         self.assertEqual(self.error_of(net, net.remote), errno.ECONNREFUSED)
 
     @both
@@ -159,7 +159,7 @@ class Errors(Case):
 class ManyReceivers(Case):
     options = ()
 
-    def test_broadcast(self):
+    def test_p24871_upstream_2025_05_broadcast(self):
         server = self.closing(self.lab.remote.socket(socket.AF_INET, socket.SOCK_DGRAM, timeout=3))
         server.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         server.bind(("192.0.2.255", 4445))

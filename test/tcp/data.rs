@@ -53,12 +53,12 @@ fn inbound_connection_is_answered_in_the_same_way() {
 }
 
 #[test]
-fn slow_reader_gets_everything() {
+fn d24_slow_reader_gets_everything() {
     slow_reader(&mut World::plain(), Some(7), false);
 }
 
 #[test]
-fn slow_reader_gets_everything_without_window_scaling() {
+fn d24_slow_reader_gets_everything_without_window_scaling() {
     slow_reader(&mut World::plain(), None, false);
 }
 
@@ -133,7 +133,7 @@ fn urgent_data_is_delivered_in_line() {
 }
 
 #[test]
-fn segments_without_offloads_are_whole_and_summed() {
+fn b107_segments_without_offloads_are_whole_and_summed() {
     for address in LOOPBACKS {
         let mut w = World::plain();
         let (mut g, mut server) = connected_to(&mut w, address, 4000);

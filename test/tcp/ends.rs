@@ -97,7 +97,7 @@ fn half_close_of_the_guest_leaves_the_answer() {
 
 /// What a client like `nc -N` does; some translators reset such connections.
 #[test]
-fn client_may_half_close_before_the_guest_has_answered() {
+fn d26_client_may_half_close_before_the_guest_has_answered() {
     let mut w = World::plain();
     let mut client = inbound(&mut w, LOOPBACKS[0]);
     client.write_all(b"request").unwrap();

@@ -67,7 +67,7 @@ fn full_table_of_live_flows_refuses() {
 
 /// RFC 9293 §3.10.7.1.
 #[test]
-fn segments_of_no_flow_are_refused_as_the_rfc_says() {
+fn d32_segments_of_no_flow_are_refused_as_the_rfc_says() {
     let mut w = World::plain();
     let mut g = Guest::new(4000, "127.0.0.1:9".parse().unwrap());
     g.rcv = 77;
@@ -92,7 +92,7 @@ fn one(w: &mut World, g: &Guest, flags: &str, payload: &[u8]) -> Vec<Seen> {
 
 /// RFC 9293 §3.9.2.3; and port 0 is nobody's.
 #[test]
-fn group_addresses_and_port_zero_are_not_answered() {
+fn upstream_2024_08_group_addresses_and_port_zero_are_not_answered() {
     let mut w = World::plain();
     for flags in ["S", ".", "F"] {
         let mut g = Guest::new(4000, "127.0.0.1:9".parse().unwrap());
@@ -109,7 +109,7 @@ fn group_addresses_and_port_zero_are_not_answered() {
 }
 
 #[test]
-fn syn_ack_is_sent_again_exactly() {
+fn d3_syn_ack_is_sent_again_exactly() {
     let mut w = World::plain();
     let listener = TcpListener::bind(LOOPBACKS[0]).unwrap();
     let mut g = Guest::new(4000, listener.local_addr().unwrap());

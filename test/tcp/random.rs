@@ -47,7 +47,7 @@ proptest! {
 
     /// Whatever guest, server and link do: no panic, and after each turn the audit finds no flow that nothing will move.
     #[test]
-    fn nothing_stalls_and_nothing_breaks(
+    fn p22146_nothing_stalls_and_nothing_breaks(
         inbound_first: bool, tso: bool, peek_offset: bool, ops in proptest::collection::vec(op(), 1..40)
     ) {
         let mut w = if tso { World::offloading(65520) } else { World::plain() };

@@ -158,7 +158,7 @@ fn a_refusal_is_broadcast_and_bare() {
 }
 
 #[test]
-fn rapid_commit_leases_at_once() {
+fn upstream_2024_11_rapid_commit_leases_at_once() {
     let r = answer(&ask(Some(T::Discover), vec![O::RapidCommit]));
     assert_eq!((r.m.opts().msg_type(), r.opt(C::RapidCommit)), (Some(T::Ack), Some(&O::RapidCommit)));
     assert_eq!(r.m.yiaddr(), v4addr("192.0.2.7"));
@@ -191,7 +191,7 @@ fn some_messages_want_no_answer() {
 }
 
 #[test]
-fn broadcast_flag_and_relay_decide_the_destination() {
+fn upstream_2024_11_broadcast_flag_and_relay_decide_the_destination() {
     let mut m = discover();
     m.set_flags(v4::Flags::default().set_broadcast());
     let o = answer(&m);
@@ -203,7 +203,7 @@ fn broadcast_flag_and_relay_decide_the_destination() {
 }
 
 #[test]
-fn the_client_list_gives_the_order_and_duplicates_count_once() {
+fn d19_the_client_list_gives_the_order_and_duplicates_count_once() {
     let list = [C::Router, C::SubnetMask, C::Router, C::DomainName, C::Unknown(200), C::ServerIdentifier];
     let o = answer(&ask(Some(T::Discover), vec![O::ParameterRequestList(list.to_vec())]));
     assert_eq!(o.codes(), [53, 3, 1, 15, 54, 6, 12, 26, 51, 119]);
@@ -213,7 +213,7 @@ fn the_client_list_gives_the_order_and_duplicates_count_once() {
 }
 
 #[test]
-fn the_client_identifier_comes_back() {
+fn d19_the_client_identifier_comes_back() {
     for id in [vec![1, 2, 3], vec![255; 200]] {
         let o = answer(&ask(Some(T::Discover), vec![O::ClientIdentifier(id.clone())]));
         assert_eq!(o.data(61), Some(id));
@@ -230,7 +230,7 @@ fn a_gateway_outside_the_subnet_comes_with_routes() {
 }
 
 #[test]
-fn long_search_lists_are_split_or_cut() {
+fn d19_long_search_lists_are_split_or_cut() {
     let search: Vec<String> = (0..30).map(|i| format!("department-{i}.site-{i}.example.org")).collect();
     let c = Config { search, ..config() };
     let small = try_answer(c.clone(), &discover()).unwrap();

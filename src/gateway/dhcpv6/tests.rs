@@ -141,7 +141,7 @@ fn golden_advertisement() {
 }
 
 #[test]
-fn every_association_has_an_answer() {
+fn d10_every_association_has_an_answer() {
     let m = ask(T::Request, vec![client(), server(), na(1, &[]), na(2, &["2001:db8::7"]), ta(3), pd(4)]);
     let expect = vec![
         (1, vec![], Some(v6::Status::NoAddrsAvail)),
@@ -162,7 +162,7 @@ fn requests_for_another_link_are_told_so() {
 }
 
 #[test]
-fn renew_and_rebind_extend_and_retire() {
+fn d10_renew_and_rebind_extend_and_retire() {
     for (kind, ids) in [(T::Renew, vec![client(), server()]), (T::Rebind, vec![client()])] {
         let asked = [ids, vec![na(1, &["2001:db8::7", "2001:db8::9"]), na(2, &["2001:db8::5"]), pd(3)]].concat();
         let m = ask(kind, asked);
@@ -193,7 +193,7 @@ fn release_and_decline_succeed() {
 }
 
 #[test]
-fn information_has_no_association_and_needs_no_name() {
+fn d10_d31_information_has_no_association_and_needs_no_name() {
     let m = try_ask(config(), T::InformationRequest, vec![oro(&[C::DomainNameServers])]).unwrap();
     assert_eq!((m.msg_type(), ias(&m).len(), m.opts().get(C::ClientId)), (T::Reply, 0, None));
     assert!(m.opts().get(C::DomainNameServers).is_some());

@@ -9,7 +9,7 @@ fact!(data_in_order_is_taken_and_acknowledged(p = established) {
 
 fact!(
     /// RFC 9293 §3.10.7.4: every segment that is not acceptable is answered.
-    old_segment_is_answered(p = established) {
+    d8_old_segment_is_answered(p = established) {
         p.recv(Seg { len: 500, ..ACK });
         for (seq, len) in [(1, 500), (1, 1), (101, 400), (500, 1), (500, 0)] {
             assert_eq!(p.recv(Seg { seq, len, ..ACK }), Verdict { ack: true, ..NOTHING }, "{seq} {len}");
@@ -26,7 +26,7 @@ fact!(overlap_is_trimmed(p = established) {
 
 fact!(
     /// RFC 5681 §3.2: an immediate duplicate ACK for each segment ahead of a hole.
-    hole_draws_one_duplicate_a_segment(p = established) {
+    d8_hole_draws_one_duplicate_a_segment(p = established) {
         let v = p.recv(Seg { seq: 1 + MSS, len: MSS as usize, ..ACK });
         assert_eq!((v, p.dropped()), (Verdict { dup_acks: 1, ..NOTHING }, Some(DropReason::TcpOutOfOrder)));
         assert_eq!(p.numbers().2, 1);
@@ -88,7 +88,7 @@ fact!(segment_far_outside_the_window_draws_an_ack_only(p = established) {
 
 fact!(
     /// RFC 9293 §3.8.4: a probe carries the byte before the next, and perhaps garbage in it.
-    keep_alive_of_the_guest_is_answered(p = established) {
+    p24572_keep_alive_of_the_guest_is_answered(p = established) {
         assert!(p.recv(Seg { seq: 0, ..ACK }).ack);
         assert!(p.recv(Seg { seq: 0, len: 1, ..ACK }).ack);
         assert_eq!(p.numbers(), (1, 1, 1));
@@ -97,7 +97,7 @@ fact!(
 
 fact!(
     /// RFC 9293 §3.10.7.4 and RFC 5961 §5.2; taken at its word it would shift our own numbers.
-    ack_of_unsent_data_is_answered_and_ignored(p = established) {
+    d25_ack_of_unsent_data_is_answered_and_ignored(p = established) {
         for ack in [2, 1000, 0x8000_0001] {
             assert_eq!(p.recv(Seg { ack, len: 10, win: 9, ..ACK }), Verdict { ack: true, ..NOTHING });
             assert_eq!((p.numbers(), p.conn.room()), ((1, 1, 1), u32::from(WND)));
@@ -221,7 +221,7 @@ fact!(
 
 fact!(
     /// RFC 5961 §3.2, the three cases.
-    resets_are_validated(p = established) {
+    d9_resets_are_validated(p = established) {
         for seq in [0, OUR_WND + 1, 1 << 31] {
             assert_eq!(p.recv(Seg { seq, ..RST }), NOTHING);
             assert_eq!((p.dropped(), p.state()), (Some(DropReason::TcpResetInvalid), State::Established));

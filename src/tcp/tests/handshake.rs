@@ -38,7 +38,7 @@ fact!(syn_again_draws_the_syn_ack_again(p = syn_received) {
 
 fact!(
     /// RFC 9293 §3.8.1: retransmissions carry the same sequence number.
-    syn_ack_is_repeated_unchanged_then_given_up(p = syn_received) {
+    d3_syn_ack_is_repeated_unchanged_then_given_up(p = syn_received) {
         let (options, window) = (p.conn.syn_options(), p.conn.window_field(true));
         for wait in [1000, 2000, 4000, 8000, 16000, 32000] {
             assert_eq!(p.timer(), (Verdict { resend: true, ..NOTHING }, wait));
@@ -48,7 +48,7 @@ fact!(
     }
 );
 
-fact!(syn_is_repeated_unchanged_then_given_up(p = syn_sent) {
+fact!(b153_d3_syn_is_repeated_unchanged_then_given_up(p = syn_sent) {
     let (options, window) = (p.conn.syn_options(), p.conn.window_field(true));
     for wait in [1000, 2000, 4000, 8000, 16000, 32000] {
         assert_eq!(p.timer(), (Verdict { resend: true, ..NOTHING }, wait));
@@ -59,7 +59,7 @@ fact!(syn_is_repeated_unchanged_then_given_up(p = syn_sent) {
 
 fact!(
     /// RFC 9293 §3.10.7.4, fifth check: in ESTABLISHED, processing goes on with the same segment.
-    data_with_the_last_ack_of_the_handshake_counts(p = syn_received) {
+    d23_data_with_the_last_ack_of_the_handshake_counts(p = syn_received) {
         let v = p.recv(Seg { len: 100, ..ACK });
         assert_eq!((v.established, v.ack, p.taken(), p.numbers()), (true, true, Some((0, 100)), (1, 1, 101)));
     }
@@ -82,7 +82,7 @@ fact!(
 
 fact!(
     /// RFC 9293 §3.10.7.3, first check.
-    syn_ack_with_a_wrong_ack_is_refused(p = syn_sent) {
+    d25_syn_ack_with_a_wrong_ack_is_refused(p = syn_sent) {
         for ack in [0, 2, 0x8000_0001] {
             assert_eq!(p.recv(Seg { ack, ..SYN_ACK }), Verdict { refuse: true, ..NOTHING });
             assert_eq!((p.state(), p.rel(p.conn.una())), (State::SynSent, 0));
@@ -122,7 +122,7 @@ fact!(simultaneous_open_may_end_with_a_bare_ack(p = syn_sent) {
 
 fact!(
     /// RFC 7323 §2.2: no option from the peer, no scaling either way.
-    window_scale_only_if_offered(p = connecting) {
+    d2_window_scale_only_if_offered(p = connecting) {
         assert_eq!(p.conn.syn_options(), (1460, Some(8)));
         let mut p = connecting_with((p.irs.0, p.iss.0), Seg { scale: None, ..SYN });
         assert_eq!(p.conn.syn_options(), (1460, None));
@@ -134,7 +134,7 @@ fact!(
     }
 );
 
-fact!(no_scaling_if_the_syn_ack_has_none(p = syn_sent) {
+fact!(d2_no_scaling_if_the_syn_ack_has_none(p = syn_sent) {
     assert_eq!(p.conn.syn_options(), (1460, Some(8)));
     p.recv(Seg { scale: None, ..SYN_ACK });
     assert_eq!(p.conn.window_field(false), 65535);
@@ -152,7 +152,7 @@ fact!(
 
 /// RFC 9293 §3.7.1, and a floor against CVE-2019-11479; 0 to 3 must not end as a division or an endless loop.
 #[test]
-fn segment_size_has_a_default_a_floor_and_a_ceiling() {
+fn d1_segment_size_has_a_default_a_floor_and_a_ceiling() {
     let cases = [(None, 536), (Some(0), 88), (Some(1), 88), (Some(2), 88), (Some(3), 88), (Some(87), 88)];
     for (offer, used) in cases.into_iter().chain([(Some(536), 536), (Some(1460), 1460), (Some(65535), 1460)]) {
         assert_eq!(connecting_with((1, 1), Seg { mss: offer, ..SYN }).conn.mss(), used, "{offer:?}");
@@ -175,7 +175,7 @@ fact!(
 
 fact!(
     /// RFC 5961 §4.2: a challenge, whatever the number.
-    syn_in_a_connection_draws_a_challenge(p = established) {
+    d9_syn_in_a_connection_draws_a_challenge(p = established) {
         for (seq, flags) in [(0, TcpFlags::SYN), (1, TcpFlags::SYN), (1 << 30, SYN_ACK.flags), (0, SYN_ACK.flags)] {
             assert_eq!(p.recv(Seg { seq, flags, ..SYN }), Verdict { ack: true, ..NOTHING });
             assert_eq!((p.state(), p.numbers()), (State::Established, (1, 1, 1)));

@@ -4,7 +4,7 @@ use super::*;
 
 fact!(
     /// RFC 5681 §3.2: the third duplicate, not the first; the hole, not the flight; once.
-    three_duplicates_resend_the_hole_once(p = sending) {
+    d8_three_duplicates_resend_the_hole_once(p = sending) {
         assert_eq!(p.recv(ACK), NOTHING);
         assert_eq!(p.recv(ACK), NOTHING);
         assert_eq!(p.recv(ACK), Verdict { resend: true, ..NOTHING });
@@ -131,7 +131,7 @@ fact!(fin_is_resent_by_the_timer(p = established) {
 
 fact!(
     /// A storm of duplicate ACKs must not draw one of FINs.
-    duplicates_resend_a_fin_once(p = established) {
+    b125_d32_duplicates_resend_a_fin_once(p = established) {
         p.send_fin();
         let resent = (0..20).filter(|_| p.recv(ACK).resend).count();
         assert_eq!(resent, 1);

@@ -51,7 +51,7 @@ fn lying_tcp_options_end_the_list() {
 }
 
 #[test]
-fn udp_length_trims_and_refuses() {
+fn d29_udp_length_trims_and_refuses() {
     let b =
         PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).ipv6([0x20; 16], [0x21; 16], 5).udp(53, 54);
     let mut f = Vec::new();
@@ -67,7 +67,7 @@ fn udp_length_trims_and_refuses() {
 }
 
 #[test]
-fn extension_headers_are_walked() {
+fn d5_extension_headers_are_walked() {
     let mut f = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd];
     f.extend([0x60, 0, 0, 0, 0, 8 + 8 + 8, 0, 64]);
     f.extend([0x20; 16]);
@@ -92,7 +92,7 @@ fn extension_headers_are_walked() {
 }
 
 #[test]
-fn wrong_version_and_lengths() {
+fn d29_wrong_version_and_lengths() {
     let f = tcp4(&[], b"");
     let with = |at: usize, v: u8| {
         let mut g = f.clone();
