@@ -393,6 +393,27 @@ fn idle_flows_go_and_used_ones_stay() {
     assert!(w.udp.is_empty());
 }
 
+/// A resolver's client asks from another port each time, for ten hours: flows must not pile up, nor names stop resolving.
+#[test]
+fn b57_names_resolve_for_hours() {
+    let mut w = limited(64);
+    let server = loopback(true);
+    let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
+    for n in 0..3600 {
+        w.ahead = Duration::from_secs(10 * n);
+        w.expire();
+        let from = Endpoint::new(guest(true), 20_000 + n as u16);
+        w.send(&datagram(from.port, to, 64, b"question"), Offload::NONE).unwrap();
+        w.flush();
+        let peer = server.recv_from(&mut [0; 20]).unwrap().1;
+        server.send_to(b"answer", peer).unwrap();
+        let got = w.pump(1);
+        let (_, src, dst, answer) = udp(&got[0].0, &got[0].1);
+        assert_eq!((src, dst, &answer[..]), (to, from, &b"answer"[..]));
+        assert!(w.udp.len() <= 13, "{} flows", w.udp.len());
+    }
+}
+
 #[test]
 fn ttl_and_tos_pass_both_ways() {
     let mut w = world(PLAIN);
