@@ -376,7 +376,7 @@ while "is gone" not in line:
 
 class Idle(Case):
     @both
-    def test_no_processor_time_without_traffic(self, net):
+    def test_upstream_2025_01_no_processor_time_without_traffic(self, net):
         with self.lab.guest() as guest:
             near, _ = self.pair(self.lab.remote, net.remote, guest=guest)
             time.sleep(2.5)

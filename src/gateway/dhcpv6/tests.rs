@@ -125,7 +125,7 @@ fn solicit_is_advertised_or_committed_at_once() {
 }
 
 #[test]
-fn golden_advertisement() {
+fn d10_golden_advertisement() {
     let c = Config { dns: vec![], search: vec![], fqdn: None, ..config() };
     let sent = Bench::with(c).answer(&frame(T::Solicit, vec![client(), na(5, &[])])).unwrap();
     let expect = [
