@@ -270,7 +270,7 @@ class WrongCommandLines(Case):
         self.assert_refused("/proc/self/ns/net", "attach", "/proc/self/ns/net")
 
     def test_option_that_is_not_implemented_yet(self):
-        self.assert_refused("--splice-only", "run", "--splice-only", "--", "true")
+        self.assert_refused("--conf-path", "run", "--conf-path", "/tmp/control", "--", "true")
 
     def test_option_without_its_value(self):
         self.assert_refused("--mtu", "run", "--mtu")

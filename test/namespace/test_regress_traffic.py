@@ -393,10 +393,12 @@ class Sender:
     def __enter__(self):
         self.pid = os.fork()
         if self.pid == 0:
-            with contextlib.suppress(OSError):
+            try:
                 self.stream.settimeout(20)
                 self.stream.sendall(self.data)
-            os._exit(0)
+            finally:
+                # Whatever happened: the laboratory is the parent's.
+                os._exit(0)
         return self
 
     def __exit__(self, *_):
