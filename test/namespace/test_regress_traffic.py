@@ -174,7 +174,7 @@ class Tcp(Case):
                     one.close()
                     self.assertEqual(other.recv(1), b"")
                     other.close()
-            time.sleep(2.5)
+            time.sleep(1.5)
         self.assertGreater(self.shark(path, "tcp.flags.fin == 1"), 11)
         self.assertEqual(self.shark(path, "tcp.analysis.retransmission || tcp.analysis.duplicate_ack"), 0)
 
