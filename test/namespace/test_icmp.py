@@ -27,7 +27,10 @@ class Ping(Case):
 
     @both
     def test_interval_does_not_matter(self, net):
-        self.assertIn(" 0% packet loss", self.ping("-c50", "-i0.01", "-W2", net.remote))
+        # ping waits only twice the longest round trip for the last answer: not long on a busy machine.
+        shown = self.ping("-c50", "-i0.01", "-W2", net.remote)
+        answered = {int(word.partition("=")[2]) for word in shown.split() if word.startswith("icmp_seq=")}
+        self.assertLessEqual(set(range(1, 50)), answered)
 
     @both
     def test_dead_host(self, net):
