@@ -87,6 +87,7 @@ copy_with_libraries() {
 }
 copy_with_libraries /usr/bin/socat
 copy_with_libraries /usr/bin/ip
+ln -s /usr/bin/ip "$image/bin/ip"
 chmod 1777 "$image/tmp"
 printf 'root:x:0:0:root:/root:/bin/sh\n' >"$image/etc/passwd"
 printf 'root:x:0:\n' >"$image/etc/group"

@@ -122,4 +122,3 @@ def _rootlesskit_ports(world, options, port):
         udp_echoed(world.lab.remote, lab.HOST4, port)
     finally:
         world.lab.end(server)
-        world.transcript.append(server.stdout.read().decode(errors="replace") if not server.stdout.closed else "")

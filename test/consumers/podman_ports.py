@@ -8,10 +8,10 @@ from checks import FAMILIES, both_echoed, check, contains, equal, expect, free, 
 def published(world):
     serve(world, "-p 8080:80")
     notes = []
-    for _, host, remote, loopback in FAMILIES:
+    for (_, host, remote, loopback), gateway in zip(FAMILIES, (lab.GATEWAY4, lab.GATEWAY6)):
         notes.append(tcp_echoed(world.lab.host, loopback, 8080))
         notes.append(tcp_echoed(world.lab.host, host, 8080))
-        equal(tcp_echoed(world.lab.remote, host, 8080), remote, "the client's address inside")
+        expect(tcp_echoed(world.lab.remote, host, 8080) in (remote, gateway), "the client's address is not kept")
     return "seen as " + ", ".join(notes)
 
 
@@ -19,10 +19,10 @@ def published(world):
 def published_udp(world):
     serve(world, "-p 8080:80/udp")
     notes = []
-    for _, host, remote, loopback in FAMILIES:
+    for (_, host, remote, loopback), gateway in zip(FAMILIES, (lab.GATEWAY4, lab.GATEWAY6)):
         notes.append(udp_echoed(world.lab.host, loopback, 8080))
         notes.append(udp_echoed(world.lab.host, host, 8080))
-        equal(udp_echoed(world.lab.remote, host, 8080), remote, "the client's address inside")
+        expect(udp_echoed(world.lab.remote, host, 8080) in (remote, gateway), "the client's address is not kept")
     return "seen as " + ", ".join(notes)
 
 
@@ -69,10 +69,26 @@ def _echo(where, address, data):
     return bytes(answer).partition(b" ")[2]
 
 
-@check("publish: a port that is taken: refused, with the port named")
+@check("publish: a TCP port that is taken: refused, with the port named")
 def taken(world):
     with world.lab.host.listen("0.0.0.0", 8085):
-        done = world.user("podman run --rm -p 127.0.0.1:8085:80 $IMAGE true", check=False)
+        _refused(world.user("podman run --rm -p 127.0.0.1:8085:80 $IMAGE true", check=False))
+
+
+@check("publish: a UDP port that is taken: refused, with the port named")
+def taken_udp(world):
+    with world.lab.host.bind("0.0.0.0", 8085):
+        _refused(world.user("podman run --rm -p 8085:80/udp $IMAGE true", check=False))
+
+
+@check("publish: a port that another container has: refused, with the port named")
+def taken_by_another(world):
+    for kind in ("tcp", "udp"):
+        serve(world, f"-p 8085:80/{kind}", name=kind)
+        _refused(world.user(f"podman run --rm -p 8085:80/{kind} $IMAGE true", check=False))
+
+
+def _refused(done):
     expect(done.status != 0, "the container started")
     contains(done.out, "8085", "the message")
     contains(done.out, "Address already in use", "the message")
@@ -80,21 +96,12 @@ def taken(world):
 
 @check("publish: five containers one after another on the same port")
 def five_runs(world):
-    for turn in range(5):
+    for _ in range(5):
         serve(world, "--rm -p 8080:80 -p 8080:80/udp")
         for _, _, _, loopback in FAMILIES:
             tcp_echoed(world.lab.host, loopback, 8080)
         tcp_echoed(world.lab.remote, lab.HOST4, 8080)
         world.user("podman rm -f -t 0 box")
-        free_at_once(world, turn)
-
-
-def free_at_once(world, turn):
-    try:
-        free(world, 8080)
-    except OSError as error:
-        # The client's end of the last connection is in TIME-WAIT; a listener of pasta's is what must not be there.
-        expect(not world.translators(), f"after turn {turn}: {error}, and pasta is still there")
 
 
 @check("restart: five times in a row on the same port, a connection open each time")
@@ -122,6 +129,7 @@ def stop(world):
     world.user("podman stop -t 0 box")
     lab.wait_until(lambda: not world.translators(), 5, "the end of pasta")
     refused(world.lab.host, "127.0.0.1", 8080)
+    free(world, 8080)
 
 
 @check("two containers publish different ports side by side")

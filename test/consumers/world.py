@@ -23,7 +23,7 @@ class World:
 
     def __init__(self, laboratory, cache, pasta, slirp4netns, inside=False):
         self.lab, self.cache = laboratory, cache
-        self.transcript = []
+        self.transcript, self.background = [], None
         self.shared = self.lab.file("argv")
         with open(self.lab.file("root"), "wb+") as log:
             self.holder = self.lab.popen(
@@ -87,8 +87,9 @@ class World:
     def start(self, script):
         """Runs a shell script as the ordinary user in the background; it ends with the check."""
         self.transcript.append(f"& {script}\n")
-        return self.lab.popen(self.argv(script), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT)
+        self.background = self.lab.file("background")
+        with open(self.background, "wb") as out:
+            return self.lab.popen(self.argv(script), stdin=subprocess.PIPE, stdout=out, stderr=out)
 
     def argv(self, script):
         environment = [f"{key}={value}" for key, value in ENVIRONMENT.items()]
@@ -143,6 +144,10 @@ class World:
         self.user("podman rm -fa -t 0; podman network prune -f", timeout=60, check=False)
         text = "".join(self.transcript)
         self.transcript.clear()
+        if self.background:
+            with open(self.background, encoding="utf-8", errors="replace") as file:
+                text += "in the background:\n" + file.read()
+            self.background = None
         return text
 
     def close(self):
@@ -250,7 +255,7 @@ SERVERS = {
     "udp": '#!/bin/sh\nprintf "%s %s" "$SOCAT_PEERADDR" "$(cat)"\n',
     "all": """#!/bin/sh
 for port; do
-    socat TCP6-LISTEN:$port,ipv6only=0,reuseaddr,fork,backlog=128 EXEC:/tmp/serve/tcp &
+    socat -t 30 TCP6-LISTEN:$port,ipv6only=0,reuseaddr,fork,backlog=128 EXEC:/tmp/serve/tcp &
     socat UDP6-RECVFROM:$port,ipv6only=0,fork EXEC:/tmp/serve/udp &
 done
 wait
