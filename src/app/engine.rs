@@ -58,7 +58,6 @@ pub struct Protocols {
 pub struct Engine {
     pub(super) poll: Poll,
     pub(super) clock: Clock,
-    pub(super) tap: Link,
     pub(super) batch: Batch,
     /// The tap may hold more frames than the last pass took.
     pub(super) tap_has_more: bool,
@@ -85,6 +84,9 @@ pub struct Engine {
     shared_for: Flows,
     due: Vec<Token>,
     stats: Option<Stats>,
+    /// The last field, so that it is closed last: until the kernel has taken an interface down (synchronize_net(), tens of
+    /// milliseconds) the ports would still be bound, and a successor could not have them.
+    pub(super) tap: Link,
 }
 
 /// Statistics for the user, and what they said last.

@@ -161,7 +161,8 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
         log::warn!("{w}");
     }
     let local = reach_inside(config, &guest, &mut opened)?;
-    let supervisor = Supervisor::new(guest, config.netns_quit, opened.caller.exit.take(), config.linger)?;
+    // Outlives the engine: closing an inotify instance takes milliseconds in which the ports would still be bound.
+    let mut supervisor = Supervisor::new(guest, config.netns_quit, opened.caller.exit.take(), config.linger)?;
     let (daemon, identity, pid_file) = (opened.daemon.take(), opened.identity, opened.files.pid_file.take());
     let (mut caller, summary) = (std::mem::take(&mut opened.caller), std::mem::take(&mut opened.summary));
     let null = opened.files.null.try_clone().context("no descriptor is left")?;

@@ -127,7 +127,7 @@ impl Supervisor {
     }
 
     /// Starts the command, serves the guest until the end, and returns the exit status.
-    pub fn run(mut self, engine: &mut Engine) -> anyhow::Result<u8> {
+    pub fn run(&mut self, engine: &mut Engine) -> anyhow::Result<u8> {
         if let End::Child(child) = &mut self.end {
             child.go()?;
         }
