@@ -1,6 +1,8 @@
 //! From the options about ports to rules in force, and how many descriptors those may take.
 
+use std::io;
 use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 use crate::base::Family;
 use crate::config::Config;
@@ -59,13 +61,27 @@ pub fn bind(
 ) -> anyhow::Result<Vec<Listener>> {
     let asked = |side| forwards.lenient_ports(side) as u128;
     let share = (spare / 2) as u128 * asked(on) / (asked(on) + asked(on.other())).max(1);
-    let (listeners, left_out) = listen::open_all(forwards, on, share as usize, options, sockets)?;
+    let until = Instant::now() + PREDECESSOR;
+    let (listeners, left_out) = loop {
+        match listen::open_all(forwards, on, share as usize, options, sockets) {
+            Err(e) if e.error.source.0.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                // Nothing tells an ordinary user of the end of a process that is not his child.
+                let _ = nix::poll::poll(&mut [], RETRY);
+            }
+            done => break done?,
+        }
+    };
     if let Some(text) = left_out.summary(process::open_files_max()) {
         // What others use already is to be expected; what a limit takes away is not.
         log::log!(if left_out.no_descriptors > 0 { log::Level::Warn } else { log::Level::Info }, "{text}");
     }
     Ok(listeners)
 }
+
+/// How long a port may be somebody's yet. A container manager that restarts a container removes the namespace of one
+/// instance and starts the next, for the same ports, before the first one may even have had a turn on a busy processor.
+const PREDECESSOR: Duration = Duration::from_millis(500);
+const RETRY: u8 = 5;
 
 /// True if sockets are needed in the guest's namespace, or the ports in use there matter.
 pub fn reaches_inside(config: &Config, forwards: &Forwards) -> bool {
@@ -126,18 +142,37 @@ fn ephemeral_ports() -> RangeInclusive<u16> {
 mod tests {
     use super::*;
     use crate::fwd::ports::Spec;
+    use crate::sys::sockets::Here;
+
+    fn forwards_of(text: &str) -> Forwards {
+        let mut forwards = Forwards::default();
+        let ports = Ports::Specs(vec![Spec::parse(Proto::Tcp, text).unwrap()]);
+        for rule in ports.rules(&Ports::EPHEMERAL_DEFAULT).unwrap() {
+            forwards.add(Forward { rule, on: Side::Host, origin: String::new() });
+        }
+        forwards
+    }
+
+    #[test]
+    fn a_port_that_is_given_back_is_waited_for() {
+        let options = listen::Options { v4: true, v6: false, freebind: false };
+        let predecessor = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let forwards = forwards_of(&format!("127.0.0.1/{}", predecessor.local_addr().unwrap().port()));
+        let error = bind(&forwards, Side::Host, 100, &options, &mut Here).unwrap_err().to_string();
+        assert!(error.contains("Address already in use"), "{error}");
+        let start = Instant::now();
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(predecessor);
+        });
+        assert_eq!(bind(&forwards, Side::Host, 100, &options, &mut Here).unwrap().len(), 1);
+        assert!(start.elapsed() >= Duration::from_millis(50));
+        ends.join().unwrap();
+    }
 
     #[test]
     fn ports_and_flows_share_the_descriptors() {
-        let with = |text: &str| {
-            let mut forwards = Forwards::default();
-            let ports = Ports::Specs(vec![Spec::parse(Proto::Tcp, text).unwrap()]);
-            for rule in ports.rules(&Ports::EPHEMERAL_DEFAULT).unwrap() {
-                forwards.add(Forward { rule, on: Side::Host, origin: String::new() });
-            }
-            forwards
-        };
-        let (all, auto, one) = (with("all"), with("auto"), with("22"));
+        let (all, auto, one) = (forwards_of("all"), forwards_of("auto"), forwards_of("22"));
         assert_eq!(port_descriptors(&all, 200), 100);
         assert_eq!(flow_descriptors(&all, 200, 100), 100);
         assert_eq!(port_descriptors(&auto, 19_000), 1187);
