@@ -7,6 +7,10 @@ from checks import FAMILIES, both_echoed, check, contains, equal, expect, inside
 from world import Echo
 
 
+# Ports that the kernel chooses for clients are left alone by `auto`; the laboratory has those from 10000 on.
+BELOW_EPHEMERAL = 8066
+
+
 def addresses(world, options):
     """What `ip -json addr` says in a container with these options for pasta."""
     out = world.user(f"podman run --rm --network=pasta:{options} $IMAGE ip -json addr").out
@@ -87,7 +91,7 @@ def outwards_translated(world):
 @check("pasta:-T,auto: a port that the host begins to serve")
 def outwards_auto(world):
     serve(world, "--network=pasta:-T,auto,-U,auto")
-    with Echo(world.lab.host, "127.0.0.1") as echo:
+    with Echo(world.lab.host, "127.0.0.1", BELOW_EPHEMERAL) as echo:
         def answered():
             ask = f"{inside('TCP', '127.0.0.1', echo.port)}; {inside_udp('127.0.0.1', echo.port)}"
             return world.user(f"podman exec box sh -c '{ask}'", check=False).out.count(" question") == 2
@@ -115,9 +119,9 @@ def inwards_all(world):
         both_echoed(world.lab.remote, host, 8070)
 
 
-@check("pasta:-t with exclusions, and all but one")
+@check("pasta:-t with an exclusion: all but one")
 def exclusions(world):
-    serve(world, "--network=pasta:-t,8070-8074,-t,~8072", ports=(8070, 8072))
+    serve(world, "--network=pasta:-t,~8072", ports=(8070, 8072))
     tcp_echoed(world.lab.host, "127.0.0.1", 8070)
     refused(world.lab.host, "127.0.0.1", 8072)
 

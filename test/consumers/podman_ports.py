@@ -1,7 +1,11 @@
 """Ports that Podman publishes through pasta."""
 
+import contextlib
+import threading
+
 import lab
 from checks import FAMILIES, both_echoed, check, contains, equal, expect, free, refused, serve, tcp, tcp_echoed, udp_echoed
+from world import Failure
 
 
 @check("publish: TCP from loopback, from the host's own address and from afar")
@@ -53,20 +57,28 @@ def bulk(world):
     serve(world, "-p 8080:80")
     for _, host, _, loopback in FAMILIES:
         for where, address in ((world.lab.host, loopback), (world.lab.remote, host)):
-            expect(_echo(where, address, data) == data, f"{address} answered something else")
+            try:
+                expect(_echo(where, address, data) == data, f"{address} answered something else")
+            except OSError as error:
+                raise Failure(f"to {address}: {error}") from error
 
 
 def _echo(where, address, data):
     """Writes and reads at once: an echo stops reading while nobody takes what it says."""
-    import threading
     with where.connect(address, 8080, timeout=30) as stream:
-        writer = threading.Thread(target=lambda: (stream.sendall(data), stream.shutdown(1)), daemon=True)
+        writer = threading.Thread(target=_send, args=(stream, data), daemon=True)
         writer.start()
         answer = bytearray()
         while piece := stream.recv(1 << 18):
             answer += piece
         writer.join(5)
     return bytes(answer).partition(b" ")[2]
+
+
+def _send(stream, data):
+    with contextlib.suppress(OSError):
+        stream.sendall(data)
+        stream.shutdown(1)
 
 
 @check("publish: a TCP port that is taken: refused, with the port named")

@@ -23,7 +23,7 @@ class World:
 
     def __init__(self, laboratory, cache, pasta, slirp4netns, inside=False):
         self.lab, self.cache = laboratory, cache
-        self.transcript, self.background = [], None
+        self.transcript, self.background, self.started = [], None, None
         self.shared = self.lab.file("argv")
         with open(self.lab.file("root"), "wb+") as log:
             self.holder = self.lab.popen(
@@ -89,7 +89,8 @@ class World:
         self.transcript.append(f"& {script}\n")
         self.background = self.lab.file("background")
         with open(self.background, "wb") as out:
-            return self.lab.popen(self.argv(script), stdin=subprocess.PIPE, stdout=out, stderr=out)
+            self.started = self.lab.popen(self.argv(script), stdin=subprocess.PIPE, stdout=out, stderr=out)
+        return self.started
 
     def argv(self, script):
         environment = [f"{key}={value}" for key, value in ENVIRONMENT.items()]
@@ -121,11 +122,13 @@ class World:
 
     def processes(self, name):
         """Process ids, as seen from outside, of the world's processes of this name that still run."""
-        return [pid for pid in lab.descendants(self.holder.pid)
-                if lab.comm(pid).split(".")[0] == name and not _ended(pid)]
+        found = lab.descendants(self.holder.pid)
+        if self.started and self.started.poll() is None:
+            found |= lab.descendants(self.started.pid)
+        return [pid for pid in found if lab.comm(pid).split(".")[0] == name and not _ended(pid)]
 
     def translators(self):
-        return self.processes("pasta") + self.processes("spelt") + self.processes("passt")
+        return [pid for name in ("pasta", "passt", "spelt", "slirp4netns") for pid in self.processes(name)]
 
     def wait_listening(self, port, kind="tcp", timeout=10):
         """Until some socat has a socket at this port."""
