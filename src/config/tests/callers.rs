@@ -98,6 +98,37 @@ fn podman_probe_for_unknown_options() {
     assert!(message.starts_with("pasta: unrecognized option '--map-guest-addr2'\nUsage: pasta"), "{message}");
 }
 
+/// Recorded from Podman 5.8: options keep the order of the mappings, IPv6 addresses come without brackets, and the
+/// `none` of what the user has not given comes after the name server.
+#[test]
+fn podman_mappings_of_both_protocols() {
+    let got = pasta(
+        "--config-net -t 192.0.2.2/8082-8082:80-80 -u 192.0.2.2/8082-8082:80-80 -t 2001:db8:1::2/8082-8082:80-80 -u \
+         2001:db8:1::2/8082-8082:80-80 -t 127.0.0.1/8081-8081:80-80 --dns-forward 169.254.1.1 -T none -U none \
+         --no-map-gw --quiet --netns /run/user/1000/netns/netns-8 --map-guest-addr 169.254.1.2",
+    );
+    assert_eq!(
+        rules(&got.tcp_ports),
+        ["192.0.2.2/8082-8082:80-80", "[2001:db8:1::2]/8082-8082:80-80", "127.0.0.1/8081-8081:80-80"]
+    );
+    assert_eq!(rules(&got.udp_ports), ["192.0.2.2/8082-8082:80-80", "[2001:db8:1::2]/8082-8082:80-80"]);
+    assert_eq!((got.tcp_ns, got.udp_ns), (Ports::None, Ports::None));
+}
+
+/// Recorded from Podman 5.8 without an opt-in to pasta's socket.
+#[test]
+fn podman_rootless_bridge() {
+    let got = pasta(
+        "--config-net --pid /run/user/1000/containers/networks/rootless-netns/rootless-netns-conn.pid --dns-forward \
+         169.254.1.1 -t none -u none -T none -U none --no-map-gw --quiet --netns \
+         /run/user/1000/containers/networks/rootless-netns/rootless-netns --map-guest-addr 169.254.1.2",
+    );
+    let directory = "/run/user/1000/containers/networks/rootless-netns";
+    assert_eq!(got.pid_file, Some(format!("{directory}/rootless-netns-conn.pid").into()));
+    assert_eq!(got.mode, by_path(&format!("{directory}/rootless-netns")));
+    assert_eq!(got.unsupported(), None);
+}
+
 #[test]
 fn podman_rootless_bridge_with_pid_and_socket() {
     let got = pasta(
@@ -176,6 +207,20 @@ fn rootlesskit_2_0() {
         ..rootlesskit_expected()
     };
     assert_eq!(got, expected);
+}
+
+/// `--port-driver=implicit`, recorded from release 2.0: what the user sets free is found by itself.
+#[test]
+fn rootlesskit_2_0_with_automatic_ports() {
+    let got = pasta(
+        "--foreground --stderr --ns-ifname=tap0 --mtu=65520 --no-dhcp --no-ra --address=10.0.2.100 --netmask=24 \
+         --gateway=10.0.2.2 --dns-forward=10.0.2.3 --no-map-gw --ipv4-only --tcp-ports=auto --udp-ports=auto 4321",
+    );
+    assert!(got.foreground && !got.config_net);
+    for ports in [&got.tcp_ports, &got.udp_ports] {
+        let rules = ports.rules(&(32768..=60999)).unwrap();
+        assert!(!rules.is_empty() && rules.iter().all(|r| r.auto), "{rules:?}");
+    }
 }
 
 #[test]
