@@ -29,7 +29,8 @@ rm -rf "$dir/stamp" "$dir/root" "$dir/image" "$dir/image.tar" "$dir"/podman*
 root=$dir/root
 
 echo "Building $root from $mirror $suite; this takes some minutes, once." >&2
-timeout 1200 debootstrap --variant=minbase --keyring="$keyring" "$suite" "$root" "$mirror" >"$dir/debootstrap.log" 2>&1 || {
+timeout 1200 debootstrap --variant=minbase --keyring="$keyring" "$suite" "$root" "$mirror" \
+    >"$dir/debootstrap.log" 2>&1 || {
     tail -n 20 "$dir/debootstrap.log" >&2
     exit 1
 }

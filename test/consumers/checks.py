@@ -45,7 +45,8 @@ def contains(text, wanted, what):
 def serve(world, options="", ports=(80,), name="box"):
     """A container that answers as `Echo` does on these TCP and UDP ports of all its addresses, once they listen."""
     words = " ".join(map(str, ports))
-    done = world.user(f"podman run -d --name {name} -v /tmp/serve:/tmp/serve:ro {options} $IMAGE sh /tmp/serve/all {words}")
+    done = world.user(f"podman run -d --name {name} -v /tmp/serve:/tmp/serve:ro {options} $IMAGE "
+                      f"sh /tmp/serve/all {words}")
     for port in ports:
         world.wait_listening(port)
         world.wait_listening(port, "udp")

@@ -4,7 +4,8 @@ import os
 import signal
 
 import lab
-from checks import FAMILIES, Skip, both_echoed, check, contains, equal, expect, inside, inside_udp, serve, tcp_echoed, udp_echoed
+from checks import (FAMILIES, Skip, both_echoed, check, contains, equal, expect, inside, inside_udp, serve, tcp_echoed,
+                    udp_echoed)
 from world import IMAGE, Echo
 
 
@@ -47,8 +48,8 @@ def podman_build(world):
     with Echo(world.lab.remote, lab.REMOTE4) as echo:
         world.write("/tmp/build/Containerfile",
                     f"FROM {IMAGE}\nRUN {inside('TCP', lab.REMOTE4, echo.port)} >/said\nRUN cat /said\n")
-        out = world.user("podman build --isolation=oci -t built /tmp/build; status=$?; podman rmi -f built; exit $status",
-                         timeout=120).out
+        out = world.user("podman build --isolation=oci -t built /tmp/build; status=$?; podman rmi -f built; "
+                         "exit $status", timeout=120).out
     contains(out, f"{lab.HOST4} question", "what the step read")
 
 
@@ -110,7 +111,8 @@ def _rootlesskit_outwards(world, options):
 
 
 def _rootlesskit_ports(world, options, port, udp_from_loopback=True):
-    server = world.start(f"rootlesskit {options} --copy-up=/etc --copy-up=/run --disable-host-loopback sh /tmp/serve/all {port}")
+    server = world.start(f"rootlesskit {options} --copy-up=/etc --copy-up=/run --disable-host-loopback "
+                         f"sh /tmp/serve/all {port}")
     try:
         world.wait_listening(port)
         lab.wait_until(lambda: f":{port} " in world.root("ss -Hltn").out and f":{port} " in world.root("ss -Hlun").out,

@@ -1,10 +1,9 @@
 """Rootless bridge networks: one pasta for the user's network namespace, in which Podman's own bridge is."""
 
 import lab
-from checks import FAMILIES, both_echoed, check, contains, equal, expect, inside, inside_udp, serve, tcp_echoed, udp_echoed
+from checks import (FAMILIES, both_echoed, check, contains, equal, expect, inside, inside_udp, serve, tcp_echoed,
+                    udp_echoed)
 from world import Echo
-
-PID_FILE = "/run/user/1000/containers/networks/rootless-netns/rootless-netns-conn.pid"
 
 
 @check("bridge: TCP and UDP to a remote host, IPv4 and IPv6")

@@ -4,7 +4,8 @@ import contextlib
 import threading
 
 import lab
-from checks import FAMILIES, both_echoed, check, contains, equal, expect, free, refused, serve, tcp, tcp_echoed, udp_echoed
+from checks import (FAMILIES, both_echoed, check, contains, equal, expect, free, refused, serve, tcp, tcp_echoed,
+                    udp_echoed)
 from world import Failure
 
 

@@ -51,7 +51,8 @@ def outwards(world):
 def bulk(world):
     with Echo(world.lab.remote, lab.REMOTE4) as echo:
         out = world.user(f"podman run --rm $IMAGE sh -c 'dd if=/dev/zero bs=1M count=64 2>/dev/null | "
-                         f"socat -t 20 - TCP:{lab.REMOTE4}:{echo.port} | tail -c +{len(lab.HOST4) + 2} | sha256sum'").out
+                         f"socat -t 20 - TCP:{lab.REMOTE4}:{echo.port} | tail -c +{len(lab.HOST4) + 2} | "
+                         "sha256sum'").out
     equal(out.split()[0], hashlib.sha256(bytes(64 << 20)).hexdigest(), "the checksum")
 
 

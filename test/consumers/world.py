@@ -1,8 +1,8 @@
 """A Debian system of its own on the laboratory's `host`, in which an ordinary user's containers run.
 
 Its files are those that build-root.sh made, under an overlay that is gone with the world; its processes have their own
-process ids, and `catatonit` reaps those that nobody waits for. The program under test is /usr/local/bin/pasta there, through
-a script that records the command line it is started with.
+process ids, and `catatonit` reaps those that nobody waits for. The program under test is /usr/local/bin/pasta there,
+through a script that records the command line it is started with.
 """
 
 import os
