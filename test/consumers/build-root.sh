@@ -1,7 +1,7 @@
 #!/bin/bash
 # Builds the root directory that test/consumers/run works in, and the archive of a container image:
 #     test/consumers/build-root.sh DIRECTORY SUITE
-# leaves DIRECTORY/root, DIRECTORY/image.tar and, where the suite has the sources, DIRECTORY/podman-*/test/system.
+# leaves DIRECTORY/root and DIRECTORY/image.tar.
 # Nothing is done where the result is there already and was built from the same list of packages.
 set -euo pipefail
 
@@ -19,13 +19,11 @@ stamp=$(cat "$0" "$here/packages.txt" <(echo "$suite") | sha256sum)
 if [ "$(cat "$dir/stamp" 2>/dev/null)" = "$stamp" ]; then
     exit 0
 fi
-for program in debootstrap dpkg-source; do
-    if ! command -v "$program" >/dev/null; then
-        echo "$program is missing: run \`apt-get install debootstrap dpkg-dev\` first." >&2
-        exit 1
-    fi
-done
-rm -rf "$dir/stamp" "$dir/root" "$dir/image" "$dir/image.tar" "$dir"/podman*
+if ! command -v debootstrap >/dev/null; then
+    echo "debootstrap is missing: run \`apt-get install debootstrap\` first." >&2
+    exit 1
+fi
+rm -rf "$dir/stamp" "$dir/root" "$dir/image" "$dir/image.tar"
 root=$dir/root
 
 echo "Building $root from $mirror $suite; this takes some minutes, once." >&2
@@ -38,7 +36,7 @@ timeout 1200 debootstrap --variant=minbase --keyring="$keyring" "$suite" "$root"
 # No service is started in the root directory, and no process of ours stays behind.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
-printf 'deb %s %s main\ndeb-src %s %s main\n' "$mirror" "$suite" "$mirror" "$suite" >"$root/etc/apt/sources.list"
+printf 'deb %s %s main\n' "$mirror" "$suite" >"$root/etc/apt/sources.list"
 cat >"$root/etc/apt/apt.conf.d/90consumers" <<'CONF'
 APT::Install-Recommends "false";
 Acquire::Languages "none";
@@ -55,14 +53,6 @@ unshare --mount --pid --fork timeout 1200 sh -c 'mount -t proc proc "$1/proc" &&
     tail -n 20 "$dir/install.log" >&2
     exit 1
 }
-
-# Podman's own test of pasta is run, never kept in this repository.
-if (cd "$dir" && unshare --mount timeout 600 sh -c 'mount --bind "$PWD" root/mnt &&
-    chroot root sh -c "cd /mnt && apt-get -q source --download-only podman"') >"$dir/source.log" 2>&1; then
-    (cd "$dir" && dpkg-source --no-check --skip-patches -x podman_*.dsc podman-source >>source.log 2>&1) || true
-else
-    echo "The sources of podman were not to be had; its own test will be left out. See $dir/source.log." >&2
-fi
 
 # The user that runs the containers. Its home and everything else that changes is made anew for every run.
 chroot "$root" useradd --uid 1000 --home-dir /home/user --no-create-home --shell /bin/bash user
