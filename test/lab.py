@@ -190,7 +190,8 @@ class Lab:
         if not os.path.exists(path):
             sys.exit(f"{path} is missing: run `cargo build --release --bins --examples` first.")
         copy = os.path.join(self.dir, name or os.path.basename(path))
-        shutil.copy(path, copy)
+        with contextlib.suppress(shutil.SameFileError):
+            shutil.copy(path, copy)
         os.chmod(copy, 0o755)
         return copy
 

@@ -54,7 +54,6 @@ impl Forwarding {
 
 /// The engine's listening sockets and what goes with them.
 pub(super) struct Ports {
-    pub forwarding: Forwarding,
     pub tcp: Slab<Listener>,
     pub acceptor: Option<Acceptor>,
     /// Listeners with clients that the last turn did not take, each once.
@@ -67,6 +66,8 @@ pub(super) struct Ports {
     short: bool,
     /// The log knows that a look failed.
     blind: bool,
+    /// Closed after the listeners: the process that makes sockets for us takes a moment to end.
+    pub forwarding: Forwarding,
 }
 
 impl Ports {

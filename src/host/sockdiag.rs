@@ -174,20 +174,6 @@ mod tests {
         assert!(!bound.tcp.contains(gone));
     }
 
-    /// `cargo test --release --lib sockdiag -- --ignored --nocapture` prints what a look costs.
-    #[test]
-    #[ignore = "measures"]
-    fn cost_of_a_thousand_sockets() {
-        let held: Vec<TcpListener> = (0..1000).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let (mut diag, mut bound) = (SockDiag::open().unwrap(), Bound::default());
-        let begin = std::time::Instant::now();
-        for _ in 0..10 {
-            diag.scan(&mut bound).unwrap();
-        }
-        println!("{:?} for each of 10 looks", begin.elapsed() / 10);
-        assert!(held.iter().all(|l| bound.tcp.contains(l.local_addr().unwrap().port())));
-    }
-
     proptest::proptest! {
         #[test]
         fn no_answer_makes_it_panic(bytes in proptest::collection::vec(0u8.., 0..200), len in 0u32..80, kind in 0u16..24) {

@@ -105,7 +105,7 @@ class Hosts(Case):
             self.addCleanup(self.lab.end, guest)
             self.assertEqual(lab.read_line(guest.stdout, 5), "up\n")
             with host.connect("127.0.0.1", 8098) as client:
-                self.assertEqual(client.recv(100), b"169.254.2.2")
+                self.assertEqual(client.recv(100), b"10.5.0.1")
 
     def test_rhbz2277954_no_default_route(self):
         with self.host(self.V4[0], peer=self.PEER4) as host:

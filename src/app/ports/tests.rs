@@ -10,6 +10,7 @@ use crate::fwd::{Nat, Outbound};
 use crate::gateway;
 use crate::guest::L2;
 use crate::link::Link;
+use crate::sys::sockets::Nobody;
 
 const OPTIONS: Options = Options { v4: true, v6: false, freebind: false };
 
@@ -112,6 +113,7 @@ fn a_rule_that_fails_leaves_nothing() {
     let error = e.add_forward(forward(Proto::Tcp, &format!("127.0.0.1/{first}-{port}"))).unwrap_err();
     assert!(error.to_string().ends_with("(Address already in use)"), "{error}");
     assert!(e.forwards().next().is_none() && e.ports.tcp.is_empty());
+    e.ports.forwarding.guest.sockets = Box::new(Nobody);
     let guests = Forward { on: Side::Guest, ..forward(Proto::Tcp, "9") };
     assert_eq!(e.add_forward(guests).unwrap_err().port, 9);
 }
