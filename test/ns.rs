@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use broker::{
     broker_goes_with_us, broker_holds_few_things, broker_keeps_sockets_ready, broker_leaves_the_terminals_keys_to_us,
-    broker_lets_go_of_its_callers_pipes, broker_sockets_belong_to_the_namespace, broker_that_cannot_enter_says_why,
-    broker_that_died_is_an_error,
+    broker_lets_go_of_its_callers_pipes, broker_sockets_belong_to_the_namespace, broker_sockets_fill_the_last_places,
+    broker_that_cannot_enter_says_why, broker_that_died_is_an_error,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use spelt::base::{Addr, Prefix, Route};
@@ -68,6 +68,7 @@ tests!(
     a_daemon_lets_go_when_ready,
     broker_sockets_belong_to_the_namespace,
     broker_keeps_sockets_ready,
+    broker_sockets_fill_the_last_places,
     broker_that_died_is_an_error,
     broker_that_cannot_enter_says_why,
     broker_holds_few_things,

@@ -1,11 +1,9 @@
 //! Messages with descriptors between us and a child of ours.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 
 /// Two connected ends that keep message boundaries; a read on one whose peer is gone yields an empty message.
 ///
@@ -58,25 +56,48 @@ pub fn recv(from: BorrowedFd<'_>, room: usize) -> io::Result<(Vec<u8>, Option<Ow
 /// # Errors
 /// As [`recv`].
 pub fn recv_many(from: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
-    let mut control = nix::cmsg_space!([RawFd; FDS_MAX]);
-    loop {
-        let mut iov = [IoSliceMut::new(room)];
-        let got = recvmsg::<()>(from.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
-        let msg = match got {
-            Err(nix::Error::EINTR) => continue,
-            other => other?,
-        };
-        // With part of the descriptors cut off, the list of control messages is not readable as a whole.
-        for c in msg.cmsgs().into_iter().flatten() {
-            if let ControlMessageOwned::ScmRights(raw) = c {
-                // SAFETY: the kernel has just installed these descriptors for us and nobody else knows them.
-                fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+    let mut control = ControlRoom([0; CONTROL_BYTES]);
+    let mut iov = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+    // SAFETY: all zeros is a message header without any part.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    (header.msg_iov, header.msg_iovlen) = (&raw mut iov, 1);
+    (header.msg_control, header.msg_controllen) = ((&raw mut control).cast(), CONTROL_BYTES as _);
+    let len = loop {
+        // SAFETY: the header names `room` and `control` with their lengths; both outlive the call.
+        let got = unsafe { libc::recvmsg(from.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+        match usize::try_from(got) {
+            Ok(len) => break len,
+            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(io::Error::last_os_error()),
+        }
+    };
+    // Not by nix: that refuses to read what was cut off (MSG_CTRUNC), which is the case when some of the descriptors
+    // found no place in this process's table. The others have, and would stay open for ever.
+    // SAFETY: the header is as the kernel left it, `control` still where it says.
+    let mut at = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    while !at.is_null() {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return whole headers within `control` or null.
+        let (level, kind, size) = unsafe { ((*at).cmsg_level, (*at).cmsg_type, (*at).cmsg_len as usize) };
+        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: only computes lengths and an address.
+            let (head, data) = unsafe { (libc::CMSG_LEN(0) as usize, libc::CMSG_DATA(at).cast::<RawFd>()) };
+            for i in 0..size.saturating_sub(head) / size_of::<RawFd>() {
+                // SAFETY: the kernel has just put this descriptor there, for us and nobody else.
+                fds.push(unsafe { OwnedFd::from_raw_fd(data.add(i).read_unaligned()) });
             }
         }
-        return Ok(msg.bytes);
+        // SAFETY: as for CMSG_FIRSTHDR.
+        at = unsafe { libc::CMSG_NXTHDR(&raw const header, at) };
     }
+    Ok(len)
 }
 
+/// Where the kernel writes control messages: aligned as their headers are.
+#[repr(C, align(8))]
+struct ControlRoom([u8; CONTROL_BYTES]);
+
+// SAFETY: only computes a length.
+const CONTROL_BYTES: usize = unsafe { libc::CMSG_SPACE((FDS_MAX * size_of::<RawFd>()) as u32) } as usize;
 /// Descriptors with one message, at most; the kernel's own limit is `SCM_MAX_FD`, 253.
 pub const FDS_MAX: usize = 64;
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use spelt::base::{Addr, Endpoint, Family};
@@ -51,6 +52,13 @@ pub fn broker_keeps_sockets_ready() {
     assert!(out.contains("gave up after 2 s: BrokenPipe"), "{out}");
     assert!(out.contains("then at once: BrokenPipe"), "{out}");
     assert_eq!(out.matches("ERROR").count(), 1, "one line about it: {out}");
+}
+
+pub fn broker_sockets_fill_the_last_places() {
+    let out = text(&finish(&mut scenario("broker-full")));
+    let turns: Vec<&str> = out.lines().filter_map(|l| l.strip_prefix("sockets: ")).collect();
+    assert!(turns.len() == 3 && turns.iter().all(|t| *t == turns[0] && *t != "0, then EMFILE"), "{out}");
+    assert!(turns[0].ends_with(", then EMFILE") && !out.contains("ERROR"), "{out}");
 }
 
 pub fn broker_that_died_is_an_error() {
@@ -161,6 +169,7 @@ pub fn second_process(name: &str) -> Option<Result<i32, String>> {
         "broker" => spawned(|broker, _| make_all(broker)),
         "broker-attached" => attached(make_all),
         "broker-pool" => spawned(use_pool),
+        "broker-full" => spawned(fill),
         "broker-killed" => spawned(survive),
         "broker-refused" => refused(),
         "broker-look" => spawned(look),
@@ -336,6 +345,27 @@ fn use_pool(broker: &mut Broker, _: &mut ns::Child) -> Result<(), String> {
     println!("then at once: {:?}", e.kind());
     // In our own namespace all the same.
     Here.make(&tcp).map(|_| ()).map_err(|e| e.to_string())
+}
+
+/// With fewer places left in our table than are fetched at once.
+fn fill(broker: &mut Broker, _: &mut ns::Child) -> Result<(), String> {
+    let e = |e: nix::Error| e.to_string();
+    let free = nix::fcntl::fcntl(std::io::stdin(), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3)).map_err(e)?;
+    nix::unistd::close(free).map_err(e)?;
+    let limit = free as u64 + 12;
+    setrlimit(Resource::RLIMIT_NOFILE, limit, limit).map_err(e)?;
+    for _ in 0..3 {
+        let mut all = Vec::new();
+        let e = loop {
+            match broker.make(&plain(Transport::Tcp, Family::V4)) {
+                Ok(socket) => all.push(socket),
+                Err(e) => break e,
+            }
+        };
+        let why = if e.raw_os_error() == Some(libc::EMFILE) { "EMFILE".into() } else { e.to_string() };
+        println!("sockets: {}, then {why}", all.len());
+    }
+    Ok(())
 }
 
 fn survive(broker: &mut Broker, _: &mut ns::Child) -> Result<(), String> {
