@@ -85,7 +85,8 @@ impl Namespace {
             Fork::Child => {
                 // The logger may be a connection that parent and child would share.
                 log::set_max_level(log::LevelFilter::Off);
-                let outcome = self.enter().and_then(|()| configure::make(interface));
+                let hidden = process::hide_from_tracers().map_err(Error::io("cannot switch off tracing"));
+                let outcome = hidden.and_then(|()| self.enter()).and_then(|()| configure::make(interface));
                 let sent = report::send(theirs.as_fd(), &outcome);
                 process::exit_now(i32::from(outcome.is_err() || sent.is_err()))
             }

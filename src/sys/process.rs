@@ -93,6 +93,15 @@ pub fn exec(program: &CString, args: &[CString]) -> io::Error {
     }
 }
 
+/// Makes this process undumpable, to be called before it enters another user namespace: whoever is root there may trace
+/// what comes in (ptrace(2)), and would get at the descriptors and the root directory that it brings along.
+///
+/// # Errors
+/// The kernel's.
+pub fn hide_from_tracers() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
 /// Closes every descriptor from 3 on but `keep`.
 pub fn close_inherited(keep: Option<RawFd>) {
     match keep {

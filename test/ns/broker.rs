@@ -203,6 +203,8 @@ impl log::Log for Stderr {
 }
 
 pub fn confine() -> Result<(), sandbox::Error> {
+    // It is inside by now, together with others who may have privileges there.
+    assert!(!nix::sys::prctl::get_dumpable().unwrap(), "can be traced");
     sandbox::enter(&sandbox::Params { bind_low_ports: true, ..sandbox::Params::default() })
 }
 

@@ -41,6 +41,7 @@ fn prepare<E: Display>(
     confine: impl FnOnce() -> Result<(), E>,
 ) -> Result<(), Error> {
     signal::block_all().map_err(Error::io("cannot block signals"))?;
+    process::hide_from_tracers().map_err(Error::io("cannot switch off tracing"))?;
     enter()?;
     // A pipe among the standard streams would keep its reader waiting after we have let go of it.
     process::let_go_of_std_fds();
