@@ -3,10 +3,10 @@
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
+use nix::unistd::{AccessFlags, eaccess};
 use socket2::{Domain, Socket, Type};
 
 use super::plan::plan;
@@ -17,6 +17,7 @@ use crate::base::Addr;
 use crate::config::{Config, Mode};
 use crate::fwd::{Rule, Side};
 use crate::listen::{BindError, Reason};
+use crate::sandbox::Identity;
 use crate::{host, ns};
 
 /// What to print if all is well.
@@ -24,6 +25,7 @@ use crate::{host, ns};
 /// # Errors
 /// What the start would fail with.
 pub fn check(config: &Config) -> anyhow::Result<String> {
+    config.runas.as_ref().map(Identity::of).transpose().map_err(anyhow::Error::msg)?;
     match &config.mode {
         Mode::Spawn { command, .. } => command.first().map_or(Ok(()), |program| executable(program))?,
         Mode::Attach { target, userns, netns_only } => {
@@ -56,7 +58,7 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
 /// As execvp(3) would find it.
 fn executable(program: &OsStr) -> anyhow::Result<()> {
     let shown = program.to_string_lossy();
-    let may_run = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    let may_run = |path: &Path| path.is_file() && eaccess(path, AccessFlags::X_OK).is_ok();
     if shown.contains('/') {
         let path = Path::new(program);
         ensure!(path.exists(), "command `{shown}` not found");
@@ -68,7 +70,7 @@ fn executable(program: &OsStr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file can be created there, as far as names tell.
+/// A file can be created or written there, as far as names and modes tell.
 fn place_for_file(option: &str, path: &Path) -> anyhow::Result<()> {
     let shown = path.display();
     ensure!(!path.is_dir(), "'{shown}' for option '{option}' is a directory: give the path of a file");
@@ -77,7 +79,10 @@ fn place_for_file(option: &str, path: &Path) -> anyhow::Result<()> {
         _ => Path::new("."),
     };
     ensure!(dir.is_dir(), "the directory of '{shown}' for option '{option}' does not exist");
-    Ok(())
+    let (written, what) = if path.exists() { (path, "it") } else { (dir, "a file in its directory") };
+    eaccess(written, AccessFlags::W_OK)
+        .map_err(std::io::Error::from)
+        .with_context(|| format!("cannot write '{shown}' for option '{option}': this user may not write {what}"))
 }
 
 fn interface_exists(rule: &Rule, origin: &str) -> anyhow::Result<()> {
