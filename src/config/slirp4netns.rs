@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::build::defaults;
 use super::getopt::{Getopt, Item, Known, Order};
 use super::types::{Assign, Command, Config, Dns, Exit, Map, Mode, Personality, Search, Target, Verbosity};
-use super::value;
+use super::value::{self, MTU_MAX, MTU_MIN};
 use crate::base::{Addr, Family, PerFamily};
 
 pub(super) fn parse(argv0: &OsStr, args: Vec<OsString>) -> Result<Command, Exit> {
@@ -153,10 +153,6 @@ impl Face {
         // may end us.
         c.netns_quit = c.exit_fd.is_none();
         c.ra = !c.config_net;
-        if c.mtu > Config::DEFAULT_MTU {
-            c.warnings.push(format!("The largest MTU is {}: it is used instead of {}", Config::DEFAULT_MTU, c.mtu));
-            c.mtu = Config::DEFAULT_MTU;
-        }
         self.network();
         Ok(self.config)
     }
@@ -214,11 +210,10 @@ fn descriptor(text: &str) -> Result<i32, String> {
     number.ok_or_else(|| "give the number of an open descriptor, which is not negative".into())
 }
 
+/// 0 has no meaning here.
 fn mtu(text: &str) -> Result<u16, String> {
-    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let number = if digits { text.parse().ok() } else { None };
-    let known = number.filter(|n| (MTU_MIN..=MTU_MAX).contains(n));
-    known.ok_or_else(|| format!("give a number from {MTU_MIN} to {MTU_MAX}"))
+    let advice = || format!("give a number from {MTU_MIN} to {MTU_MAX}");
+    value::mtu(text).ok().filter(|mtu| *mtu != 0).ok_or_else(advice)
 }
 
 fn cidr(text: &str) -> Result<(Ipv4Addr, u8), String> {
@@ -366,9 +361,6 @@ const HINT: &str = "'slirp4netns --help' tells more";
 const COMPATIBLE: &str = "1.2.0";
 const TAP_DEFAULT: &str = "tap0";
 const MTU_DEFAULT: u16 = 1500;
-/// What every IPv4 link has to carry (RFC 791 section 3.2).
-const MTU_MIN: u16 = 68;
-const MTU_MAX: u16 = 65521;
 const CIDR_LEN_MAX: u8 = 25;
 /// Numbers in the network.
 const GATEWAY: u32 = 2;

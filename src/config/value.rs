@@ -181,9 +181,9 @@ fn is_digits(text: &str) -> bool {
 }
 
 /// What every IPv4 link has to carry (RFC 791 section 3.2).
-const MTU_MIN: u16 = 68;
+pub(super) const MTU_MIN: u16 = 68;
 /// The kernel's limit for a tap: a frame of 65535 bytes, less its Ethernet header.
-const MTU_MAX: u16 = 65521;
+pub(super) const MTU_MAX: u16 = 65521;
 /// RFC 1035 section 2.3.4, less the bytes of the encoding.
 const NAME_MAX: usize = 253;
 const MAC_ADVICE: &str = "give six octets of two hexadecimal digits, separated by colons";
