@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::build::defaults;
@@ -65,6 +66,7 @@ impl Config {
 struct Face {
     config: Config,
     cidr: (Ipv4Addr, u8),
+    userns: Option<PathBuf>,
     by_path: bool,
     dns: bool,
 }
@@ -86,7 +88,7 @@ impl Face {
             linger: LINGER,
             ..defaults(Personality::Slirp4netns)
         };
-        Face { config, cidr: (Ipv4Addr::new(10, 0, 2, 0), 24), by_path: false, dns: true }
+        Face { config, cidr: (Ipv4Addr::new(10, 0, 2, 0), 24), userns: None, by_path: false, dns: true }
     }
 
     fn apply(&mut self, opt: Opt, name: &str, given: &OsStr) -> Result<(), String> {
@@ -118,8 +120,7 @@ impl Face {
                 _ => return Err(invalid("type", "give 'netns'")),
             },
             Opt::UsernsPath => {
-                let path = value::path(given).map_err(|a| invalid("user namespace", &a))?;
-                c.mode = Mode::Attach { target: Target::Pid(0), userns: Some(path), netns_only: false };
+                self.userns = Some(value::path(given).map_err(|a| invalid("user namespace", &a))?);
             }
             // Both are always on, as far as the kernel has them.
             Opt::EnableSandbox | Opt::EnableSeccomp | Opt::Help | Opt::Version => {}
@@ -130,11 +131,7 @@ impl Face {
     fn finish(mut self, operands: &[OsString]) -> Result<Config, String> {
         let target = self.target(operands.first())?;
         let c = &mut self.config;
-        let userns = match &c.mode {
-            Mode::Attach { userns, .. } => userns.clone(),
-            Mode::Spawn { .. } => None,
-        };
-        c.mode = Mode::Attach { target, userns, netns_only: false };
+        c.mode = Mode::Attach { target, userns: self.userns.take(), netns_only: false };
         if let Some(tap) = operands.get(1) {
             let name = tap.to_string_lossy();
             let checked = value::new_interface(&name).map_err(|a| format!("Invalid interface name '{name}': {a}"))?;
