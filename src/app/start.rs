@@ -226,7 +226,8 @@ fn reach_inside(config: &Config, guest: &Guest, opened: &mut Opened) -> anyhow::
     if !reaches_inside(config, &f.forwards) {
         return Ok(None);
     }
-    let params = sandbox::Params { bind_low_ports: true, chroot_fallback: config.chroot_fallback, identity: None };
+    let identity = opened.identity.filter(|_| guest.has_our_users());
+    let params = sandbox::Params { bind_low_ports: true, chroot_fallback: config.chroot_fallback, identity };
     let mut broker = guest.broker(|| sandbox::enter(&params))?;
     broker.ready()?;
     opened.listeners.extend(bind(&f.forwards, Side::Guest, opened.descriptors, &f.options, &mut broker)?);

@@ -31,6 +31,11 @@ impl Guest {
         }
     }
 
+    /// True if a process that enters can become the user that we become.
+    pub fn has_our_users(&self) -> bool {
+        matches!(self, Guest::Attached(namespace) if namespace.keeps_user_namespace())
+    }
+
     /// Starts what makes sockets inside. To be called when the tap is there.
     pub fn broker<E: std::fmt::Display>(
         &self,

@@ -108,6 +108,11 @@ impl Namespace {
         Broker::start(|| self.enter(), confine)
     }
 
+    /// True if what enters stays in this process's user namespace, where users have the numbers they have here.
+    pub fn keeps_user_namespace(&self) -> bool {
+        self.user.is_none()
+    }
+
     /// True if the end is noticed only by looking, which another user may not be allowed.
     pub fn is_polled(&self) -> bool {
         self.watch.period().is_some()

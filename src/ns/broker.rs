@@ -17,7 +17,9 @@
 //!
 //! Threats: the guest does not see it in its PID namespace; where it has none of its own, the broker is undumpable and its
 //! memory that of a process of another user namespace, so the guest's root may at most kill it, as it may any process of
-//! its user. What the broker sends is not trusted further than that it is a descriptor.
+//! its user. Started as root, it becomes the user that we become, but in another user namespace, where users have other
+//! numbers, it stays root, with nothing of root's but that namespace's low ports. What the broker sends is not trusted
+//! further than that it is a descriptor.
 
 mod protocol;
 mod serve;

@@ -106,6 +106,18 @@ class Root(PrivilegeCase):
         self.assertEqual([int(now[f"Cap{kind}"], 16) for kind in ("Prm", "Eff", "Inh", "Bnd", "Amb")], [0] * 5)
         self.assertEqual((now["Groups"], now["NoNewPrivs"]), ("", "1"))
 
+    def test_root_becomes_nobody_in_the_namespace_too(self):
+        """What makes sockets there. It keeps the right to bind low ports, and ends with the other."""
+        pid = self.attach_as_root(self.root_owned_namespace().path, "-T", "auto")
+        inside, = lab.descendants(pid) - {pid}
+        now = status(inside)
+        self.assertEqual((*ids(inside), now["Groups"], now["NoNewPrivs"]), ("65534", "65534", "", "1"))
+        self.assertEqual([int(now[f"Cap{kind}"], 16) for kind in ("Prm", "Eff", "Inh", "Bnd", "Amb")],
+                         [1 << 10, 1 << 10, 0, 0, 0])
+        os.kill(inside, signal.SIGSTOP)
+        self.kill(pid)
+        self.assert_ended(inside)
+
     def test_root_of_a_container_becomes_nobody(self):
         """Such a root has no CAP_SYS_ADMIN, but may enter a user namespace that it made."""
         holder = self.lab.popen(self.lab.as_root(["unshare", "-Urn", "sh", "-c", "echo; exec cat"]),
