@@ -1,7 +1,4 @@
-"""Started under the name slirp4netns: its callers' command lines, its network, its socket for requests.
-
-`PortsAtRunTime` needs an engine that opens and closes ports while it runs.
-"""
+"""Started under the name slirp4netns: its callers' command lines, its network, its socket for requests."""
 
 import json
 import os
