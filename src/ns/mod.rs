@@ -29,7 +29,7 @@
 //! getegid, mount, umount2, uname, sethostname, socketpair, sendmsg, recvmsg, ioctl (`TUNSETIFF`, `TUNSETOFFLOAD`,
 //! `SIOCGIFINDEX`, `SIOCGIFHWADDR`, `NS_GET_USERNS`, `NS_GET_NSTYPE`), setns, netlink as in `host`, poll, prlimit64, execve,
 //! wait4, kill, exit_group. At run time: read (inotify), newfstatat (watch), poll, wait4, sendmsg, pidfd_send_signal;
-//! of the broker: recvmsg, sendmsg, socket, setsockopt, bind, listen, ioctl (`SIOCGIFINDEX`), close.
+//! of the broker: recvmsg, sendmsg, socket, setsockopt, bind, listen, ioctl (`SIOCGIFINDEX`), close, at its start dup2.
 
 mod attach;
 mod broker;

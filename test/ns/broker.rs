@@ -16,9 +16,8 @@ use spelt::ns::{self, Broker, Namespace, Target};
 use spelt::sandbox;
 use spelt::sys::sockets::{Bind, Device, Here, Sockets, Transport, Wanted};
 
-use super::{
-    Guest, Killed, binary, command, finish, interface, spawn_of, stderr, text, unprivileged, wait, wait_for, within,
-};
+use super::scenarios::{command, interface, spawn_of, wait};
+use super::{Guest, Killed, binary, finish, stderr, text, unprivileged, wait_for, within};
 
 // ---- tests
 
