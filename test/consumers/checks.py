@@ -17,10 +17,6 @@ class Check:
     function: object
 
 
-class Skip(Exception):
-    """The check cannot be made here, for this reason."""
-
-
 def check(name):
     """Registers a check. It raises if it fails, and may return a few words for the table."""
     def register(function):

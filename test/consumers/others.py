@@ -4,7 +4,7 @@ import os
 import signal
 
 import lab
-from checks import (FAMILIES, Skip, both_echoed, check, contains, equal, expect, inside, inside_udp, serve, tcp_echoed,
+from checks import (FAMILIES, both_echoed, check, contains, equal, expect, inside, inside_udp, serve, tcp_echoed,
                     udp_echoed)
 from world import IMAGE, Echo
 
@@ -75,31 +75,23 @@ def rootlesskit_implicit(world):
 
 @check("rootlesskit --net=slirp4netns: TCP and UDP to a remote host")
 def rootlesskit_slirp(world):
-    _slirp4netns(world)
     _rootlesskit_outwards(world, "--net=slirp4netns")
 
 
 @check("rootlesskit --net=slirp4netns --port-driver=slirp4netns: a published port")
 def rootlesskit_slirp_ports(world):
     # With --disable-host-loopback slirp4netns itself answers no UDP client on loopback.
-    _slirp4netns(world)
     _rootlesskit_ports(world, "--net=slirp4netns --port-driver=slirp4netns -p 0.0.0.0:8062:8062/tcp "
                               "-p 0.0.0.0:8062:8062/udp", 8062, udp_from_loopback=False)
 
 
 @check("podman --network=slirp4netns: outwards, and a published port")
 def podman_slirp(world):
-    _slirp4netns(world)
     serve(world, "--network=slirp4netns:port_handler=slirp4netns -p 8080:80 -p 8080:80/udp")
     both_echoed(world.lab.remote, lab.HOST4, 8080)
     with Echo(world.lab.remote, lab.REMOTE4) as echo:
         out = world.user(f"podman exec box sh -c '{inside('TCP', lab.REMOTE4, echo.port)}'").out
     equal(out, f"{lab.HOST4} question", "what the remote host answered")
-
-
-def _slirp4netns(world):
-    if "slirp4netns" not in world.user("slirp4netns --version", check=False).out:
-        raise Skip("the program has no command line of slirp4netns")
 
 
 def _rootlesskit_outwards(world, options):

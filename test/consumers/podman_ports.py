@@ -11,23 +11,21 @@ from world import Failure
 
 @check("publish: TCP from loopback, from the host's own address and from afar")
 def published(world):
-    serve(world, "-p 8080:80")
-    notes = []
-    for (_, host, remote, loopback), gateway in zip(FAMILIES, (lab.GATEWAY4, lab.GATEWAY6)):
-        notes.append(tcp_echoed(world.lab.host, loopback, 8080))
-        notes.append(tcp_echoed(world.lab.host, host, 8080))
-        expect(tcp_echoed(world.lab.remote, host, 8080) in (remote, gateway), "the client's address is not kept")
-    return "seen as " + ", ".join(notes)
+    return _published(world, "tcp", tcp_echoed)
 
 
 @check("publish: UDP from loopback, from the host's own address and from afar")
 def published_udp(world):
-    serve(world, "-p 8080:80/udp")
+    return _published(world, "udp", udp_echoed)
+
+
+def _published(world, kind, echoed):
+    serve(world, f"-p 8080:80/{kind}")
     notes = []
     for (_, host, remote, loopback), gateway in zip(FAMILIES, (lab.GATEWAY4, lab.GATEWAY6)):
-        notes.append(udp_echoed(world.lab.host, loopback, 8080))
-        notes.append(udp_echoed(world.lab.host, host, 8080))
-        expect(udp_echoed(world.lab.remote, host, 8080) in (remote, gateway), "the client's address is not kept")
+        notes.append(echoed(world.lab.host, loopback, 8080))
+        notes.append(echoed(world.lab.host, host, 8080))
+        expect(echoed(world.lab.remote, host, 8080) in (remote, gateway), "the client's address is not kept")
     return "seen as " + ", ".join(notes)
 
 
