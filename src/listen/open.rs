@@ -229,7 +229,13 @@ fn bind(
         freebind: options.freebind,
         backlog,
     };
-    sockets.make(&Wanted { transport, family, bind: Some(bind) })
+    let socket = sockets.make(&Wanted { transport, family, bind: Some(bind) })?;
+    if transport == Transport::Udp {
+        // Needed to bind beside flows that began at the port. From now on it would let another instance, which starts
+        // while we do, have the same port, and the later one all datagrams.
+        socket.set_reuse_address(false)?;
+    }
+    Ok(socket)
 }
 
 impl LeftOut {

@@ -62,6 +62,15 @@ fn exact_rules_have_all_ports_or_name_the_first_that_fails() {
 }
 
 #[test]
+fn what_is_bound_is_ours_before_an_engine_has_it() {
+    let port = std::net::UdpSocket::bind("127.9.8.7:0").unwrap().local_addr().unwrap().port();
+    let all = forwards(Side::Host, &[(Proto::Udp, &format!("127.9.8.7/{port}"))]);
+    let _first = open_all(&all, Side::Host, 0, &BOTH, &mut Here).unwrap();
+    let second = open_all(&all, Side::Host, 0, &BOTH, &mut Here).unwrap_err();
+    assert_eq!(second.error.to_string(), format!("Failed to bind port {port} (Address already in use)"));
+}
+
+#[test]
 fn b213_ports_of_exclusions_are_left_out_in_one_sentence() {
     let all = forwards(Side::Host, &[(Proto::Tcp, "~50")]);
     let mut kernel = Kernel { taken: (1..=60).collect(), ..Kernel::default() };
