@@ -1,5 +1,7 @@
 //! Events of host sockets, to whom they concern.
 
+use std::time::Duration;
+
 use socket2::Socket;
 
 use super::engine::Engine;
@@ -41,6 +43,7 @@ impl Engine {
             Kind::Udp => self.udp.on_timer(id, &facts, &mut self.timers),
             Kind::Icmp => self.icmp.on_timer(id, &facts, &mut self.timers),
             Kind::Neighbours => self.neighbours_changed(now),
+            Kind::ListenTcp => std::mem::take(&mut self.ports.stuck).into_iter().for_each(|id| self.accept(id, now)),
             Kind::SpliceUdpClient => {
                 if let Some(splice) = &mut self.splice {
                     splice.on_timer(token, now, &mut self.timers);
@@ -70,6 +73,7 @@ impl Engine {
                 Accepted::Client(client, from) => (client, from),
                 Accepted::Turned => continue,
                 Accepted::Empty => return,
+                Accepted::Stuck => return self.accept_later(id, now),
             };
             let local = way.on == Side::Guest || from.addr.is_loopback() || self.tap.fd().is_none();
             match if local { self.join(client, from, way) } else { Client::Other(client) } {
@@ -79,6 +83,16 @@ impl Engine {
         }
         if !self.ports.waiting.contains(&id) {
             self.ports.waiting.push_back(id);
+        }
+    }
+
+    /// No event tells when the host has descriptors again.
+    pub(super) fn accept_later(&mut self, id: Id, now: Instant) {
+        if self.ports.stuck.is_empty() {
+            self.timers.arm(now + STUCK_PERIOD, Token::only(Kind::ListenTcp));
+        }
+        if !self.ports.stuck.contains(&id) {
+            self.ports.stuck.push(id);
         }
     }
 
@@ -104,6 +118,8 @@ impl Engine {
     }
 }
 
+/// Between two attempts at a listener for whose clients the host has no descriptor.
+const STUCK_PERIOD: Duration = Duration::from_millis(100);
 /// Clients taken from one listener before others have their turn.
 const ACCEPTS_MAX: usize = 64;
 /// Listeners with clients left over that are visited in one turn.

@@ -1,6 +1,6 @@
 //! The way past the link: clients on loopback of either side, joined to sockets of the other.
 
-use std::time::Duration;
+use std::os::fd::AsFd;
 
 use socket2::Socket;
 
@@ -10,6 +10,7 @@ use crate::flow::Ready;
 use crate::fwd::{Local, Side};
 use crate::listen::Listener;
 use crate::splice::{First, Namespaces};
+use crate::sys::socket;
 
 /// What became of an accepted client.
 pub(super) enum Client {
@@ -24,7 +25,7 @@ impl Engine {
     pub(super) fn join(&mut self, client: Socket, from: Endpoint, listener: Way) -> Client {
         let Some(splice) = &mut self.splice else { return self.no_way(client, listener.on) };
         let own = client.local_addr().ok().and_then(|a| a.as_socket()).map(Endpoint::from);
-        let Some(own) = own else { return Client::Other(client) };
+        let Some(own) = own else { return self.no_way(client, listener.on) };
         let target = match listener.on {
             Side::Host => {
                 let guest = PerFamily::new(self.l2.guest_v4, self.l2.guest_v6);
@@ -109,5 +110,5 @@ impl From<&Listener> for Way {
 
 /// Closing it will send a RST.
 pub(super) fn reset(client: &Socket) {
-    let _ = client.set_linger(Some(Duration::ZERO));
+    let _ = socket::set_reset_on_close(client.as_fd());
 }

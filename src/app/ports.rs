@@ -58,6 +58,8 @@ pub(super) struct Ports {
     pub acceptor: Option<Acceptor>,
     /// Listeners with clients that the last turn did not take, each once.
     pub waiting: VecDeque<Id>,
+    /// Listeners whose clients the host has no descriptor for, each once.
+    pub stuck: Vec<Id>,
     bound: Bound,
     changes: Vec<Change>,
     /// The time for the next look is set.
@@ -77,6 +79,7 @@ impl Ports {
             tcp: Slab::default(),
             acceptor: None,
             waiting: VecDeque::new(),
+            stuck: Vec::new(),
             bound: Bound::default(),
             changes: Vec::new(),
             scanning: false,

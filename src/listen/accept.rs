@@ -1,11 +1,13 @@
 //! Taking clients from a listening socket.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use socket2::{Domain, Socket, Type};
 
 use super::Listener;
 use crate::base::Endpoint;
+use crate::sys::{is_exhaustion, socket};
 
 /// What accepting once brought.
 #[derive(Debug)]
@@ -15,6 +17,8 @@ pub enum Accepted {
     Turned,
     /// Nobody is waiting.
     Empty,
+    /// Somebody may be waiting whom the host has no descriptor or memory for. No event will tell when it has.
+    Stuck,
 }
 
 /// Accepts clients, with a descriptor in reserve: of nothing, for a copy of a listening socket's would keep that alive.
@@ -34,19 +38,24 @@ impl Acceptor {
     pub fn accept(&mut self, listener: &Listener) -> Accepted {
         loop {
             match accept4(&listener.socket) {
-                Ok(client) => return client,
+                Ok(client) => {
+                    self.spare = self.spare.take().or_else(|| nothing().ok());
+                    return client;
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Accepted::Empty,
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
                     if self.spare.take().is_none() {
-                        return Accepted::Empty;
+                        return Accepted::Stuck;
                     }
                     if let Ok(Accepted::Client(s, _)) = accept4(&listener.socket) {
-                        let _ = s.set_linger(Some(std::time::Duration::ZERO));
+                        let _ = socket::set_reset_on_close(s.as_fd());
                     }
+                    // Where the host has run out, not only we, others may have taken it.
                     self.spare = nothing().ok();
                     return Accepted::Turned;
                 }
-                // A client that is gone already (accept(2)), or no memory for it: look at the next.
+                Err(e) if is_exhaustion(&e) => return Accepted::Stuck,
+                // A client that is gone already (accept(2)): look at the next.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO)) => {}
                 Err(_) => return Accepted::Empty,
             }
@@ -62,4 +71,33 @@ fn accept4(socket: &Socket) -> io::Result<Accepted> {
     let (client, from) = socket.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)?;
     let from = from.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     Ok(Accepted::Client(client, from.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::fwd::{Proto, Side};
+    use crate::listen::ForwardId;
+
+    #[test]
+    fn a_lost_spare_is_replaced() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _client = TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+        let listener = Listener {
+            socket: socket.into(),
+            proto: Proto::Tcp,
+            on: Side::Host,
+            port: 0,
+            target_port: 0,
+            target: None,
+            forward: ForwardId::from_number(1).unwrap(),
+        };
+        let mut acceptor = Acceptor { spare: None };
+        assert!(matches!(acceptor.accept(&listener), Accepted::Client(..)));
+        assert!(acceptor.spare.is_some());
+        assert!(matches!(acceptor.accept(&listener), Accepted::Empty));
+    }
 }

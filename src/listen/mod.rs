@@ -10,7 +10,8 @@
 //!   engine.
 //!
 //! Accepting: when descriptors run out, a spare one is given up to accept and reset the client, so that nobody waits in
-//! the backlog of a program that cannot serve, and the listener stays drained, as edge-triggered polling requires.
+//! the backlog of a program that cannot serve, and the listener stays drained, as edge-triggered polling requires. Where
+//! the host has run out and not only we, the spare may be lost to others: then the caller tries again in a while.
 //!
 //! Limits: sockets of a rule are one dual-stack socket a port, or one of its address's family. Only where a kernel refuses
 //! to bind to the guest's loopback device each family's loopback address has a socket of its own.

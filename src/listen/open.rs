@@ -239,15 +239,6 @@ fn bind(
 }
 
 impl LeftOut {
-    /// Takes in what was left out on the other side.
-    pub fn add(&mut self, other: LeftOut) {
-        self.asked += other.asked;
-        self.open += other.open;
-        self.no_descriptors += other.no_descriptors;
-        self.first = self.first.take().or(other.first);
-        self.origins.extend(other.origins);
-    }
-
     /// One sentence for the log; `None` if every port is open.
     pub fn summary(&self, open_files: usize) -> Option<String> {
         if self.open == self.asked {

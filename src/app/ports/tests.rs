@@ -1,5 +1,6 @@
 //! An engine whose both sides are the namespace the tests run in.
 
+use std::io::Read;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::*;
@@ -132,4 +133,28 @@ fn ports_follow_what_is_in_use() {
     e.scan_ports();
     assert!(connects(outer));
     assert!(e.ports.scanning);
+}
+
+#[test]
+fn clients_without_a_descriptor_are_not_forgotten() {
+    let mut e = engine();
+    let port = free_port();
+    let forward_id = e.add_forward(forward(Proto::Tcp, &format!("127.0.0.1/{port}"))).unwrap();
+    let id = e.ports.tcp.next_id();
+    let id = Id { index: id.index - 1, generation: 0 };
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let now = e.clock.now();
+    for _ in 0..2 {
+        e.accept_later(id, now);
+    }
+    assert_eq!(e.ports.stuck, [id]);
+    let mut due = Vec::new();
+    e.timers.expire(now + Duration::from_secs(1), &mut due);
+    assert_eq!(due, [Token::only(Kind::ListenTcp)]);
+    e.flow_timer(due[0], now);
+    // There is no way to the guest: reset, but not left waiting.
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert!(e.ports.stuck.is_empty());
+    e.remove_forward(forward_id).unwrap();
 }
