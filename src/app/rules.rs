@@ -9,9 +9,10 @@ use crate::config::Config;
 use crate::fwd::ports::Ports;
 use crate::fwd::{Proto, Rule, Side};
 use crate::listen::{self, Forward, Forwards, Listener};
-use crate::ns;
+use crate::splice::Splice;
 use crate::sys::process;
 use crate::sys::sockets::Sockets;
+use crate::{control, ns};
 
 /// Every rule, each with the option it came from.
 pub fn forwards(config: &Config) -> anyhow::Result<Forwards> {
@@ -89,14 +90,16 @@ pub fn reaches_inside(config: &Config, forwards: &Forwards) -> bool {
 }
 
 /// Descriptors left for ports and flows: the limit less what is open and what we ourselves will still open. `inside`:
-/// sockets of the guest's namespace are kept in store.
-pub fn spare_descriptors(inside: bool) -> usize {
+/// sockets of the guest's namespace are kept in store, and pipes lead to them. `requests`: programs may ask for ports.
+pub fn spare_descriptors(inside: bool, requests: bool) -> usize {
     /// Namespace, tap, event loop and its copies, a client that is being accepted, and some air.
     const OWN: usize = 32;
     let most = process::open_files_max();
-    // The store does with less where there is little.
-    let store = if inside { ns::Broker::DESCRIPTORS.min(most / 8) } else { 0 };
-    most.saturating_sub(process::open_descriptors().len() + 3 + OWN + store)
+    // Store and pipes do with less where there is little.
+    let inside =
+        if inside { ns::Broker::DESCRIPTORS.min(most / 8) + Splice::PIPE_DESCRIPTORS.min(most / 16) } else { 0 };
+    let requests = if requests { control::CLIENTS_MAX } else { 0 };
+    most.saturating_sub(process::open_descriptors().len() + 3 + OWN + inside + requests)
 }
 
 /// How many of `spare` descriptors `all`, exclusions and `auto` may take: half for the first two, so that there are

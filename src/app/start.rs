@@ -65,7 +65,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let mut forwards = forwards(config)?;
     let rules = Rules { inbound: rules_on(&forwards, Side::Host), outbound: rules_on(&forwards, Side::Guest) };
     let summary = summary(config, &network, &plan, rules);
-    let descriptors = spare_descriptors(reaches_inside(config, &forwards));
+    let descriptors = spare_descriptors(reaches_inside(config, &forwards), config.api_socket.is_some());
     forwards.set_budget(port_descriptors(&forwards, descriptors));
 
     let daemon =

@@ -110,6 +110,9 @@ pub struct Splice {
 }
 
 impl Splice {
+    /// Descriptors of all pipes, beside those of flows.
+    pub const PIPE_DESCRIPTORS: usize = 2 * pipes::PIPES_MAX;
+
     /// `registry`: of the poll that delivers events with tokens whose kinds begin with `Splice`.
     ///
     /// # Errors
