@@ -315,7 +315,7 @@ fn nobody_else_binds_a_port_that_is_listened_on() {
 }
 
 #[test]
-fn loopback_clients_are_served_where_the_mapping_is_off() {
+fn loopback_clients_are_served_without_the_mapping_on_request_only() {
     for v4 in [true, false] {
         let mut w = world(PLAIN);
         w.nat.map_host_loopback = PerFamily::default();
@@ -323,6 +323,9 @@ fn loopback_clients_are_served_where_the_mapping_is_off() {
         let (listener, client) = (loopback(v4), loopback(v4));
         let to = listener.local_addr().unwrap();
         w.listen(listener, Rule { guest: None, guest_port: 7001 });
+        client.send_to(b"refused", to).unwrap();
+        assert!(w.pump_for(1, Duration::from_millis(50)).is_empty() && w.udp.is_empty());
+        w.nat.loopback_clients = true;
         client.send_to(b"x", to).unwrap();
         let got = w.pump(1);
         let (_, src, dst, _) = udp(&got[0].0, &got[0].1);
@@ -391,6 +394,39 @@ fn idle_flows_go_and_used_ones_stay() {
     w.ahead = Duration::from_secs(221);
     w.expire();
     assert!(w.udp.is_empty());
+}
+
+#[test]
+fn datagrams_handed_back_are_bounded_and_none_is_lost() {
+    let mut w = World::new(MockLink::new(PLAIN), Config { hand_back_loopback: true, ..Config::default() });
+    let client = loopback(true);
+    let mut ports = Vec::new();
+    for _ in 0..8 {
+        let listener = loopback(true);
+        let to = listener.local_addr().unwrap();
+        ports.push(to.port());
+        w.listen(listener, Rule { guest: None, guest_port: 7002 });
+        for n in 0..200u8 {
+            client.send_to(&[n], to).unwrap();
+        }
+    }
+    let mut got = Vec::new();
+    for turn in 0..8 {
+        w.turn();
+        let now = w.udp.handed_back();
+        assert!(now.len() <= 1280, "{} in turn {turn}", now.len());
+        got.extend(now);
+        // Of a port that waits for its turn already.
+        client.send_to(&[200 + turn], ("127.0.0.1", ports[0])).unwrap();
+    }
+    w.turn();
+    got.extend(w.udp.handed_back());
+    for port in &ports {
+        let own = got.iter().filter(|d| d.local.port == *port).map(|d| d.payload[0]);
+        let last = if *port == ports[0] { 208 } else { 200 };
+        assert!(own.eq(0..last), "port {port}");
+    }
+    assert!(w.udp.is_empty() && w.udp.pending() == Pending::Nothing);
 }
 
 /// A resolver's client asks from another port each time, for ten hours: flows must not pile up, nor names stop resolving.

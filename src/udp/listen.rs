@@ -52,6 +52,9 @@ struct Stray {
 /// Strays handled in one go; more arrive only from peers that send without waiting.
 const STRAYS_MAX: usize = 4 * SLOTS;
 
+/// Datagrams handed back in one turn, but for those of the call that reached this. Each may have 64 KiB.
+const HANDED_BACK_MAX: usize = 4 * BUDGET;
+
 impl Listener {
     pub fn new(socket: Socket, rule: Rule) -> io::Result<Listener> {
         let bound = socket.local_addr()?;
@@ -85,7 +88,7 @@ impl Udp {
     pub(super) fn accept(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
         let mut left = BUDGET / SLOTS;
         let mut strays = Vec::new();
-        while left > 0 {
+        while left > 0 && !self.has_handed_back_enough() {
             left -= 1;
             let Some(l) = self.listeners.get(id) else { return };
             let (rule, port) = (l.rule, l.port);
@@ -136,6 +139,11 @@ impl Udp {
         {
             self.queue.push_back(Token::new(Kind::ListenUdp, id.index, id.generation));
         }
+    }
+
+    /// What is handed back is kept in memory until the end of the turn: listeners beyond this wait for the next one.
+    pub(super) fn has_handed_back_enough(&self) -> bool {
+        self.handed_back.len() >= HANDED_BACK_MAX
     }
 
     /// Opens a flow's socket that is to be bound to `port` as well, if we listen there.

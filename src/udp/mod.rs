@@ -13,6 +13,9 @@
 //!   peer, so that the guest's answer comes from where the peer expects it. The kernel prefers it to the listening socket
 //!   from then on; what reached either socket in between is handed on in order, none lost.
 //!
+//! Datagrams of clients on the host's loopback may be another engine's, which answers them without the link: with
+//! [`Config::hand_back_loopback`] they are read here and handed back ([`Udp::handed_back`]), and no flow begins.
+//!
 //! A listening socket shares its port only while a flow of ours binds the same one: for the rest of its life nobody else
 //! can bind to it, neither another instance nor a thief.
 //!
@@ -48,7 +51,7 @@
 //!
 //! # Limits
 //! Flows: the table's limit. Memory: about 300 bytes a flow beside the kernel's socket; 64 slots of 64 KiB, touched only as far
-//! as datagrams reach. Replies to multicast from other addresses than the group are not recognised (RFC 4787 §5 filtering).
+//! as datagrams reach; what is handed back, 1280 datagrams a turn at most. Replies to multicast from other addresses than the group are not recognised (RFC 4787 §5 filtering).
 //! A listening port below `ip_unprivileged_port_start` needs CAP_NET_BIND_SERVICE kept, for its flows bind it again.
 //!
 //! System calls: socket, setsockopt, getsockopt (path MTU), bind, connect (one socket a flow), getsockname, fcntl
@@ -272,7 +275,9 @@ impl Udp {
         link: &mut dyn ToGuest,
         timers: &mut Wheel,
     ) {
-        if ready.readable || ready.error {
+        // One that has not been read to its end yet waits for its turn: others may be before it.
+        let waits = self.listeners.get(id).is_none_or(|l| l.queued);
+        if !waits && (ready.readable || ready.error) {
             self.accept(id, facts, link, timers);
         }
     }
@@ -296,7 +301,7 @@ impl Udp {
     pub fn resume(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
         self.link_full = false;
         for _ in 0..self.queue.len() {
-            if self.link_full {
+            if self.link_full || self.has_handed_back_enough() {
                 break;
             }
             let Some(token) = self.queue.pop_front() else { break };
