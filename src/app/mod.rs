@@ -3,7 +3,8 @@
 //! System calls, at start: openat, read, statx, getdents64, fcntl, close (`/proc`, `/dev/null`, inherited descriptors),
 //! prlimit64, getrandom, pipe2, clone (fork), setsid, dup2, wait4 (background), rt_sigprocmask, rt_sigaction, signalfd4,
 //! epoll_create1, write (pid file, readiness, summary), bind (source addresses), poll (ports that a predecessor gives
-//! back). At run time: epoll_wait, epoll_ctl, read (signals), poll (the caller's end).
+//! back). At run time: epoll_wait, epoll_ctl, read (signals), poll (the caller's end), getsockname (clients of listeners),
+//! setsockopt (`SO_LINGER`, clients that are refused), close.
 
 mod api;
 mod caller;

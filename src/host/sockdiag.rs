@@ -5,13 +5,11 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recvfrom, send, socket,
-};
-
+use nix::sys::socket::{MsgFlags, NetlinkAddr, recvfrom, send};
 use socket2::SockRef;
 
 use crate::fwd::ports::{Bound, PortSet};
+use crate::sys::sockets;
 
 /// A sock_diag socket with room for its answers.
 #[derive(Debug)]
@@ -27,12 +25,10 @@ impl SockDiag {
     /// # Errors
     /// The kernel's.
     pub fn open() -> io::Result<SockDiag> {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let made = socket(AddressFamily::Netlink, SockType::Datagram, flags, SockProtocol::NetlinkSockDiag);
-        SockDiag::new(made?)
+        SockDiag::new(sockets::diag()?.into())
     }
 
-    /// For the namespace that `socket` was made in: datagram, `NETLINK_SOCK_DIAG`.
+    /// For the namespace that `socket`, one of [`sockets::diag`], was made in.
     ///
     /// # Errors
     /// The kernel's.

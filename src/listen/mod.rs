@@ -16,8 +16,8 @@
 //! Limits: sockets of a rule are one dual-stack socket a port, or one of its address's family. Only where a kernel refuses
 //! to bind to the guest's loopback device each family's loopback address has a socket of its own.
 //!
-//! System calls: those of [`crate::sys::sockets`] (to bind); accept4, setsockopt (`SO_LINGER`),
-//! close, socket (the spare).
+//! System calls: those of [`crate::sys::sockets`] (to bind); accept4, setsockopt (`SO_LINGER`, `SO_REUSEADDR`), close,
+//! socket (the spare).
 
 mod accept;
 mod forwards;

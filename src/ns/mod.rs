@@ -28,8 +28,9 @@
 //! pidfd_open, inotify_init1, inotify_add_watch, fstat, fstatfs, statx, readlink, openat, read, write, close, geteuid,
 //! getegid, mount, umount2, uname, sethostname, socketpair, sendmsg, recvmsg, ioctl (`TUNSETIFF`, `TUNSETOFFLOAD`,
 //! `SIOCGIFINDEX`, `SIOCGIFHWADDR`, `NS_GET_USERNS`, `NS_GET_NSTYPE`), setns, netlink as in `host`, poll, prlimit64, execve,
-//! wait4, kill, exit_group. At run time: read (inotify), newfstatat (watch), poll, wait4, sendmsg, pidfd_send_signal;
-//! of the broker: recvmsg, sendmsg, socket, setsockopt, bind, listen, ioctl (`SIOCGIFINDEX`), close, at its start dup2.
+//! setsockopt (`SO_RCVTIMEO`), wait4, kill, exit_group. At run time: read (inotify), newfstatat (watch), poll, wait4,
+//! sendmsg, recvmsg (the broker's replies), pidfd_send_signal; of the broker: recvmsg, sendmsg, socket, setsockopt, bind,
+//! listen, ioctl (`SIOCGIFINDEX`), close, at its start dup2.
 
 mod attach;
 mod broker;

@@ -43,8 +43,8 @@
 //! longest makes room, unless it was in use within the last second. Pipes: 32, up to 1 MiB each, four kept when idle.
 //!
 //! System calls: those of [`crate::sys::sockets`] (or of whoever makes sockets), connect, setsockopt, getsockname
-//! (listening, once), epoll_ctl, read, sendmsg, splice, pipe2, fcntl (`F_SETPIPE_SZ`), recvmsg and recvfrom (peek and
-//! discard), shutdown, recvmmsg, sendmmsg, close.
+//! (listening, once), epoll_ctl, read, sendmsg, splice, pipe2, fcntl (`F_SETPIPE_SZ`; listening, once), recvmsg and
+//! recvfrom (peek and discard; the error queue), shutdown, recvmmsg, sendmmsg, close.
 
 mod datagram;
 mod lane;
