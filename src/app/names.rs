@@ -51,15 +51,13 @@ impl Names {
         let all: Vec<Addr> = host.nameservers.v4.iter().chain(&host.nameservers.v6).copied().collect();
         let cut_off: Vec<Addr> = all.iter().copied().filter(|a| guest.is_cut_off_from(a)).collect();
         for f in [Family::V4, Family::V6].into_iter().filter(|f| guest.has[*f]) {
-            let of_family = |list: &[Addr]| list.iter().find(|a| a.family() == f).or(list.first()).copied();
             // A resolver that shares its address with the host's loopback: the port tells which is meant.
             let shared = guest.stand_in[f].filter(|a| all.contains(a));
             let automatic = shared.or(guest.stand_in[f].filter(|_| !cut_off.is_empty()));
-            let leads_to = match config.dns_forward[f] {
-                Some(_) => of_family(&all),
-                None => shared.or(of_family(&cut_off)),
-            };
-            names.host[f] = config.dns_host[f].or(leads_to);
+            names.host[f] = config.dns_host[f].or(match config.dns_forward[f] {
+                Some(_) => resolver_for(f, config, &all),
+                None => shared.or(of_family(f, &cut_off)),
+            });
             names.forward[f] = config.dns_forward[f].or(automatic).filter(|_| names.host[f].is_some());
         }
         names.servers = servers(config, &all, &cut_off, &names.forward);
@@ -87,6 +85,22 @@ impl Names {
         }
         text
     }
+}
+
+/// Where a forward address leads for which no server of its own IP version is given. A server given for the other version
+/// is meant if nothing else leads to it; else the host's own server of this version comes first.
+fn resolver_for(f: Family, config: &Config, all: &[Addr]) -> Option<Addr> {
+    let other = if f == Family::V4 { Family::V6 } else { Family::V4 };
+    let given = config.dns_host[other];
+    if config.dns_forward[other].is_none() && given.is_some() {
+        return given;
+    }
+    all.iter().find(|a| a.family() == f).copied().or(given).or(all.first().copied())
+}
+
+/// The first of this family, else the first.
+fn of_family(f: Family, list: &[Addr]) -> Option<Addr> {
+    list.iter().find(|a| a.family() == f).or(list.first()).copied()
 }
 
 fn search(config: &Config, host: &Resolv) -> Vec<String> {
@@ -168,6 +182,25 @@ mod tests {
             let (told, led, file) = told(options, &format!("nameserver {server}\n"));
             assert_eq!((told.as_str(), led.as_str()), (expected, leads), "{options} {server}");
             assert!(file.unwrap().contains(&format!("nameserver {expected}")));
+        }
+    }
+
+    #[test]
+    fn a_server_given_for_the_other_ip_version_is_meant() {
+        let resolvers = "nameserver 192.0.2.53\nnameserver 2001:db8::53\n";
+        let both = "--dns-forward 169.254.1.1 --dns-forward fd00::1";
+        for (options, resolv_conf, expected) in [
+            ("--dns-forward 169.254.1.1 --dns-host fd00::9", resolvers, "169.254.1.1>fd00::9"),
+            ("--dns-forward fd00::1 --dns-host 127.0.0.9", "", "fd00::1>127.0.0.9"),
+            (&format!("{both} --dns-host 127.0.0.9"), resolvers, "169.254.1.1>127.0.0.9 fd00::1>2001:db8::53"),
+            (
+                &format!("{both} --dns-host 127.0.0.9"),
+                "nameserver 192.0.2.53\n",
+                "169.254.1.1>127.0.0.9 fd00::1>127.0.0.9",
+            ),
+            (both, "nameserver 192.0.2.53\n", "169.254.1.1>192.0.2.53 fd00::1>192.0.2.53"),
+        ] {
+            assert_eq!(told(options, resolv_conf).1, expected, "{options}");
         }
     }
 
