@@ -1,0 +1,287 @@
+"""What is documented of pasta's start, namespaces and ports, and is not the subject of another file."""
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import time
+
+import lab
+from support import V4, V6, Case, both
+
+QUICK = 1.2
+"""Within a second, and some air for two busy cores."""
+NO_PORTS = ("-t", "none", "-u", "none", "-T", "none", "-U", "none")
+
+
+class Facts(Case):
+    @property
+    def name(self):
+        path = os.path.join(self.lab.dir, "pasta")
+        if not os.path.lexists(path):
+            os.symlink(self.lab.program.path, path)
+        return path
+
+    def pasta(self, *argv, **more):
+        return self.lab.call(self.lab.as_user([self.name, *argv]), check=False, **more)
+
+    def said(self, *argv, **more):
+        done = self.pasta(*argv, **more)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        return done.stdout
+
+
+class Spawned(Facts):
+    def test_host_name(self):
+        here = self.lab.call(self.lab.as_user(["hostname"])).stdout.strip()
+        self.assertEqual(self.said("hostname").strip(), f"pasta-{here}"[:64])
+        self.assertEqual(self.said("-H", "inside", "hostname").strip(), "inside")
+        done = self.lab.call(["unshare", "--uts", "sh", "-c", f'hostname {"h" * 64}; exec "$@"', "sh",
+                              *self.lab.as_user([self.name, "hostname"])])
+        self.assertEqual(done.stdout.strip(), "pasta-" + "h" * 58)
+
+    def test_the_shell_is_a_login_shell(self):
+        shell = self.lab.file("shell")
+        os.unlink(shell)
+        os.symlink("/bin/sh", shell)
+        done = self.pasta(input="tr '\\0' ' ' </proc/$$/cmdline", env={**os.environ, "SHELL": shell})
+        self.assertEqual(done.stdout.split()[0], f"-{os.path.basename(shell)}")
+        without = {name: value for name, value in os.environ.items() if name != "SHELL"}
+        done = self.pasta(input="tr '\\0' ' ' </proc/$$/cmdline", env=without)
+        self.assertEqual(done.stdout.split()[0], "-sh")
+
+    def test_ids_and_capabilities(self):
+        script = "cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups; grep -E 'CapEff|CapBnd' /proc/self/status"
+        words = self.said("sh", "-c", script).split()
+        self.assertEqual(words[:7], ["0", str(lab.USER), "1"] * 2 + ["deny"])
+        self.assertEqual(words[8], words[10])
+        self.assertEqual(int(words[8], 16) & ((1 << 38) - 1), (1 << 38) - 1)
+
+    def test_only_group_0_may_ping(self):
+        self.assertEqual(self.said("cat", "/proc/sys/net/ipv4/ping_group_range").split(), ["0", "0"])
+
+    def test_exit_statuses(self):
+        self.assertEqual(self.pasta("sh", "-c", "exit 7").returncode, 7)
+        self.assertEqual(self.pasta("--no-pidns", "sh", "-c", "kill -TERM $$").returncode, 143)
+
+    def test_without_a_process_namespace_proc_is_the_hosts(self):
+        self.assertEqual(self.said("--no-pidns", "ls", "/proc/1/comm"), "/proc/1/comm\n")
+        self.assertEqual(self.said("--no-pidns", "sh", "-c", "readlink /proc/self/ns/pid").strip(),
+                         os.readlink("/proc/self/ns/pid"))
+
+    def test_loopback_is_up_and_the_interface_down_without_configuration(self):
+        links = {link["ifname"]: link["flags"] for link in json.loads(self.said("ip", "-json", "link"))}
+        self.assertIn("UP", links["lo"])
+        self.assertNotIn("UP", links["eth0"])
+
+    def test_mtu_is_set_with_configuration_and_unless_0(self):
+        for options, mtu in ((["--config-net", "-m", "0"], 1500), (["--config-net"], 65520), (["-m", "9000"], 1500)):
+            shown = self.said(*options, "ip", "-json", "link", "show", "dev", "eth0")
+            self.assertEqual(json.loads(shown)[0]["mtu"], mtu, options)
+
+    def test_mask_of_an_address_without_one(self):
+        for address, length in (("10.9.8.7", 8), ("172.20.8.7", 16), ("198.51.100.7", 24), ("250.1.2.3", 32)):
+            shown = self.said("--config-net", "-4", "-a", address, "-g", lab.GATEWAY4, "ip", "-json", "-4", "addr", "show", "eth0")
+            self.assertEqual([(a["local"], a["prefixlen"]) for a in json.loads(shown)[0]["addr_info"]], [(address, length)])
+
+    def test_own_address_and_gateway_replace_what_is_copied(self):
+        self.lab.ip("host", "addr add 192.0.2.5/24 dev eth0", "addr add 2001:db8:1::5/64 dev eth0 nodad",
+                    "route add 198.18.9.0/24 via 192.0.2.1", "-6 route add 2001:db8:99::/64 via 2001:db8:1::1")
+        try:
+            script = "ip -o addr show eth0; ip route; ip -6 route"
+            shown = self.said("--config-net", "sh", "-c", script)
+            for part in ("192.0.2.5/24", "2001:db8:1::5/64", "198.18.9.0/24 via 192.0.2.1",
+                         "2001:db8:99::/64 via 2001:db8:1::1"):
+                self.assertIn(part, shown)
+            shown = self.said("--config-net", "-a", "2001:db8:1::55", "-g", "192.0.2.9", "sh", "-c", script)
+            # Addresses of IPv4 and routes of IPv6 are copied; the others are one each.
+            for part in ("192.0.2.5/24", "2001:db8:1::55/64", "default via 192.0.2.9",
+                         "2001:db8:99::/64 via 2001:db8:1::1"):
+                self.assertIn(part, shown)
+            for part in ("2001:db8:1::5/", "198.18.9.0/24", f"via {lab.GATEWAY4}"):
+                self.assertNotIn(part, shown)
+        finally:
+            self.lab.ip("host", "addr del 192.0.2.5/24 dev eth0", "addr del 2001:db8:1::5/64 dev eth0",
+                        "route del 198.18.9.0/24", "-6 route del 2001:db8:99::/64")
+
+    def test_names_of_the_interface(self):
+        with self.lab.another_host("addr add 2001:db8:7::2/64 nodad", "-6 route add default via 2001:db8:7::1") as (host, _):
+            argv = self.lab.as_user([self.name, "--config-net", "-6", "ip", "-br", "link"], where=host)
+            self.assertIn("eth0", self.lab.call(argv).stdout)
+        argv = self.lab.as_user([self.name, "ip", "-br", "link"], where=self.lab.bare)
+        self.assertIn("tap0", self.lab.call(argv).stdout)
+
+
+class Joined(Facts):
+    def attach(self, guest, *options, **more):
+        out = self.lab.file("out")
+        with open(out, "w+b") as file:
+            done = subprocess.run(self.lab.as_user([self.name, *options, str(guest.pid)]), stdin=subprocess.DEVNULL,
+                                  stdout=file, stderr=file, timeout=10, check=False, **more)
+            file.seek(0)
+            return done.returncode, file.read().decode()
+
+    def test_ping_is_left_as_it_is(self):
+        with self.lab.empty_guest() as guest:
+            before = guest.output("cat /proc/sys/net/ipv4/ping_group_range")
+            self.assertEqual(self.attach(guest, "-q", "--config-net"), (0, ""))
+            self.assertEqual(guest.output("cat /proc/sys/net/ipv4/ping_group_range"), before)
+
+    def test_pid_file_is_cut_and_stays(self):
+        path = os.path.join(self.lab.dir, f"pid-{time.monotonic_ns()}")
+        with self.lab.empty_guest() as guest:
+            self.assertEqual(self.attach(guest, "-q", "-P", path), (0, ""))
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+            pid = int(open(path, encoding="ascii").read())
+        lab.wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 3, "the end")
+        self.assertTrue(os.path.exists(path))
+        with open(path, "w", encoding="ascii") as file:
+            file.write("9" * 100 + "\n")
+        os.chmod(path, 0o666)
+        with self.lab.empty_guest() as guest:
+            self.assertEqual(self.attach(guest, "-q", "-P", path), (0, ""))
+            self.assertRegex(open(path, encoding="ascii").read(), r"^\d{1,7}\n$")
+
+    def test_end_of_the_namespace_is_told_in_one_line(self):
+        with self.lab.empty_guest() as guest:
+            process = self.lab.popen(self.lab.as_user([self.name, "-f", *NO_PORTS, str(guest.pid)]),
+                                     stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            self.addCleanup(self.lab.end, process)
+            self.addCleanup(process.stderr.close)
+            while b"SPLICE" not in process.stderr.readline():
+                self.assertIsNone(process.poll())
+        self.assertEqual(process.wait(3), 0)
+        self.assertEqual(process.stderr.read().count(b"\n"), 1)
+
+    def test_nix_in_the_background(self):
+        """Standard input and output are the namespaces, and stay unwritten."""
+        with self.lab.empty_guest() as guest, open(guest.path, "rb") as net, \
+                open(f"/proc/{guest.pid}/ns/user", "rb") as user:
+            argv = [self.name, "--quiet", "--config-net", "--gateway", "169.254.1.1", "--address", "169.254.1.2",
+                    "--netmask", "16", "--dns-forward", "169.254.1.1", "--ns-ifname", "eth0", "-P",
+                    path := self.lab.file("pid"), "--netns", "/proc/self/fd/0", "--userns", "/proc/self/fd/1"]
+            done = subprocess.run(self.lab.as_user(argv), stdin=net, stdout=user, stderr=subprocess.PIPE, timeout=10,
+                                  check=False)
+            self.assertEqual((done.returncode, done.stderr), (0, b""))
+            self.assert_connected(*self.pair(self.lab.remote, lab.REMOTE4, guest=guest))
+            # Nothing tells of this namespace's end.
+            os.kill(int(open(path, encoding="ascii").read()), 15)
+
+    def test_no_default_route_means_no_dhcp_and_no_map(self):
+        with self.lab.another_host("addr add 10.1.0.2/24") as (host, _):
+            argv = [self.name, "-f", "-4", *NO_PORTS, "-d", "true"]
+            text = self.lab.call(self.lab.as_user(argv, where=host)).stderr
+        for part in ("DHCP:", "NAT to host"):
+            self.assertNotIn(part, text)
+        self.assertIn("Template interface: eth0 (IPv4)", text)
+        text = self.lab.call(self.lab.as_user([self.name, "-d", *NO_PORTS, "true"], where=self.lab.bare)).stderr
+        self.assertNotIn("Template interface", text)
+        self.assertIn("assign: 169.254.2.1", text)
+
+
+class Switches(Case):
+    """--no-tcp, --no-udp, --no-icmp"""
+
+    def reaches(self, guest):
+        found = set()
+        with self.lab.remote.listen(lab.REMOTE4) as listener:
+            try:
+                guest.connect(lab.REMOTE4, listener.getsockname()[1], timeout=0.3).close()
+                found.add("tcp")
+            except OSError:
+                pass
+        with self.lab.remote.bind(lab.REMOTE4) as server, guest.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            server.settimeout(0.3)
+            client.sendto(b"x", server.getsockname())
+            try:
+                server.recv(1)
+                found.add("udp")
+            except TimeoutError:
+                pass
+        if "1 received" in guest.run("ping", "-c1", "-W0.3", lab.REMOTE4, check=False).stdout:
+            found.add("icmp")
+        return found
+
+    def test_each_is_off_alone(self):
+        for off in ("tcp", "udp", "icmp"):
+            with self.subTest(off), self.lab.guest(f"--no-{off}") as guest:
+                self.assertEqual(self.reaches(guest), {"tcp", "udp", "icmp"} - {off})
+
+
+class Following(Case):
+    """-T auto, -U auto: ports that the host uses are the namespace's, on its loopback."""
+
+    options = ("-T", "auto", "-U", "auto", "-t", "auto", "-u", "auto")
+
+    @both
+    def test_port_appears_and_disappears(self, net):
+        port = 8401 if net is V4 else 8402
+        with self.assertRaises(ConnectionRefusedError):
+            self.guest.connect(net.loopback, port, timeout=1)
+        with self.lab.service(self.lab.host, "echo", "--listen",
+                              f"{'[::1]' if net is V6 else '127.0.0.1'}:{port}"):
+            def connected():
+                try:
+                    with self.guest.connect(net.loopback, port, timeout=1) as client:
+                        client.sendall(b"x")
+                        return client.recv(1) == b"x"
+                except OSError:
+                    return False
+            lab.wait_until(connected, QUICK, "the port")
+
+        def refused():
+            try:
+                self.guest.connect(net.loopback, port, timeout=1).close()
+            except ConnectionRefusedError:
+                return True
+            except OSError:
+                pass
+            return False
+        lab.wait_until(refused, QUICK, "the port's end")
+
+    @both
+    def test_datagram_port_appears(self, net):
+        port = 8403 if net is V4 else 8404
+        with self.lab.host.bind(net.loopback, port) as server, \
+                self.guest.socket(net.af, socket.SOCK_DGRAM, timeout=0.1) as client:
+            server.settimeout(0.1)
+            client.connect((net.loopback, port))
+
+            def heard():
+                try:
+                    client.send(b"x")
+                    return server.recv(1)
+                except (TimeoutError, ConnectionRefusedError):
+                    return None
+            lab.wait_until(heard, QUICK, "the port")
+
+    def test_ports_do_not_come_back(self):
+        """What is forwarded one way is not found and forwarded the other way."""
+        with self.guest.listen("0.0.0.0", 8405):
+            def open_outside():
+                try:
+                    self.lab.remote.connect(lab.HOST4, 8405, timeout=1).close()
+                    return True
+                except OSError:
+                    return False
+            lab.wait_until(open_outside, QUICK, "the port")
+            time.sleep(0.8)
+        lab.wait_until(lambda: not open_outside(), QUICK, "the port's end")
+        with self.assertRaises(ConnectionRefusedError):
+            self.guest.connect("127.0.0.1", 8405, timeout=1)
+
+
+class OneVersion(Case):
+    def test_ports_of_the_namespace_are_of_the_versions_that_are_on(self):
+        for option, on, off in (("-4", V4, V6), ("-6", V6, V4)):
+            with self.lab.guest(option, "-T", "8411", "-t", "8412") as guest:
+                with self.lab.host.listen(on.loopback, 8411) as listener:
+                    client = self.closing(guest.connect(on.loopback, 8411))
+                    self.assert_connected(client, self.closing(listener.accept()[0]))
+                with self.assertRaises(ConnectionRefusedError):
+                    guest.connect(off.loopback, 8411, timeout=1)
+                with self.assertRaises(ConnectionRefusedError):
+                    self.lab.host.connect(off.loopback, 8412, timeout=1)
+                client, served, _ = self.inbound(self.lab.remote, on.host, 8412, guest=guest)
+                self.assert_connected(client, served)
