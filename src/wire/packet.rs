@@ -361,7 +361,7 @@ impl Packet {
     }
 
     /// The sum that must be valid once the payload is added to it, or `None` when there is nothing to verify: the
-    /// checksum is still to be filled in, is vouched for, or is absent (UDP over IPv4, RFC 768).
+    /// checksum is still to be filled in, is vouched for, or is absent (UDP).
     ///
     /// `head` is the slice [`parse`] read. The header part has even length, so payload bytes can be added in order.
     pub fn checksum_sum(&self, head: &[u8], offload: &Offload) -> Option<Sum> {
@@ -370,7 +370,8 @@ impl Packet {
         }
         let proto = match self.transport {
             Transport::Tcp(_) => PROTO_TCP,
-            Transport::Udp(_) if self.src.is_v4() && be16(head, self.l4 + 6) == 0 => return None,
+            // None was made (RFC 768). IPv6 allows that to tunnels only, which a middlebox must let pass (RFC 6936 §5).
+            Transport::Udp(_) if be16(head, self.l4 + 6) == 0 => return None,
             Transport::Udp(_) => PROTO_UDP,
             Transport::Icmp(_) if self.src.is_v4() => return Some(Sum::new().add(&head[self.l4..self.payload])),
             Transport::Icmp(_) => PROTO_ICMPV6,

@@ -58,6 +58,8 @@ fn d29_udp_length_trims_and_refuses() {
     b.write(&mut f, b"12345678").unwrap();
     let p = ip(&f);
     assert!(p.checksum_sum(&f, &Offload::NONE).unwrap().add(b"12345678").is_valid());
+    f[14 + 40 + 6..14 + 40 + 8].fill(0);
+    assert!(ip(&f).checksum_sum(&f, &Offload::NONE).is_none(), "no checksum was made");
     f[14 + 40 + 5] = 8 + 3;
     assert_eq!(ip(&f).payload_len, 3);
     for bad in [7, 17] {
