@@ -53,7 +53,7 @@ pub struct LogSetup<'a> {
     pub foreground: bool,
     /// File to create, and its largest size in bytes.
     pub file: Option<(&'a Path, u64)>,
-    /// Put `ident` before each line on standard error, to tell it from the output of a spawned command.
+    /// Put `ident` before what went wrong on standard error, to tell it from the output of a spawned command.
     pub prefix: bool,
 }
 

@@ -51,16 +51,18 @@ impl Stderr {
         Stderr { prefix, timestamps }
     }
 
-    fn line(&self, now: Instant, text: &str) -> String {
+    /// What went wrong says whose words these are, among those of a command. The summary keeps the form that programs read.
+    fn line(&self, level: Level, now: Instant, text: &str) -> String {
         let time = if self.timestamps { format!("{}: ", elapsed(now)) } else { String::new() };
-        let prefix = self.prefix.as_ref().map_or_else(String::new, |p| format!("{p}: "));
+        let named = self.prefix.as_ref().filter(|_| level <= Level::Warn);
+        let prefix = named.map_or_else(String::new, |p| format!("{p}: "));
         format!("{time}{prefix}{text}\n")
     }
 }
 
 impl Sink for Stderr {
-    fn put(&mut self, _level: Level, now: Instant, text: &str) -> bool {
-        write_if_ready(&io::stderr(), self.line(now, text).as_bytes())
+    fn put(&mut self, level: Level, now: Instant, text: &str) -> bool {
+        write_if_ready(&io::stderr(), self.line(level, now, text).as_bytes())
     }
 }
 
@@ -122,8 +124,12 @@ mod tests {
     #[test]
     fn lines_on_stderr() {
         let now = Instant::from_nanos(2_500_000_000);
-        assert_eq!(Stderr::new(None, false).line(now, "text"), "text\n");
-        assert_eq!(Stderr::new(None, true).line(now, "text"), "1.5000: text\n");
-        assert_eq!(Stderr::new(Some("spelt".into()), true).line(now, "text"), "1.5000: spelt: text\n");
+        let line = |prefix: Option<&str>, timestamps, level| {
+            Stderr::new(prefix.map(String::from), timestamps).line(level, now, "text")
+        };
+        assert_eq!(line(None, false, Level::Error), "text\n");
+        assert_eq!(line(None, true, Level::Error), "1.5000: text\n");
+        assert_eq!(line(Some("spelt"), true, Level::Warn), "1.5000: spelt: text\n");
+        assert_eq!(line(Some("spelt"), true, Level::Info), "1.5000: text\n");
     }
 }
