@@ -4,11 +4,13 @@ import json
 import os
 import socket
 import stat
+import struct
 import subprocess
 import time
 
 import lab
 from support import V4, V6, Case, both
+from test_stress import ipv4
 
 QUICK = 1.2
 """Within a second, and some air for two busy cores."""
@@ -168,6 +170,23 @@ class Joined(Facts):
             # Nothing tells of this namespace's end.
             os.kill(int(open(path, encoding="ascii").read()), 15)
 
+    def test_only_the_name_counts(self):
+        """An unmounted namespace goes on as long as its name is there."""
+        path = f"/run/netns/{self.lab.name}named"
+        with open(path, "w", encoding="ascii"):
+            pass
+        pid_file = self.lab.file("pid")
+        with self.lab.empty_guest() as guest:
+            self.lab.call(["mount", "--bind", guest.path, path])
+            argv = [self.name, "-q", "--config-net", "-P", pid_file, "--userns", f"/proc/{guest.pid}/ns/user", "--netns", path]
+            self.assertEqual(self.lab.call(self.lab.as_user(argv)).stderr, "")
+            pid = int(open(pid_file, encoding="ascii").read())
+            self.lab.call(["umount", path])
+            time.sleep(0.3)
+            self.assert_connected(*self.pair(self.lab.remote, lab.REMOTE4, guest=guest))
+            os.unlink(path)
+            lab.wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 2, "the end")
+
     def test_no_default_route_means_no_dhcp_and_no_map(self):
         with self.lab.another_host("addr add 10.1.0.2/24") as (host, _):
             argv = [self.name, "-f", "-4", *NO_PORTS, "-d", "true"]
@@ -178,6 +197,12 @@ class Joined(Facts):
         text = self.lab.call(self.lab.as_user([self.name, "-d", *NO_PORTS, "true"], where=self.lab.bare)).stderr
         self.assertNotIn("Template interface", text)
         self.assertIn("assign: 169.254.2.1", text)
+
+
+class Debugging(Facts):
+    def test_the_summary_of_a_command_has_the_same_form(self):
+        lines = self.pasta("-d", *NO_PORTS, "true").stderr.splitlines()
+        self.assertRegex(lines[0], r"^\d+\.\d{4}: Template interface: eth0 \(IPv4\), eth0 \(IPv6\)$")
 
 
 class Switches(Case):
@@ -285,3 +310,69 @@ class OneVersion(Case):
                     self.lab.host.connect(off.loopback, 8412, timeout=1)
                 client, served, _ = self.inbound(self.lab.remote, on.host, 8412, guest=guest)
                 self.assert_connected(client, served)
+
+
+class OnTheWire(Case):
+    """Frames that the guest's kernel would not send."""
+
+    options = ("-t", "8421")
+
+    def setUp(self):
+        self.guest.run("ping", "-c1", "-W2", lab.GATEWAY4)
+        words = self.guest.output("ip", "neigh", "show", lab.GATEWAY4).split()
+        self.raw = self.closing(self.guest.socket(socket.AF_PACKET, socket.SOCK_RAW))
+        self.raw.bind(("eth0", 0))
+        self.macs = bytes.fromhex(words[words.index("lladdr") + 1].replace(":", "")) + self.raw.getsockname()[4]
+
+    def send(self, packet, kind=b"\x08\0"):
+        self.raw.send(self.macs + kind + packet)
+
+    def datagram(self, text, port):
+        """Without a checksum."""
+        return struct.pack("!HHHH", 7777, port, 8 + len(text), 0) + text
+
+    def datagram6(self, text, port, padding=b""):
+        udp = self.datagram(text, port)
+        return (struct.pack("!IHBB16s16s", 6 << 28, len(udp), 17, 64, socket.inet_pton(socket.AF_INET6, lab.HOST6),
+                            socket.inet_pton(socket.AF_INET6, lab.REMOTE6)) + udp + padding)
+
+    def test_absent_checksums_and_padding(self):
+        for net in (V4, V6):
+            with self.lab.remote.bind(net.remote) as server:
+                port = server.getsockname()[1]
+                for padding in (b"", bytes(20)):
+                    if net is V4:
+                        self.send(ipv4(lab.HOST4, lab.REMOTE4, 17, self.datagram(b"text", port)) + padding)
+                    else:
+                        self.send(self.datagram6(b"text", port, padding), b"\x86\xdd")
+                    self.assertEqual(server.recv(100), b"text", (net.name, padding))
+
+    def test_what_is_dropped_in_silence(self):
+        with self.lab.remote.bind(lab.REMOTE4) as server:
+            port = server.getsockname()[1]
+            good = ipv4(lab.HOST4, lab.REMOTE4, 17, self.datagram(b"good", port))
+            bad = ipv4(lab.HOST4, lab.REMOTE4, 17, self.datagram(b"bad", port))
+            self.send(bad, b"\x81\0\0\1\x08\0")                     # a VLAN's
+            self.send(bad, struct.pack("!H", len(bad)))                # IEEE 802.3
+            self.send(ipv4("127.0.0.1", lab.REMOTE4, 17, self.datagram(b"bad", port)))
+            self.send(ipv4("0.0.0.0", lab.REMOTE4, 17, self.datagram(b"bad", port)))
+            for protocol in (2, 47, 132):
+                self.send(ipv4(lab.HOST4, lab.REMOTE4, protocol, bytes(32)))
+            self.send(ipv4(lab.HOST4, lab.REMOTE4, 17, self.datagram(b"bad", 0)))
+            self.send(good)
+            self.assertEqual(server.recv(100), b"good")
+        # Nor have those senders become the guest's address.
+        self.assert_connected(*self.inbound(self.lab.remote, lab.HOST4, 8421)[:2])
+
+    def test_multicast_of_the_link_goes_out_on_the_hosts(self):
+        server = self.closing(self.lab.remote.socket(socket.AF_INET6, socket.SOCK_DGRAM, timeout=3))
+        server.bind(("::", 8422))
+        with self.lab.remote.entered():
+            index = socket.if_nametoindex("eth0")
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP,
+                          socket.inet_pton(socket.AF_INET6, "ff02::1234") + struct.pack("=I", index))
+        client = self.closing(self.guest.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+        with self.guest.entered():
+            index = socket.if_nametoindex("eth0")
+        client.sendto(b"all of you", ("ff02::1234", 8422, 0, index))
+        self.assertEqual(server.recv(100), b"all of you")
