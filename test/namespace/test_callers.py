@@ -1,5 +1,6 @@
 """The command lines of the programs that start pasta, to the point where the network works."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -112,6 +113,41 @@ for _ in range(2):
             self.assertEqual(done.stdout, "")
             self.assertIn("10.0.2.100/24", guest.output("ip addr show tap0"))
             self.assert_served(guest)
+
+    def test_rootlesskit_implicit_ports(self):
+        """What the guest opens, on its loopback too, is the host's at once."""
+        with self.lab.empty_guest() as guest:
+            argv = [self.pasta, "--stderr", "--ns-ifname=tap0", "--mtu=65520", "--config-net", "--address=10.0.2.100",
+                    "--netmask=24", "--gateway=10.0.2.2", "--dns-forward=10.0.2.3", "--no-map-gw", "--ipv4-only",
+                    "--tcp-ports=auto", "--udp-ports=auto", "--host-lo-to-ns-lo", str(guest.pid)]
+            with open(self.lab.file("out"), "w+b") as out:
+                subprocess.run(self.lab.as_user(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True)
+            with guest.listen("127.0.0.1", 8071) as listener:
+                def connected():
+                    with contextlib.suppress(OSError):
+                        return self.lab.host.connect("127.0.0.1", 8071)
+                    return None
+                client = self.closing(lab.wait_until(connected, 1.2, "the port"))
+                self.assert_connected(client, self.closing(listener.accept()[0]))
+
+    def test_nsjail_splice_only(self):
+        with self.lab.empty_guest() as guest:
+            process = self.start(
+                [self.pasta, "-f", "-q", "--no-dhcp", "--no-dhcpv6", "--no-ra", "--config-net", "--no-map-gw", "-t", "8072",
+                 "-u", "none", "-T", "8073", "-U", "none", "--splice-only", str(guest.pid)])
+
+            def listening():
+                with contextlib.suppress(OSError):
+                    return self.lab.host.connect("127.0.0.1", 8072)
+                return None
+            with guest.listen("127.0.0.1", 8072) as listener:
+                client = self.closing(lab.wait_until(listening, 5, "the port"))
+                self.assert_connected(client, self.closing(listener.accept()[0]))
+            with self.lab.host.listen("127.0.0.1", 8073) as listener:
+                client = self.closing(guest.connect("127.0.0.1", 8073))
+                self.assert_connected(client, self.closing(listener.accept()[0]))
+            self.assertEqual(guest.output("ip", "-br", "link").count("\n"), 1)
+        self.assertEqual(process.wait(2), 0)
 
     def test_rootlesskit_2_0(self):
         """The interface exists, and is configured by the caller."""

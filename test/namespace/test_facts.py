@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import socket
 import stat
 import struct
@@ -156,6 +157,19 @@ class Joined(Facts):
         self.assertEqual(process.wait(3), 0)
         self.assertEqual(process.stderr.read().count(b"\n"), 1)
 
+    def test_descriptors_of_the_caller_are_let_go(self):
+        """A caller that waits for the end of a pipe must not wait for the daemon or the command."""
+        with self.lab.empty_guest() as guest:
+            for argv in (["-q", str(guest.pid)], ["-q", "sh", "-c", "sleep 5 &"]):
+                reader, writer = os.pipe()
+                done = subprocess.run(self.lab.as_user([self.name, *argv]), stdin=subprocess.DEVNULL, pass_fds=[writer],
+                                      timeout=5, check=False)
+                os.close(writer)
+                self.assertEqual(done.returncode, 0)
+                self.assertEqual(select.select([reader], [], [], 1)[0], [reader], argv)
+                self.assertEqual(os.read(reader, 1), b"")
+                os.close(reader)
+
     def test_nix_in_the_background(self):
         """Standard input and output are the namespaces, and stay unwritten."""
         with self.lab.empty_guest() as guest, open(guest.path, "rb") as net, \
@@ -197,6 +211,15 @@ class Joined(Facts):
         text = self.lab.call(self.lab.as_user([self.name, "-d", *NO_PORTS, "true"], where=self.lab.bare)).stderr
         self.assertNotIn("Template interface", text)
         self.assertIn("assign: 169.254.2.1", text)
+
+
+class Surroundings(Facts):
+    def test_splice_only_needs_no_tun_device(self):
+        script = 'mount -t tmpfs none /dev/net && exec "$@"'
+        argv = [self.name, "-q", "--splice-only", "-T", "8441", "ip", "-br", "link"]
+        done = self.lab.call(self.lab.as_user(["unshare", "-Urm", "sh", "-c", script, "sh", *argv]), check=False)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertRegex(done.stdout, r"^lo\b")
 
 
 class Debugging(Facts):
@@ -310,6 +333,24 @@ class OneVersion(Case):
                     self.lab.host.connect(off.loopback, 8412, timeout=1)
                 client, served, _ = self.inbound(self.lab.remote, on.host, 8412, guest=guest)
                 self.assert_connected(client, served)
+
+
+class Later(Case):
+    """--freebind with IPv6."""
+
+    LATER = "2001:db8:77::7"
+
+    def test_b101_b174_addresses_that_come_later(self):
+        with self.lab.guest("--freebind", "-t", f"[{self.LATER}]/8431", "-u", f"[{self.LATER}]/8431") as guest:
+            self.lab.ip("host", f"addr add {self.LATER}/128 dev lo")
+            self.addCleanup(subprocess.run, ["ip", "-netns", f"{self.lab.name}host", "addr", "del", f"{self.LATER}/128",
+                                             "dev", "lo"], check=False)
+            self.assert_connected(*self.inbound(self.lab.host, self.LATER, 8431, guest=guest)[:2])
+            server = self.closing(guest.bind("::", 8431))
+            client = self.closing(self.lab.host.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+            client.sendto(b"question", (self.LATER, 8431))
+            server.sendto(b"answer", server.recvfrom(100)[1])
+            self.assertEqual(client.recvfrom(100)[1][:2], (self.LATER, 8431))
 
 
 class OnTheWire(Case):
