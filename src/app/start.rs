@@ -2,7 +2,6 @@
 //! meant, the host's ports are bound, the namespace is made, everything that is not needed any more is given up, and only
 //! then is the first byte of the guest read and the caller told that all is ready.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::UdpSocket;
@@ -44,10 +43,10 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     start_log(config)?;
     let runas = config.runas.as_ref().map(Identity::of).transpose().map_err(anyhow::Error::msg)?.flatten();
     let open_files = process::raise_open_files().context("cannot raise the limit on open files")?;
-    let namespace = match &config.mode {
-        Mode::Spawn { .. } => None,
+    let place = match &config.mode {
+        Mode::Spawn { userns, .. } => Place::New(userns.as_deref().map(ns::UserNamespace::open).transpose()?),
         Mode::Attach { target, userns, netns_only } => {
-            Some(ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?)
+            Place::Given(ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?)
         }
     };
     process::close_descriptors(inherited);
@@ -72,7 +71,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         if config.foreground { None } else { Some(process::daemonize().context("cannot go to the background")?) };
     let options = listen::Options { v4: config.v4, v6: config.v6 && host::has_ipv6(), freebind: config.freebind };
     let bind = || bind(&forwards, Side::Host, descriptors, &options, &mut Here);
-    let (guest, listeners, identity) = make_guest(config, &plan, namespace, (runas, open_files), bind)?;
+    let (guest, listeners, identity) = make_guest(config, &plan, place, (runas, open_files), bind)?;
     let forwarding = Forwarding {
         host: Namespace::here(forwards.follows(Side::Host)),
         guest: Namespace { sockets: Box::new(Nobody), diag: None },
@@ -83,6 +82,13 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let opened =
         Opened { listeners, forwarding, descriptors, api, files, daemon, caller, neighbours, identity, summary };
     serve(config, &plan, guest, opened)
+}
+
+/// Where the guest is to be.
+enum Place {
+    /// In namespaces of its own, below this user namespace's root if there is one.
+    New(Option<ns::UserNamespace>),
+    Given(ns::Namespace),
 }
 
 /// What had to be opened while there were still a file system and privileges to open it with.
@@ -125,23 +131,26 @@ impl Files {
 fn make_guest(
     config: &Config,
     plan: &Plan,
-    namespace: Option<ns::Namespace>,
+    place: Place,
     (runas, open_files): (Option<Identity>, OpenFiles),
     bind: impl Fn() -> anyhow::Result<Vec<Listener>>,
 ) -> anyhow::Result<(Guest, Vec<Listener>, Option<Identity>)> {
-    match (&config.mode, namespace) {
-        (Mode::Spawn { command, netns_only }, _) => {
-            let mut early = None;
+    match place {
+        Place::New(userns) => {
+            // Ports below 1024 are still to be had.
+            let early = (runas.is_some() || userns.is_some()).then(&bind).transpose()?;
             if let Some(user) = runas {
-                // Ports below 1024 are still to be had; then the command is to be that user's, as if they had started us.
-                early = Some(bind()?);
+                // The command is to be that user's, as if they had started us.
                 sandbox::become_user(user)?;
             }
-            let child = ns::spawn(&spawn(config, plan, (command, *netns_only), open_files))?;
+            if let Some(userns) = &userns {
+                userns.enter()?;
+            }
+            let child = ns::spawn(&spawn(config, plan, userns.is_some(), open_files))?;
             let listeners = early.map_or_else(bind, Ok)?;
             Ok((Guest::Spawned(child), listeners, None))
         }
-        (_, Some(namespace)) => {
+        Place::Given(namespace) => {
             let mut identity = runas;
             if config.runas.is_none() && !namespace.is_polled() {
                 identity = Identity::instead_of_root();
@@ -151,7 +160,6 @@ fn make_guest(
             }
             Ok((Guest::Attached(namespace), bind()?, identity))
         }
-        (Mode::Attach { .. }, None) => bail!("no namespace to attach to"),
     }
 }
 
@@ -304,13 +312,17 @@ fn neighbours(network: &host::Network) -> Option<host::Neighbours> {
     opened.inspect_err(|e| log::debug!("cannot follow the host's neighbour table: {e}")).ok()
 }
 
-fn spawn(config: &Config, plan: &Plan, (command, netns_only): (&[OsString], bool), open_files: OpenFiles) -> ns::Spawn {
+fn spawn(config: &Config, plan: &Plan, joined: bool, open_files: OpenFiles) -> ns::Spawn {
+    let (command, netns_only) = match &config.mode {
+        Mode::Spawn { command, netns_only, .. } => (command.clone(), *netns_only),
+        Mode::Attach { .. } => Default::default(),
+    };
     ns::Spawn {
         interface: plan.interface.clone(),
-        command: command.to_vec(),
+        command,
         hostname: config.hostname.clone(),
         resolv_conf: plan.resolv_conf.as_ref().map(|s| s.clone().into_bytes()),
-        user_namespace: !netns_only,
+        user_namespace: !netns_only && !joined,
         pid_namespace: config.pidns,
         program: config.personality.name(),
         open_files: Some(open_files),

@@ -128,13 +128,7 @@ impl Builder {
         }
         let target = match (operands, self.netns.take()) {
             (Operands::Spawn(command), None) => {
-                if let Some(path) = userns {
-                    return Err(format!(
-                        "Option '--userns {}' needs an existing network namespace: give a process id or --netns",
-                        path.display()
-                    ));
-                }
-                return Ok(Mode::Spawn { command, netns_only: self.netns_only });
+                return Ok(Mode::Spawn { command, userns, netns_only: self.netns_only });
             }
             (Operands::Attach(None), None) => return Err("Give the process id, path or name of a namespace".into()),
             (Operands::Attach(Some(target)), None) => target,
@@ -383,7 +377,7 @@ pub(super) fn defaults(personality: Personality) -> Config {
     };
     Config {
         personality,
-        mode: Mode::Spawn { command: Vec::new(), netns_only: false },
+        mode: Mode::Spawn { command: Vec::new(), userns: None, netns_only: false },
         warnings: Vec::new(),
         check: false,
         json: false,

@@ -50,6 +50,8 @@ pub enum Mode {
     Spawn {
         /// Program and arguments; empty: the user's shell as a login shell.
         command: Vec<OsString>,
+        /// User namespace to join instead of creating one.
+        userns: Option<PathBuf>,
         /// Create no user namespace.
         netns_only: bool,
     },

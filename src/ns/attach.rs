@@ -125,10 +125,7 @@ impl Namespace {
 
     pub(super) fn enter(&self) -> Result<(), Error> {
         if let Some(user) = &self.user {
-            netns::join_user(user).map_err(|e| {
-                let hint = "it must be run by the user that made that namespace, or by root";
-                Error::Failed(format!("cannot join the user namespace of {}: {e}: {hint}", self.name))
-            })?;
+            join_user(user, &format!("of {}", self.name))?;
         }
         netns::join_net(&self.net).map_err(|e| {
             let hint = match e.raw_os_error() {
@@ -141,6 +138,40 @@ impl Namespace {
             Error::Failed(format!("cannot join the network namespace {}: {e}{hint}", self.name))
         })
     }
+}
+
+/// An existing user namespace, for a command with a network namespace of its own.
+#[derive(Debug)]
+pub struct UserNamespace {
+    fd: OwnedFd,
+    name: String,
+}
+
+impl UserNamespace {
+    /// # Errors
+    /// When there is none, or it may not be opened.
+    pub fn open(path: &Path) -> Result<UserNamespace, Error> {
+        Ok(UserNamespace { fd: open_user(path)?, name: format!("`{}`", path.display()) })
+    }
+
+    /// This process becomes one of those inside, for good, with all capabilities there and none elsewhere. To be called
+    /// while it has one thread.
+    ///
+    /// # Errors
+    /// When it belongs to somebody else, or is our own.
+    pub fn enter(&self) -> Result<(), Error> {
+        join_user(&self.fd, &self.name)
+    }
+}
+
+fn join_user(user: &OwnedFd, name: &str) -> Result<(), Error> {
+    netns::join_user(user).map_err(|e| {
+        let hint = match e.raw_os_error() {
+            Some(libc::EINVAL) => "it is the one this program is in: leave out `--userns`",
+            _ => "it must be run by the user that made that namespace, or by root",
+        };
+        Error::Failed(format!("cannot join the user namespace {name}: {e}: {hint}"))
+    })
 }
 
 impl Target {

@@ -71,9 +71,10 @@ fn prepare(what: &Spawn, ids: Ids) -> Result<Tap, Error> {
             tap.warnings.push(format!("{what}: {e}"));
         }
     };
-    // The kernel's default lets nobody ping. Group 0 is the only one of our user namespace.
-    let groups = if what.user_namespace { "0 0" } else { "0 2147483647" };
-    warn("unprivileged ping is off inside", fs::write("/proc/sys/net/ipv4/ping_group_range", groups));
+    // The kernel's default lets nobody ping. Group 0 is the only one of our user namespace, and may be of one we joined.
+    let allow = |groups| fs::write("/proc/sys/net/ipv4/ping_group_range", groups);
+    let ping = if what.user_namespace { allow("0 0") } else { allow("0 2147483647").or_else(|_| allow("0 0")) };
+    warn("unprivileged ping is off inside", ping);
     warn("the host name stays", set_hostname(what));
     if let Some(text) = &what.resolv_conf {
         warn("the command gets no resolv.conf of its own", replace_resolv_conf(text));

@@ -45,7 +45,7 @@ use std::os::fd::OwnedFd;
 use crate::base::{Addr, Mac, Prefix, Route};
 pub use crate::sys::tun::Offloads;
 
-pub use attach::{Namespace, Target};
+pub use attach::{Namespace, Target, UserNamespace};
 pub use broker::Broker;
 pub use spawn::{Child, Spawn, spawn};
 pub use watch::Watch;

@@ -21,7 +21,8 @@ pub struct Spawn {
     pub hostname: Option<String>,
     /// Contents of a file to be seen as /etc/resolv.conf inside.
     pub resolv_conf: Option<Vec<u8>>,
-    /// A user namespace, in which the command is root. Without one only root can do this.
+    /// A user namespace, in which the command is root. Without one only root can do this, of the host or of the user
+    /// namespace this process is in.
     pub user_namespace: bool,
     /// A PID namespace and a /proc of its own.
     pub pid_namespace: bool,

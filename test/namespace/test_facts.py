@@ -222,6 +222,21 @@ class Surroundings(Facts):
         self.assertRegex(done.stdout, r"^lo\b")
 
 
+    def test_command_in_a_user_namespace_that_exists(self):
+        with self.lab.empty_guest() as guest:
+            script = f"readlink /proc/self/ns/user /proc/self/ns/net; id -u; ping -c1 -W2 {lab.REMOTE4}; exit 5"
+            done = self.pasta("--config-net", "--userns", f"/proc/{guest.pid}/ns/user", "-t", "8442", "sh", "-c", script)
+            self.assertEqual((done.returncode, done.stderr), (5, ""))
+            user, net, uid = done.stdout.split()[:3]
+            self.assertEqual((user, uid), (os.readlink(f"/proc/{guest.pid}/ns/user"), "0"))
+            self.assertNotEqual(net, os.readlink(guest.path))
+            self.assertIn("1 received", done.stdout)
+        for path, complaint in (("/proc/self/ns/user", "leave out `--userns`"), ("/proc/self/ns/net", "not a user namespace")):
+            done = self.pasta("--userns", path, "true")
+            self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1))
+            self.assertIn(complaint, done.stderr)
+
+
 class Debugging(Facts):
     def test_the_summary_of_a_command_has_the_same_form(self):
         lines = self.pasta("-d", *NO_PORTS, "true").stderr.splitlines()

@@ -64,5 +64,5 @@ fn by_path(path: &str) -> Mode {
 }
 
 fn spawn(command: &[&str]) -> Mode {
-    Mode::Spawn { command: command.iter().map(OsString::from).collect(), netns_only: false }
+    Mode::Spawn { command: command.iter().map(OsString::from).collect(), userns: None, netns_only: false }
 }

@@ -117,7 +117,12 @@ fn spawning_is_quiet_and_in_the_foreground() {
     assert_eq!(pasta("-q -- -x").mode, spawn(&["-x"]));
     assert_eq!(pasta("-d ls").verbosity, Verbosity::Debug);
     assert!(!pasta("--no-pidns ls").pidns);
-    assert_eq!(pasta("--netns-only ls").mode, Mode::Spawn { command: vec!["ls".into()], netns_only: true });
+    let joined = Mode::Spawn { command: vec!["ls".into()], userns: Some("/u".into()), netns_only: false };
+    assert_eq!(pasta("--userns /u ls").mode, joined);
+    assert_eq!(
+        pasta("--netns-only ls").mode,
+        Mode::Spawn { command: vec!["ls".into()], userns: None, netns_only: true }
+    );
 }
 
 #[test]
@@ -212,7 +217,7 @@ fn paths_need_not_be_text() {
     ] {
         let c = config(from_args(OsStr::new(argv0), args).unwrap());
         assert_eq!(c.pid_file.as_deref(), Some(Path::new(&odd)));
-        assert_eq!(c.mode, Mode::Spawn { command: vec![odd.clone()], netns_only: false });
+        assert_eq!(c.mode, Mode::Spawn { command: vec![odd.clone()], userns: None, netns_only: false });
     }
     let error = from_args(OsStr::new("pasta"), vec!["-m".into(), odd]).unwrap_err();
     assert!(error.message.contains("not UTF-8"), "{}", error.message);
