@@ -44,7 +44,7 @@
 //!
 //! System calls: those of [`crate::sys::sockets`] (or of whoever makes sockets), connect, setsockopt, getsockname
 //! (listening, once), epoll_ctl, read, sendmsg, splice, pipe2, fcntl (`F_SETPIPE_SZ`; listening, once), recvmsg and
-//! recvfrom (peek and discard; the error queue), shutdown, recvmmsg, sendmmsg, close.
+//! recvfrom (peek and discard; the error queue), getpeername (a reset during connect), shutdown, recvmmsg, sendmmsg, close.
 
 mod datagram;
 mod lane;

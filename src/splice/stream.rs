@@ -195,7 +195,7 @@ impl Streams {
     /// reset.
     fn fail(&mut self, side: usize, id: Id) {
         if let Some(flow) = self.flows.get_mut(id.index as usize)
-            && !flow.connecting
+            && flow.may_have_come_from(side)
             && !flow.shut[side]
         {
             // No more will come, so that the kernel's receive buffer bounds this.
@@ -223,6 +223,15 @@ impl Streams {
     #[cfg(test)]
     pub fn means(&mut self) -> &mut Means {
         &mut self.means
+    }
+}
+
+impl Flow {
+    /// True if bytes of this side may be there for the other. Between two kernels a connection is made, used and reset
+    /// before we hear that it was made.
+    fn may_have_come_from(&self, side: usize) -> bool {
+        // getpeername(2) knows no peer before the target has answered.
+        !self.connecting || side == TARGET || self.sockets[TARGET].peer_addr().is_ok()
     }
 }
 
