@@ -79,9 +79,10 @@ pub struct Engine {
     pub(super) neighbours: Option<host::Neighbours>,
     pub(super) ports: Ports,
     pub(super) api: Option<Api>,
-    /// Descriptors for flows, and for which numbers of flows they were last shared out.
+    /// Descriptors for flows and, as long as those do not need them, for ports that follow the other side.
     descriptors: usize,
-    shared_for: Flows,
+    /// For which numbers of flows, and of descriptors lent, they were last shared out.
+    shared_for: (Flows, usize),
     due: Vec<Token>,
     stats: Option<Stats>,
     /// The last field, so that it is closed last: until the kernel has taken an interface down (synchronize_net(), tens of
@@ -162,7 +163,7 @@ impl Engine {
             neighbours: parts.neighbours,
             ports: Ports::new(parts.forwarding),
             descriptors: parts.descriptors,
-            shared_for: Flows::default(),
+            shared_for: (Flows::default(), 0),
             due: Vec::new(),
             stats: None,
         };
@@ -323,18 +324,27 @@ impl Engine {
 
     /// Lets each kind of flow grow into what the others do not use.
     fn share_descriptors(&mut self) {
-        let (spliced_tcp, spliced_udp) = self.splice.as_ref().map_or((0, 0), |s| (s.tcp_len(), s.udp_len()));
-        let now = Flows { tcp: self.tcp.len(), udp: self.udp.len(), icmp: self.icmp.len(), spliced_tcp, spliced_udp };
+        let now = (self.flows(), self.ports.lent());
         if now == std::mem::replace(&mut self.shared_for, now) {
             return;
         }
-        let limits = now.limits(self.descriptors);
+        let limits = now.0.limits(self.descriptors.saturating_sub(now.1));
         self.tcp.set_limit(limits.tcp);
         self.udp.set_limit(limits.udp);
         self.icmp.set_limit(limits.icmp);
         if let Some(splice) = &mut self.splice {
             splice.set_limits(limits.spliced_tcp, limits.spliced_udp);
         }
+    }
+
+    /// Descriptors that ports may have beyond those kept for them: flows lend what they do not need, and at most half.
+    pub(super) fn lendable_descriptors(&self) -> usize {
+        self.descriptors.saturating_sub(self.flows().descriptors()).min(self.descriptors / 2)
+    }
+
+    fn flows(&self) -> Flows {
+        let (spliced_tcp, spliced_udp) = self.splice.as_ref().map_or((0, 0), |s| (s.tcp_len(), s.udp_len()));
+        Flows { tcp: self.tcp.len(), udp: self.udp.len(), icmp: self.icmp.len(), spliced_tcp, spliced_udp }
     }
 
     /// The guest's namespace has no process left: see [`Link::abandon`].

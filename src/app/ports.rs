@@ -15,7 +15,8 @@ use crate::fwd::ports::Bound;
 use crate::fwd::{Proto, Side};
 use crate::host::SockDiag;
 use crate::listen::{
-    Acceptor, BindError, Change, Forward, ForwardId, Forwards, Handle, Listener, Options, Reason, open_port, open_rule,
+    Acceptor, BindError, Change, Forward, ForwardId, Forwards, Handle, Listener, Options, Reason, Rest, open_port,
+    open_rule,
 };
 use crate::sys::sockets::{Here, Sockets};
 use crate::{splice, udp};
@@ -64,6 +65,10 @@ pub(super) struct Ports {
     changes: Vec<Change>,
     /// The time for the next look is set.
     scanning: bool,
+    /// Not all new ports could be opened in one look.
+    more: bool,
+    /// Descriptors that are kept for ports, whatever flows there are.
+    kept: usize,
     /// The log knows that descriptors for ports are used up.
     short: bool,
     /// The log knows that a look failed.
@@ -75,6 +80,8 @@ pub(super) struct Ports {
 impl Ports {
     pub fn new(forwarding: Forwarding) -> Ports {
         Ports {
+            more: false,
+            kept: forwarding.forwards.room() + forwarding.forwards.used(),
             forwarding,
             tcp: Slab::default(),
             acceptor: None,
@@ -87,11 +94,18 @@ impl Ports {
             blind: false,
         }
     }
+
+    /// Descriptors that ports have beyond those kept for them.
+    pub fn lent(&self) -> usize {
+        self.forwarding.forwards.used().saturating_sub(self.kept)
+    }
 }
 
 /// Between two looks at the ports in use. A port that appears is forwarded after this long and one look at most: within
 /// a second with a good margin.
 const SCAN_PERIOD: Duration = Duration::from_millis(700);
+/// Until the next look when many ports have appeared at once.
+const SCAN_SOON: Duration = Duration::from_millis(20);
 /// A look takes this share of the time at most, however many sockets there are.
 const SCAN_SHARE: u32 = 20;
 
@@ -186,6 +200,7 @@ impl Engine {
 
     /// Looks at the ports in use on either side, as far as rules follow them, and opens and closes what that means.
     pub fn scan_ports(&mut self) {
+        self.ports.more = false;
         for side in [Side::Guest, Side::Host] {
             let f = &mut self.ports.forwarding;
             if !f.forwards.follows(side) {
@@ -218,12 +233,16 @@ impl Engine {
         self.ports.scanning = false;
         self.scan_ports();
         let took = self.clock.now().since(now);
-        self.arm_scan(SCAN_PERIOD.max(took * SCAN_SHARE));
+        self.arm_scan(self.scan_period().max(took * SCAN_SHARE));
     }
 
     /// Looks come in time from now on.
     pub(super) fn start_scanning(&mut self) {
-        self.arm_scan(SCAN_PERIOD);
+        self.arm_scan(self.scan_period());
+    }
+
+    fn scan_period(&self) -> Duration {
+        if self.ports.more { SCAN_SOON } else { SCAN_PERIOD }
     }
 
     fn arm_scan(&mut self, after: Duration) {
@@ -237,7 +256,11 @@ impl Engine {
 
     fn follow(&mut self, namespace: Side, bound: &Bound) {
         let mut changes = std::mem::take(&mut self.ports.changes);
-        let short = self.ports.forwarding.forwards.changes(namespace, bound, &mut changes);
+        let budget = self.ports.kept.saturating_add(self.lendable_descriptors());
+        let forwards = &mut self.ports.forwarding.forwards;
+        forwards.set_budget(budget);
+        let rest = forwards.changes(namespace, bound, &mut changes);
+        self.ports.more |= rest == Rest::Next;
         for change in changes.drain(..) {
             match change {
                 Change::Close(id, port) => {
@@ -248,7 +271,7 @@ impl Engine {
             }
         }
         self.ports.changes = changes;
-        if short && !std::mem::replace(&mut self.ports.short, true) {
+        if rest == Rest::NoRoom && !std::mem::replace(&mut self.ports.short, true) {
             log::warn!("not all ports of 'auto' are forwarded for lack of descriptors: raise the limit (`ulimit -Hn`)");
         }
     }

@@ -103,7 +103,8 @@ pub fn spare_descriptors(inside: bool, requests: bool) -> usize {
 }
 
 /// How many of `spare` descriptors `all`, exclusions and `auto` may take: half for the first two, so that there are
-/// connections to use the ports; little for those that follow the other side, where they are few.
+/// connections to use the ports; little for those that follow the other side, where they are few. When they are not,
+/// flows lend them more.
 pub fn port_descriptors(forwards: &Forwards, spare: usize) -> usize {
     let lenient = [Side::Host, Side::Guest].iter().any(|side| forwards.lenient_ports(*side) > 0);
     if lenient { spare / 2 + followers(forwards, spare) } else { followers(forwards, spare) }

@@ -19,6 +19,11 @@ impl Flows {
         [self.tcp, self.udp, self.icmp, self.spliced_tcp, self.spliced_udp]
     }
 
+    /// Descriptors they have.
+    pub fn descriptors(&self) -> usize {
+        self.all().iter().zip(COST).map(|(n, cost)| n * cost).sum()
+    }
+
     /// How many there may be of each, given those there are and the `descriptors` for all of them. Each kind may grow into
     /// what is free, but for a part that is kept for each of the others, so that whatever a flood opens, there is always
     /// room for a few of every kind; of datagrams, which anybody can make many flows with, only so far.

@@ -46,6 +46,16 @@ pub enum Change {
     Close(ForwardId, u16),
 }
 
+/// What a scan leaves to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    Nothing,
+    /// There is no room for them.
+    NoRoom,
+    /// They were too many for one scan.
+    Next,
+}
+
 /// All rules with their open ports.
 #[derive(Debug, Default)]
 pub struct Forwards {
@@ -113,6 +123,11 @@ impl Forwards {
         self.budget = sockets;
     }
 
+    /// Sockets that lenient forwards have.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
     /// Sockets that lenient forwards may still take.
     pub fn room(&self) -> usize {
         self.budget.saturating_sub(self.used)
@@ -166,9 +181,8 @@ impl Forwards {
     }
 
     /// What to close and to open now that `bound` is in use in `namespace`: closing first, which makes room. Ports that
-    /// we listen on there ourselves do not count, or two opposite rules would keep each other alive. True: there is no
-    /// room for all of them.
-    pub fn changes(&mut self, namespace: Side, bound: &Bound, changes: &mut Vec<Change>) -> bool {
+    /// we listen on there ourselves do not count, or two opposite rules would keep each other alive.
+    pub fn changes(&mut self, namespace: Side, bound: &Bound, changes: &mut Vec<Change>) -> Rest {
         self.see(namespace, bound);
         let followers = || self.entries.iter().filter(|(_, e)| e.forward.rule.auto && e.forward.on != namespace);
         let seen = |proto| match proto {
@@ -185,7 +199,7 @@ impl Forwards {
             }
         }
         let mut left = room.min(OPENS_MAX);
-        let mut short = false;
+        let mut rest = Rest::Nothing;
         let mut retried = Vec::new();
         for (id, entry) in followers() {
             let rule = &entry.forward.rule;
@@ -198,7 +212,11 @@ impl Forwards {
             let again: Vec<u16> = after.iter().chain(before).copied().take(RETRIES_MAX).collect();
             retried.push((*id, again.last().map_or(0, |p| p.wrapping_add(1))));
             let count = new.len() + again.len();
-            short |= count > left && room < OPENS_MAX;
+            match room > OPENS_MAX {
+                true if new.len() > left => rest = Rest::Next,
+                false if count > left => rest = Rest::NoRoom,
+                _ => {}
+            }
             changes.extend(new.into_iter().chain(again).take(left).map(|port| Change::Open(*id, port)));
             left -= count.min(left);
         }
@@ -207,7 +225,7 @@ impl Forwards {
                 entry.retry_from = from;
             }
         }
-        short
+        rest
     }
 
     /// Sets `seen` to what counts as in use.

@@ -5,6 +5,7 @@ import signal
 import socket
 import struct
 
+import lab
 from support import Case, read_exactly
 
 PAYLOAD = b"z" * 5000
@@ -50,6 +51,39 @@ class Resets(Case):
                 with listener.accept()[0] as served:
                     served.settimeout(5)
                     self.assert_bytes_then_reset(served)
+
+
+class Followed(Case):
+    """Ports of `auto`."""
+
+    options = ("-t", "auto", "-u", "auto", "-T", "auto", "-U", "auto")
+
+    def test_many_ports_at_once(self):
+        """More than their share of few descriptors: nobody else needs the rest."""
+        guest = self.lab.guest(*self.options, program=Limited(self.lab.program, 4096))
+        self.addCleanup(guest.close)
+        before = len(os.listdir(f"/proc/{guest.translator()}/fd"))
+        services = [guest.listen("127.0.0.1", port, 1) for port in range(7000, 7800)]
+        lab.wait_until(lambda: len(self.listening("-lnt")) == 800 and len(self.listening("-lnu")) == 800, 3,
+                       "the forwarding of all ports")
+        self.assertEqual(guest.errors(), "")
+        for service in services:
+            service.close()
+        lab.wait_until(lambda: not self.listening("-lnt") and not self.listening("-lnu"), 3, "the end of all ports")
+        self.assertLessEqual(len(os.listdir(f"/proc/{guest.translator()}/fd")), before + 32)
+
+    def listening(self, options):
+        return self.lab.call(self.lab.as_root(["ss", "-H", options, "sport >= 7000 and sport < 8000"])).stdout.splitlines()
+
+
+class Limited:
+    """A program with so many descriptors at most."""
+
+    def __init__(self, program, descriptors):
+        self.program, self.kind, self.path, self.descriptors = program, program.kind, program.path, descriptors
+
+    def run(self, options, command):
+        return ["prlimit", f"--nofile={self.descriptors}:{self.descriptors}", "--", *self.program.run(options, command)]
 
 
 def send_and_reset(stream):

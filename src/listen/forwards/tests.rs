@@ -96,12 +96,24 @@ fn sockets_are_limited_for_lenient_rules() {
     let first = follow(&mut f, Side::Guest, &bound(&[1, 2, 3], &[]));
     assert_eq!(first, [Change::Open(id, 1), Change::Open(id, 2)]);
     assert_eq!(f.room(), 0);
-    assert!(f.changes(Side::Guest, &bound(&[1, 2, 3], &[]), &mut Vec::new()));
-    assert!(!f.changes(Side::Guest, &bound(&[1, 2], &[]), &mut Vec::new()));
+    assert_eq!(f.changes(Side::Guest, &bound(&[1, 2, 3], &[]), &mut Vec::new()), Rest::NoRoom);
+    assert_eq!(f.changes(Side::Guest, &bound(&[1, 2], &[]), &mut Vec::new()), Rest::Nothing);
     let second = follow(&mut f, Side::Guest, &bound(&[2, 3], &[]));
     assert_eq!(second, [Change::Close(id, 1), Change::Open(id, 3)]);
     f.remove(id);
     assert_eq!(f.room(), 2);
+}
+
+#[test]
+fn many_ports_at_once_are_opened_by_several_scans() {
+    let mut f = roomy();
+    f.add(forward(Side::Host, Proto::Tcp, "auto"));
+    let bound = bound(&(1..=OPENS_MAX as u16 + 1).collect::<Vec<_>>(), &[]);
+    let mut changes = Vec::new();
+    assert_eq!(f.changes(Side::Guest, &bound, &mut changes), Rest::Next);
+    assert_eq!(changes.len(), OPENS_MAX);
+    assert_eq!(follow(&mut f, Side::Guest, &bound).len(), OPENS_MAX);
+    assert_eq!(follow(&mut f, Side::Guest, &bound).len(), 1);
 }
 
 #[test]
