@@ -44,7 +44,7 @@ impl Engine {
             Kind::Icmp => self.icmp.on_timer(id, &facts, &mut self.timers),
             Kind::Neighbours => self.neighbours_changed(now),
             Kind::ListenTcp => std::mem::take(&mut self.ports.stuck).into_iter().for_each(|id| self.accept(id, now)),
-            Kind::SpliceUdpClient => {
+            Kind::SpliceClient | Kind::SpliceTarget | Kind::SpliceUdpClient => {
                 if let Some(splice) = &mut self.splice {
                     splice.on_timer(token, now, &mut self.timers);
                 }

@@ -5,7 +5,9 @@ use std::os::fd::AsFd;
 
 use socket2::Socket;
 
+use super::pace::Pace;
 use super::pipes::Pipes;
+use crate::base::Instant;
 use crate::sys::iov::{Gather, Scatter};
 use crate::sys::socket;
 use crate::sys::splice::Pipe;
@@ -48,6 +50,7 @@ pub struct Lane {
     bulk: bool,
     /// The end of the source's stream has been read.
     ended: bool,
+    pub pace: Pace,
 }
 
 /// Taken from the source and not yet by the target.
@@ -90,6 +93,7 @@ impl Lane {
             urgent: false,
             bulk: false,
             ended: false,
+            pace: Pace::new(),
         }
     }
 
@@ -102,8 +106,21 @@ impl Lane {
     ///
     /// # Errors
     /// Of either socket: the connection is over.
-    pub fn pump(&mut self, from: &Socket, to: &Socket, budget: usize, means: &mut Means) -> io::Result<Stop> {
+    pub fn pump(
+        &mut self,
+        from: &Socket,
+        to: &Socket,
+        budget: usize,
+        means: &mut Means,
+        now: Instant,
+    ) -> io::Result<Stop> {
         let mut left = budget;
+        let stop = self.pump_within(from, to, &mut left, means);
+        self.pace.moved((budget - left) as u64, now);
+        stop
+    }
+
+    fn pump_within(&mut self, from: &Socket, to: &Socket, left: &mut usize, means: &mut Means) -> io::Result<Stop> {
         loop {
             self.give(to, means)?;
             if self.blocked {
@@ -115,11 +132,16 @@ impl Lane {
             if !self.readable {
                 return Ok(Stop::Waits);
             }
-            if left == 0 {
+            if *left == 0 {
                 return Ok(Stop::Budget);
             }
-            left = left.saturating_sub(self.take(from, to, means)?);
+            *left = left.saturating_sub(self.take(from, to, means)?);
         }
+    }
+
+    /// True if an event is to tell of more from the source.
+    pub fn is_dry(&self) -> bool {
+        !self.readable && !self.blocked && !self.ended
     }
 
     /// Gives back what the lane has borrowed; the bytes are lost.

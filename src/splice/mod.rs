@@ -31,7 +31,8 @@
 //! send buffer drops, counted.
 //!
 //! # Timers
-//! TCP: none; both ends are kernels on this host, which do not die silently. UDP: one deadline per flow as for all UDP here
+//! TCP: none to end a connection, both ends being kernels on this host, which do not die silently; one a bulk transfer, to
+//! see whether it pauses ([`pace`]). UDP: one deadline per flow as for all UDP here
 //! (RFC 4787 REQ-5): `short` for a flow to a port below 1024 without a second exchange, `long` for any other; traffic of
 //! either side prolongs.
 //!
@@ -49,6 +50,7 @@
 mod datagram;
 mod lane;
 mod listen;
+mod pace;
 mod pipes;
 mod stream;
 
@@ -186,8 +188,8 @@ impl Splice {
         let id = id(token);
         let counters = &mut self.counters;
         match token.kind {
-            Kind::SpliceClient => self.streams.event(CLIENT, id, ready, counters),
-            Kind::SpliceTarget => self.streams.event(TARGET, id, ready, counters),
+            Kind::SpliceClient => self.streams.event(CLIENT, id, ready, (now, timers), counters),
+            Kind::SpliceTarget => self.streams.event(TARGET, id, ready, (now, timers), counters),
             Kind::SpliceUdpClient => self.datagrams.event(CLIENT, id, ready, now, counters),
             Kind::SpliceUdpTarget => self.datagrams.event(TARGET, id, ready, now, counters),
             Kind::SpliceListenUdp => self.datagrams.listener_event(id, ready, namespaces, now, timers, counters),
@@ -195,9 +197,13 @@ impl Splice {
         }
     }
 
-    /// A deadline that was armed with a token of kind `SpliceUdpClient`.
+    /// A deadline that was armed with a token of one of our kinds.
     pub fn on_timer(&mut self, token: Token, now: Instant, timers: &mut Wheel) {
-        self.datagrams.on_timer(id(token), now, timers);
+        match token.kind {
+            Kind::SpliceClient => self.streams.on_timer(CLIENT, id(token), now, timers),
+            Kind::SpliceTarget => self.streams.on_timer(TARGET, id(token), now, timers),
+            _ => self.datagrams.on_timer(id(token), now, timers),
+        }
     }
 
     /// Whether, and when, to call [`Splice::run_pending`].
@@ -207,7 +213,7 @@ impl Splice {
 
     /// Goes on with sockets that had used up their budget: one turn each.
     pub fn run_pending(&mut self, namespaces: &mut Namespaces<'_>, now: Instant, timers: &mut Wheel) {
-        self.streams.run_pending();
+        self.streams.run_pending(now, timers);
         for _ in 0..self.datagrams.queue.len() {
             let Some(token) = self.datagrams.queue.pop_front() else { break };
             let (id, counters) = (id(token), &mut self.counters);

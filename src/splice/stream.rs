@@ -10,10 +10,11 @@ use slab::Slab;
 use socket2::Socket;
 
 use super::lane::{Lane, Means, Stop};
-use crate::base::{Counters, DropReason, Endpoint, Kind, Token};
-use crate::flow::{Id, Ready};
+use super::pace::Pace;
+use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
+use crate::flow::{Id, Ready, Wheel};
 use crate::sys::sockets::{Sockets, Transport, Wanted};
-use crate::sys::{is_exhaustion, socket};
+use crate::sys::{is_exhaustion, socket, sockopt};
 
 /// All connections.
 #[derive(Debug)]
@@ -113,19 +114,25 @@ impl Streams {
         }
         self.generation = (self.generation + 1) % Token::GENERATIONS;
         let id = Id { index: self.flows.vacant_key() as u32, generation: self.generation };
-        self.register(client, Kind::SpliceClient, id)?;
-        self.register(&socket, Kind::SpliceTarget, id)?;
+        self.register(client, CLIENT, id)?;
+        self.register(&socket, TARGET, id)?;
         Ok(socket)
     }
 
-    fn register(&self, socket: &Socket, kind: Kind, id: Id) -> io::Result<()> {
-        let token = Token::new(kind, id.index, id.generation);
+    fn register(&self, socket: &Socket, side: usize, id: Id) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        self.registry.register(&mut SourceFd(&socket.as_raw_fd()), mio::Token(token.to_usize()), interest)
+        self.registry.register(&mut SourceFd(&socket.as_raw_fd()), mio::Token(token(side, id).to_usize()), interest)
     }
 
     /// An event of one of a connection's sockets; `side`: which.
-    pub fn event(&mut self, side: usize, id: Id, ready: Ready, counters: &mut Counters) {
+    pub fn event(
+        &mut self,
+        side: usize,
+        id: Id,
+        ready: Ready,
+        (now, timers): (Instant, &mut Wheel),
+        counters: &mut Counters,
+    ) {
         let Some(flow) = self.flows.get_mut(id.index as usize).filter(|f| f.generation == id.generation) else {
             return;
         };
@@ -140,27 +147,27 @@ impl Streams {
             if side == TARGET && flow.connecting {
                 counters.drop(DropReason::HostSend);
             }
-            return self.fail(side, id);
+            return self.fail(side, id, now);
         }
         if side == TARGET && ready.writable {
             flow.connecting = false;
         }
-        self.run(id);
+        self.run(id, now, timers);
     }
 
     /// Connections that had used up their budget have another turn.
-    pub fn run_pending(&mut self) {
+    pub fn run_pending(&mut self, now: Instant, timers: &mut Wheel) {
         for _ in 0..self.queue.len() {
             let Some(id) = self.queue.pop_front() else { return };
             if let Some(flow) = self.flows.get_mut(id.index as usize).filter(|f| f.generation == id.generation) {
                 flow.queued = false;
-                self.run(id);
+                self.run(id, now, timers);
             }
         }
     }
 
     /// Moves what can be moved in both directions.
-    fn run(&mut self, id: Id) {
+    fn run(&mut self, id: Id, now: Instant, timers: &mut Wheel) {
         let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
         if flow.connecting {
             return;
@@ -171,8 +178,14 @@ impl Streams {
                 continue;
             }
             let (from, to) = (&flow.sockets[side], &flow.sockets[1 - side]);
-            match flow.lanes[side].pump(from, to, BUDGET_BYTES, &mut self.means) {
-                Ok(Stop::Waits) => {}
+            match flow.lanes[side].pump(from, to, BUDGET_BYTES, &mut self.means, now) {
+                Ok(Stop::Waits) => {
+                    let lane = &mut flow.lanes[side];
+                    if lane.is_dry() && lane.pace.is_bulk() && report(from, Pace::REPORT_BYTES) {
+                        lane.pace.coarse = true;
+                        timers.arm(now + Pace::PAUSE, token(side, id));
+                    }
+                }
                 Ok(Stop::Budget) => again = true,
                 Ok(Stop::Ended) => {
                     flow.shut[side] = true;
@@ -191,16 +204,32 @@ impl Streams {
         }
     }
 
+    /// Time to see whether a bulk transfer pauses.
+    pub fn on_timer(&mut self, side: usize, id: Id, now: Instant, timers: &mut Wheel) {
+        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|f| f.generation == id.generation) else {
+            return;
+        };
+        if !flow.lanes[side].pace.coarse {
+            return;
+        }
+        if !flow.lanes[side].pace.has_paused(now) {
+            timers.arm(now + Pace::PAUSE, token(side, id));
+        } else if !report(&flow.sockets[side], 1) {
+            // What it has sent last would wait for ever.
+            self.abort(id);
+        }
+    }
+
     /// One side was reset or has timed out: what it sent before goes to the other as far as that takes it now, then a
     /// reset.
-    fn fail(&mut self, side: usize, id: Id) {
+    fn fail(&mut self, side: usize, id: Id, now: Instant) {
         if let Some(flow) = self.flows.get_mut(id.index as usize)
             && flow.may_have_come_from(side)
             && !flow.shut[side]
         {
             // No more will come, so that the kernel's receive buffer bounds this.
             let (from, to) = (&flow.sockets[side], &flow.sockets[1 - side]);
-            let _ = flow.lanes[side].pump(from, to, usize::MAX, &mut self.means);
+            let _ = flow.lanes[side].pump(from, to, usize::MAX, &mut self.means, now);
         }
         self.abort(id);
     }
@@ -233,6 +262,16 @@ impl Flow {
         // getpeername(2) knows no peer before the target has answered.
         !self.connecting || side == TARGET || self.sockets[TARGET].peer_addr().is_ok()
     }
+}
+
+fn token(side: usize, id: Id) -> Token {
+    let kind = if side == CLIENT { Kind::SpliceClient } else { Kind::SpliceTarget };
+    Token::new(kind, id.index, id.generation)
+}
+
+/// Has arrivals reported when there are `bytes` of them; what is there already is reported at once.
+fn report(socket: &Socket, bytes: i32) -> bool {
+    sockopt::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes).is_ok()
 }
 
 /// Closing it will send a RST.

@@ -270,3 +270,45 @@ fn urgent_data_is_delivered_in_line_and_stalls_nothing() {
     });
     assert_eq!((got.len(), got.iter().filter(|b| **b == b'!').count()), (400_003, 3));
 }
+
+/// In a long burst arrivals are reported by the megabyte; the rest, after which the sender waits for an answer, is not
+/// forgotten.
+#[test]
+fn a_long_burst_arrives_to_its_last_byte_without_an_end() {
+    const BYTES: usize = (64 << 20) + 10;
+    let mut world = World::new();
+    let (client, server) = world.pair();
+    for stream in [&client, &server] {
+        stream.set_nonblocking(false).unwrap();
+    }
+    let mut writer = client.try_clone().unwrap();
+    let sent = std::thread::spawn(move || {
+        let piece = vec![7; 1 << 20];
+        (0..BYTES >> 20).for_each(|_| writer.write_all(&piece).unwrap());
+        writer.write_all(&piece[..BYTES % (1 << 20)]).unwrap();
+    });
+    let mut reader = server.try_clone().unwrap();
+    let got = std::thread::spawn(move || {
+        let mut bytes = vec![0; BYTES];
+        reader.read_exact(&mut bytes).unwrap();
+        bytes.iter().all(|b| *b == 7)
+    });
+    let mut due = Vec::new();
+    let mut coarse = false;
+    world.until(|w| {
+        // Without pauses, until nothing more is sent.
+        if sent.is_finished() {
+            w.now = w.now + Duration::from_millis(1);
+        }
+        w.timers.expire(w.now, &mut due);
+        for token in due.drain(..) {
+            coarse = true;
+            w.splice.on_timer(token, w.now, &mut w.timers);
+        }
+        got.is_finished().then_some(())
+    });
+    sent.join().unwrap();
+    assert!(got.join().unwrap());
+    assert!(coarse, "the burst was not long enough to be bulk");
+    drop((client, server));
+}
