@@ -95,8 +95,13 @@ impl Neighbours {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = NeighbourMessage::default();
             request.header.family = family;
-            match self.lists.dump(&RouteNetlinkMessage::GetNeighbour(request)) {
-                Ok(all) => all.iter().filter_map(event).for_each(|e| new.apply(&e, &mut |_, _| {})),
+            let of_family = |addr: &Addr| addr.is_v4() == (family == AddressFamily::Inet);
+            let restart = |new: &mut Table| new.entries.retain(|(addr, _), _| !of_family(addr));
+            let take = |new: &mut Table, message| {
+                event(&message).into_iter().for_each(|e| new.apply(&e, &mut |_, _| {}));
+            };
+            match self.lists.dump_into(&RouteNetlinkMessage::GetNeighbour(request), &mut new, restart, take) {
+                Ok(()) => {}
                 // A kernel without the family.
                 Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
                 Err(e) => return Err(e),

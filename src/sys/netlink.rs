@@ -38,10 +38,27 @@ impl Netlink {
     /// # Errors
     /// The kernel's answer to the request, or of the socket.
     pub fn dump(&mut self, request: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let mut found = Vec::new();
+        self.dump_into(request, &mut found, Vec::clear, Vec::push)?;
+        Ok(found)
+    }
+
+    /// As [`Netlink::dump`], message by message, for lists that are longer than what is kept of them. `restart` is called
+    /// before each try.
+    ///
+    /// # Errors
+    /// As [`Netlink::dump`].
+    pub fn dump_into<T>(
+        &mut self,
+        request: &RouteNetlinkMessage,
+        found: &mut T,
+        restart: impl Fn(&mut T),
+        take: impl Fn(&mut T, RouteNetlinkMessage),
+    ) -> io::Result<()> {
         for _ in 0..DUMP_TRIES {
-            let mut found = Vec::new();
-            if self.dump_once(request, &mut found)? {
-                return Ok(found);
+            restart(found);
+            if self.dump_once(request, &mut |message| take(found, message))? {
+                return Ok(());
             }
         }
         Err(io::Error::new(
@@ -125,7 +142,11 @@ impl Netlink {
     }
 
     /// False if the list changed while it was read (`NLM_F_DUMP_INTR`) and has to be read again.
-    fn dump_once(&mut self, request: &RouteNetlinkMessage, found: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
+    fn dump_once(
+        &mut self,
+        request: &RouteNetlinkMessage,
+        take: &mut dyn FnMut(RouteNetlinkMessage),
+    ) -> io::Result<bool> {
         let sequence = self.next_sequence();
         self.send(&encode(request, NLM_F_REQUEST | NLM_F_DUMP, sequence))?;
         let mut whole = true;
@@ -136,7 +157,7 @@ impl Netlink {
                 }
                 whole &= m.header.flags & NLM_F_DUMP_INTR == 0;
                 match m.payload {
-                    NetlinkPayload::InnerMessage(one) => found.push(one),
+                    NetlinkPayload::InnerMessage(one) => take(one),
                     NetlinkPayload::Done(_) => return Ok(whole),
                     NetlinkPayload::Error(e) if e.raw_code() != 0 => return Err(to_error(e.raw_code())),
                     _ => {}
