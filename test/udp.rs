@@ -14,7 +14,7 @@ use spelt::guest::mock::MockLink;
 use spelt::guest::reassembly::Reassembly;
 use spelt::guest::{Caps, Facts, Frame};
 use spelt::sys::{dgram, sockopt};
-use spelt::udp::{Config, Rule};
+use spelt::udp::{Config, HandBack, Rule};
 use spelt::wire::{self, Csum, ETH_LEN, Gso, Offload, Packet, Parsed, Transport};
 
 const FULL: Caps = Caps { csum: true, tso: true, uso: true, mtu: 65520 };
@@ -398,7 +398,7 @@ fn idle_flows_go_and_used_ones_stay() {
 
 #[test]
 fn datagrams_handed_back_are_bounded_and_none_is_lost() {
-    let mut w = World::new(MockLink::new(PLAIN), Config { hand_back_loopback: true, ..Config::default() });
+    let mut w = World::new(MockLink::new(PLAIN), Config { hand_back: HandBack::Loopback, ..Config::default() });
     let client = loopback(true);
     let mut ports = Vec::new();
     for _ in 0..8 {

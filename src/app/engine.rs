@@ -23,7 +23,7 @@ use crate::listen::Listener;
 use crate::logging;
 use crate::splice::{self, Splice};
 use crate::tcp::Tcp;
-use crate::udp::{self, Udp};
+use crate::udp::{self, HandBack, Udp};
 
 /// What a running engine is made of.
 pub struct Parts {
@@ -130,7 +130,11 @@ impl Engine {
             short,
             long,
             outbound: parts.outbound.clone(),
-            hand_back_loopback: local.on,
+            hand_back: match parts.tap {
+                Link::None => HandBack::Everybody,
+                Link::Tap(_) if local.on => HandBack::Loopback,
+                Link::Tap(_) => HandBack::Nobody,
+            },
         };
         let udp = Udp::new(registry.try_clone()?, secret()?, config);
         let config = icmp::Config { limit: limits.icmp, outbound: parts.outbound, ..icmp::Config::default() };

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use socket2::Socket;
 
 use super::flow::{self, Flow, Side};
-use super::{BUDGET, SLOTS, Udp};
+use super::{BUDGET, HandBack, SLOTS, Udp};
 use crate::base::{Addr, DropReason, Endpoint, Kind, Token};
 use crate::flow::{Id, Wheel};
 use crate::guest::{Facts, ToGuest};
@@ -21,7 +21,7 @@ pub struct Rule {
     pub guest_port: u16,
 }
 
-/// A datagram of a client on the host's loopback, to whom another engine answers.
+/// A datagram of a client to whom another engine answers, if anybody does.
 #[derive(Debug)]
 pub struct HandedBack {
     pub rule: Rule,
@@ -141,6 +141,14 @@ impl Udp {
         }
     }
 
+    fn is_handed_back(&self, from: &Endpoint) -> bool {
+        match self.config.hand_back {
+            HandBack::Nobody => false,
+            HandBack::Loopback => from.addr.is_loopback(),
+            HandBack::Everybody => true,
+        }
+    }
+
     /// What is handed back is kept in memory until the end of the turn: listeners beyond this wait for the next one.
     pub(super) fn has_handed_back_enough(&self) -> bool {
         self.handed_back.len() >= HANDED_BACK_MAX
@@ -167,7 +175,7 @@ impl Udp {
         let mut at = 0;
         while at < strays.len() && at < STRAYS_MAX {
             let (from, local) = (strays[at].from, strays[at].local);
-            if self.config.hand_back_loopback && from.addr.is_loopback() {
+            if self.is_handed_back(&from) {
                 let payload = std::mem::take(&mut strays[at].payload);
                 self.handed_back.push(HandedBack { rule, from, local, payload });
                 at += 1;
@@ -204,7 +212,7 @@ impl Udp {
 
     /// The flow of a datagram from `from`, if there is one.
     fn known(&self, rule: Rule, from: Endpoint, facts: &Facts<'_>) -> Result<Id, Refused> {
-        if self.config.hand_back_loopback && from.addr.is_loopback() {
+        if self.is_handed_back(&from) {
             return Err(Refused::NoFlow);
         }
         let key = facts.inbound(from, rule.guest, rule.guest_port).map_err(Refused::For)?;

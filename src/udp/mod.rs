@@ -13,8 +13,8 @@
 //!   peer, so that the guest's answer comes from where the peer expects it. The kernel prefers it to the listening socket
 //!   from then on; what reached either socket in between is handed on in order, none lost.
 //!
-//! Datagrams of clients on the host's loopback may be another engine's, which answers them without the link: with
-//! [`Config::hand_back_loopback`] they are read here and handed back ([`Udp::handed_back`]), and no flow begins.
+//! Datagrams of clients on the host's loopback may be another engine's, which answers them without the link: those that
+//! [`Config::hand_back`] names are read here and handed back ([`Udp::handed_back`]), and no flow begins.
 //!
 //! A listening socket shares its port only while a flow of ours binds the same one: for the rest of its life nobody else
 //! can bind to it, neither another instance nor a thief.
@@ -100,8 +100,19 @@ pub struct Config {
     /// Life of any other idle flow (`nf_conntrack_udp_timeout_stream`).
     pub long: Duration,
     pub outbound: Outbound,
-    /// Clients on the host's loopback are another engine's: see [`Udp::handed_back`].
-    pub hand_back_loopback: bool,
+    /// Clients of listening sockets that are another engine's: see [`Udp::handed_back`].
+    pub hand_back: HandBack,
+}
+
+/// Whose datagrams are not for the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HandBack {
+    #[default]
+    Nobody,
+    /// Clients on the host's loopback.
+    Loopback,
+    /// There is no link.
+    Everybody,
 }
 
 impl Default for Config {
@@ -111,7 +122,7 @@ impl Default for Config {
             short: Duration::from_secs(30),
             long: Duration::from_secs(120),
             outbound: Outbound::default(),
-            hand_back_loopback: false,
+            hand_back: HandBack::Nobody,
         }
     }
 }
@@ -276,7 +287,7 @@ impl Udp {
         timers: &mut Wheel,
     ) {
         // One that has not been read to its end yet waits for its turn: others may be before it.
-        let waits = self.listeners.get(id).is_none_or(|l| l.queued);
+        let waits = !self.link_full && self.listeners.get(id).is_none_or(|l| l.queued);
         if !waits && (ready.readable || ready.error) {
             self.accept(id, facts, link, timers);
         }

@@ -275,6 +275,21 @@ class SpliceOnly(Splice):
         self.assert_reset(self.lab.remote, lab.HOST4, 8101)
 
 
+class SpliceOnlyWithTarget(Splice):
+    options = ("-u", "0.0.0.0/8101:127.0.0.1/8101", "--splice-only")
+
+    def test_datagrams_of_others_keep_nobody_waiting(self):
+        """There is no link to put them into."""
+        other = self.closing(self.lab.remote.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        for n in range(400):
+            other.sendto(bytes(40_000), (lab.HOST4, 8101))
+            if n % 20 == 0:
+                time.sleep(0.001)
+        with self.guest.bind("127.0.0.1", 8101) as server:
+            for _ in range(5):
+                self.ask(self.lab.host, "127.0.0.1", 8101, server)
+
+
 class Attached(Splice):
     options = OPTIONS
 
