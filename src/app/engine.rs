@@ -201,13 +201,13 @@ impl Engine {
         self.timers.arm(self.clock.now() + period, Token::only(Kind::Stats));
     }
 
-    /// Runs until `on_event` says stop at one of the caller's own tokens ([`Kind::Signal`], [`Kind::Quit`]).
+    /// Runs until `on_event` says stop at one of the caller's own tokens ([`Kind::Signal`], [`Kind::Quit`]). May be called
+    /// again, after [`Engine::start`].
     ///
     /// # Errors
     /// The link is gone, or polling failed.
     pub fn run(&mut self, mut on_event: impl FnMut(Token) -> Next) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
-        self.start();
         loop {
             match self.poll.poll(&mut events, self.wait()) {
                 Ok(()) => {}
@@ -235,7 +235,7 @@ impl Engine {
     }
 
     /// The guest is there: asks who it is and tells who we are.
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         for (addr, mac) in self.neighbours.iter().flat_map(host::Neighbours::known) {
             Gateway::adopt(addr, Some(mac), (&mut self.l2, &self.nat));
         }
@@ -296,7 +296,8 @@ impl Engine {
 
     /// The link has frames, or takes frames again.
     fn link_event(&mut self, event: &mio::event::Event) {
-        self.tap_has_more |= event.is_readable();
+        // Reading tells which error: the interface is gone.
+        self.tap_has_more |= event.is_readable() || event.is_error();
         self.link_takes |= event.is_writable();
     }
 
@@ -349,6 +350,12 @@ impl Engine {
     fn flows(&self) -> Flows {
         let (spliced_tcp, spliced_udp) = self.splice.as_ref().map_or((0, 0), |s| (s.tcp_len(), s.udp_len()));
         Flows { tcp: self.tcp.len(), udp: self.udp.len(), icmp: self.icmp.len(), spliced_tcp, spliced_udp }
+    }
+
+    /// Goes on without the link, if there is one: with the ways from loopback to loopback. False: there is none.
+    pub fn unplug(&mut self) -> bool {
+        self.tap_has_more = false;
+        matches!(std::mem::replace(&mut self.tap, Link::None), Link::Tap(_))
     }
 
     /// The guest's namespace has no process left: see [`Link::abandon`].

@@ -138,11 +138,20 @@ impl Supervisor {
         }
         let mut status = 0;
         let mut ending = false;
-        let served = engine.run(|token| match token.kind {
-            Kind::Signal => self.on_signal(&mut ending),
-            _ if token == EXIT => self.on_exit(),
-            _ => self.on_end(token, &mut status, ending),
-        });
+        engine.start();
+        let served = loop {
+            let served = engine.run(|token| match token.kind {
+                Kind::Signal => self.on_signal(&mut ending),
+                _ if token == EXIT => self.on_exit(),
+                _ => self.on_end(token, &mut status, ending),
+            });
+            let (Err(e), End::Child(child)) = (&served, &mut self.end) else { break served };
+            // The command may have removed the interface on purpose; to end would be the command's end as well.
+            if child.try_wait()?.is_some() || !engine.unplug() {
+                break served;
+            }
+            log::error!("the guest's network interface is gone ({e}): the command goes on without");
+        };
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
         }
@@ -157,10 +166,11 @@ impl Supervisor {
                 Some(status) => Ok(status),
                 None => Err(e).context("the guest's network interface is gone"),
             },
-            (Err(e), _) => {
-                log::info!("the guest's network interface is gone ({e}): ending");
-                Ok(0)
-            }
+            (Err(e), End::Namespace(watch)) => match watch.is_gone() {
+                true => Ok(status),
+                false => Err(e).context("the guest's network interface is gone"),
+            },
+            (Err(e), End::Never) => Err(e).context("the guest's network interface is gone"),
         }
     }
 

@@ -11,6 +11,7 @@ import time
 
 import lab
 from support import V4, V6, Case, both
+from test_regress_hosts import WITHOUT_IPV6
 from test_stress import ipv4
 
 QUICK = 1.2
@@ -221,6 +222,30 @@ class Surroundings(Facts):
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertRegex(done.stdout, r"^lo\b")
 
+
+    def test_ipv6_only_needs_a_kernel_with_ipv6(self):
+        done = self.lab.call(self.lab.as_user(["/usr/bin/python3", "-c", WITHOUT_IPV6, self.name, "-6", "true"]), check=False)
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+        self.assertIn("--ipv6-only", done.stderr)
+
+    def test_an_interface_that_goes_ends_us_and_one_that_rests_does_not(self):
+        with self.lab.empty_guest() as guest:
+            process = self.lab.popen(self.lab.as_user([self.name, "-f", "-q", "--config-net", *NO_PORTS, str(guest.pid)]),
+                                     stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            self.addCleanup(self.lab.end, process)
+            self.addCleanup(process.stderr.close)
+            lab.wait_until(lambda: lab.HOST4 in guest.output("ip addr"), 5, "the configuration")
+            guest.run(f"ip link set eth0 down && ip link set eth0 up && ip route add default via {lab.GATEWAY4}")
+            self.assert_connected(*self.pair(self.lab.remote, lab.REMOTE4, guest=guest))
+            guest.run("ip link del eth0")
+            self.assertEqual(process.wait(3), 1)
+            self.assertEqual(process.stderr.read().count(b"\n"), 1)
+
+    def test_a_command_outlives_its_interface(self):
+        script = "ip link del eth0; sleep 0.3; ip -br link; exit 5"
+        done = self.pasta("--config-net", "-T", "8443", "sh", "-c", script)
+        self.assertEqual((done.returncode, done.stdout.count("\n"), done.stderr.count("\n")), (5, 1, 1), done.stderr)
+        self.assertIn("interface is gone", done.stderr)
 
     def test_command_in_a_user_namespace_that_exists(self):
         with self.lab.empty_guest() as guest:
