@@ -164,10 +164,12 @@ class Attach(Case):
 class Signals(Case):
     def assert_ends_cleanly(self, number):
         with self.lab.empty_guest() as guest:
-            process = self.lab.popen(self.lab.as_user(self.lab.program.attach(["-f", "-t", "8062"], str(guest.pid))),
+            pid_file = self.lab.file("pid")
+            options = ["-f", "-t", "8062", "-P", pid_file]
+            process = self.lab.popen(self.lab.as_user(self.lab.program.attach(options, str(guest.pid))),
                                      stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             self.addCleanup(self.lab.end, process)
-            lab.wait_until(lambda: lab.HOST4 in guest.output("ip addr"), 5, "the configuration")
+            lab.wait_until(lambda: os.path.getsize(pid_file), 5, "readiness")
             process.send_signal(number)
             self.assertEqual(process.wait(2), 0)
             self.lab.host.listen("0.0.0.0", 8062).close()
