@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 
 use super::engine::Engine;
 use crate::base::{DropReason, Instant};
+use crate::fwd::Nat;
 use crate::guest::{Facts, Frame, L2};
 use crate::link::{FRAMES, Input};
 use crate::wire::{self, Offload, Packet, Parsed, Transport};
@@ -116,7 +117,7 @@ impl Engine {
         } else if !checksum_holds(packet, frame) {
             Err(DropReason::TransportChecksum)
         } else {
-            learn(&mut self.l2, packet);
+            learn(&mut self.l2, &self.nat, packet);
             Ok(())
         };
         self.count(outcome);
@@ -149,8 +150,9 @@ fn checksum_holds(packet: &Packet, frame: &Frame<'_>) -> bool {
     sum.is_valid()
 }
 
-/// The guest shows which addresses it uses; inbound flows go to the last one of each kind.
-fn learn(l2: &mut L2, packet: &Packet) {
+/// The guest shows which addresses it uses; inbound flows go to the last one of each kind. One that it knows somebody else
+/// by is not its own: led there, clients would come back to us.
+fn learn(l2: &mut L2, nat: &Nat, packet: &Packet) {
     if !packet.src.is_unicast() {
         return;
     }
@@ -162,5 +164,7 @@ fn learn(l2: &mut L2, packet: &Packet) {
     } else {
         &mut l2.guest_v6
     };
-    *slot = Some(packet.src);
+    if *slot != Some(packet.src) && (nat.assigned.is(&packet.src) || !nat.is_taken(&packet.src)) {
+        *slot = Some(packet.src);
+    }
 }

@@ -52,6 +52,11 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         .or_else(|| network.interface_name().map(String::from))
         .unwrap_or_else(|| IFNAME.to_string());
     let v6 = network.families.v6.is_some();
+    // The kernel takes no IPv6 address on such a link (RFC 8200 §5); the user has been warned.
+    let carries_v6 = config.mtu == 0 || config.mtu >= Config::IPV6_MTU_MIN;
+    if !carries_v6 {
+        (families.v6.addrs, families.v6.routes) = Default::default();
+    }
     let own: Vec<Addr> = families.v4.addrs.iter().chain(&families.v6.addrs).map(|p| p.addr).collect();
     let guest = Guest {
         has: PerFamily::new(network.families.v4.is_some(), v6),
@@ -85,7 +90,7 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         queue_frames: ns::Interface::QUEUE_FRAMES,
         loopback_only: config.splice_only,
         configure: config.config_net,
-        ipv6: v6,
+        ipv6: v6 && carries_v6,
         addrs: [families.v4.addrs, families.v6.addrs].concat(),
         routes: [families.v4.routes, families.v6.routes].concat(),
     };

@@ -363,8 +363,9 @@ fn check(c: &mut Config, spawn: bool) -> Result<(), String> {
             c.warnings.push(format!("Option '{name}' is deprecated: use '{instead}' to say what is set instead"));
         }
     }
-    if c.v6 && c.mtu != 0 && c.mtu < IPV6_MTU_MIN {
-        c.warnings.push(format!("MTU {} is below {IPV6_MTU_MIN}, so IPv6 will not work on this link", c.mtu));
+    if c.v6 && c.mtu != 0 && c.mtu < Config::IPV6_MTU_MIN {
+        let least = Config::IPV6_MTU_MIN;
+        c.warnings.push(format!("MTU {} is below {least}, so IPv6 will not work on this link", c.mtu));
     }
     Ok(())
 }
@@ -440,6 +441,3 @@ pub(super) fn defaults(personality: Personality) -> Config {
         host_lo_to_ns_lo: false,
     }
 }
-
-/// RFC 8200 section 5.
-const IPV6_MTU_MIN: u16 = 1280;

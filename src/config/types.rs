@@ -247,6 +247,8 @@ pub struct Config {
 impl Config {
     pub const DEFAULT_MTU: u16 = 65520;
     pub const DEFAULT_MAC: Mac = Mac([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
+    /// Least MTU of a link for IPv6 (RFC 8200 §5).
+    pub const IPV6_MTU_MIN: u16 = 1280;
     pub const LOG_SIZE_DEFAULT: u64 = 1 << 20;
     pub const LOG_SIZE_MIN: u64 = 40960;
 }

@@ -268,6 +268,32 @@ class Debugging(Facts):
         self.assertRegex(lines[0], r"^\d+\.\d{4}: Template interface: eth0 \(IPv4\), eth0 \(IPv6\)$")
 
 
+class SmallMtu(Case):
+    """Too small for IPv6, which the kernel does not have on such a link (RFC 8200 §5)."""
+
+    options = ("-m", "1000")
+
+    def test_ipv4_goes_on_alone(self):
+        self.assert_connected(*self.pair(self.lab.remote, lab.REMOTE4))
+        self.assertIn("mtu 1000", self.guest.output("ip", "link", "show", "eth0"))
+        self.assertIn("IPv6 will not work", self.guest.errors())
+
+
+class Claims(Case):
+    options = ("-t", "8590")
+
+    def test_an_address_of_ours_is_not_the_guests(self):
+        """A guest that sends from the gateway's address does not become the gateway."""
+        self.assert_connected(*self.inbound(self.lab.remote, lab.HOST4, 8590)[:2])
+        raw = self.closing(self.guest.socket(socket.AF_PACKET, socket.SOCK_RAW))
+        raw.bind(("eth0", 0x0800))
+        segment = struct.pack("!HHHH", 1, 9, 9, 0) + b"x"
+        raw.send(b"\x9a\x55" * 3 + raw.getsockname()[4] + b"\x08\x00" + ipv4(lab.GATEWAY4, lab.REMOTE4, 17, segment))
+        time.sleep(0.1)
+        for where, address in ((self.lab.remote, lab.HOST4), (self.lab.host, "127.0.0.1")):
+            self.assert_connected(*self.inbound(where, address, 8590)[:2])
+
+
 class Switches(Case):
     """--no-tcp, --no-udp, --no-icmp"""
 
