@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use super::conn::{State, Verdict};
 use super::*;
 use crate::guest::{Facts, ToGuest};
-use crate::sys::iov::Gather;
+use crate::sys::iov::{Gather, Scatter};
 
 impl Tcp {
     /// An event on the flow's socket. A stale id is ignored.
@@ -32,8 +32,7 @@ impl Tcp {
             self.push(id, facts, link);
         }
         if ready.error
-            && let Some(e) =
-                self.flows.get(id).and_then(|f| f.socket.as_ref()).and_then(|s| s.take_error().ok().flatten())
+            && let Some(e) = self.error(id)
         {
             self.host_failed(id, &e, facts, link);
         }
@@ -82,6 +81,25 @@ impl Tcp {
                 self.arm(id, facts.now, timers);
             }
         }
+    }
+
+    /// The error of the flow's socket, if it is the guest's turn to hear of it: what came before is the guest's, but while
+    /// it has not answered it takes no data. Once it has, the bytes are read, then the error behind them.
+    fn error(&mut self, id: Id) -> Option<io::Error> {
+        let flow = self.flows.get(id)?;
+        let socket = flow.socket.as_ref()?;
+        if matches!(flow.conn.state(), State::SynReceived | State::SynSent) {
+            match socket::peek(socket.as_fd(), &mut [Scatter::new(&mut [0])]) {
+                Ok(n) if n > 0 => {
+                    // On kernels without the option every peek begins in front.
+                    let _ = socket::set_peek_offset(socket.as_fd(), 0);
+                    return None;
+                }
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Some(e),
+                _ => {}
+            }
+        }
+        socket.take_error().ok().flatten()
     }
 
     fn connect_ended(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {

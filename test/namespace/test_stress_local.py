@@ -14,14 +14,16 @@ PAYLOAD = b"z" * 5000
 class Resets(Case):
     """A connection that is made, used and reset before the program hears of it: the bytes arrive as between kernels."""
 
-    options = ("-t", "7001", "-T", "7201")
-
     def assert_bytes_then_reset(self, stream):
         self.assertEqual(read_exactly(stream, len(PAYLOAD)), PAYLOAD)
         with self.assertRaises(ConnectionResetError):
             stream.recv(1)
 
-    def test_by_servers_at_once(self):
+
+class ResetsOnLoopback(Resets):
+    options = ("-t", "7001", "-T", "7201")
+
+    def test_on_loopback_by_servers_at_once(self):
         for source, target, port in ((self.lab.host, self.guest, 7001), (self.guest, self.lab.host, 7201)):
             with target.listen("0.0.0.0", port) as listener:
                 for _ in range(30):
@@ -29,7 +31,7 @@ class Resets(Case):
                         send_and_reset(listener.accept()[0])
                         self.assert_bytes_then_reset(client)
 
-    def test_by_clients_at_once(self):
+    def test_on_loopback_by_clients_at_once(self):
         for source, target, port in ((self.lab.host, self.guest, 7001), (self.guest, self.lab.host, 7201)):
             with target.listen("0.0.0.0", port) as listener:
                 for _ in range(30):
@@ -38,7 +40,7 @@ class Resets(Case):
                         served.settimeout(5)
                         self.assert_bytes_then_reset(served)
 
-    def test_by_clients_before_they_are_accepted(self):
+    def test_on_loopback_by_clients_before_they_are_accepted(self):
         with self.guest.listen("0.0.0.0", 7001) as listener:
             translator = self.guest.translator()
             os.kill(translator, signal.SIGSTOP)
@@ -48,6 +50,27 @@ class Resets(Case):
             finally:
                 os.kill(translator, signal.SIGCONT)
             for _ in range(10):
+                with listener.accept()[0] as served:
+                    served.settimeout(5)
+                    self.assert_bytes_then_reset(served)
+
+
+class ResetsThroughTheLink(Resets):
+    """The guest's half of the connection may not be complete when the other half is over."""
+
+    options = ("-t", "7001")
+
+    def test_by_servers_at_once(self):
+        with self.lab.remote.listen(lab.REMOTE4, 7401) as listener:
+            for _ in range(200):
+                with self.guest.connect(lab.REMOTE4, 7401) as client:
+                    send_and_reset(listener.accept()[0])
+                    self.assert_bytes_then_reset(client)
+
+    def test_by_clients_at_once(self):
+        with self.guest.listen("0.0.0.0", 7001) as listener:
+            for _ in range(200):
+                send_and_reset(self.lab.remote.connect(lab.HOST4, 7001))
                 with listener.accept()[0] as served:
                     served.settimeout(5)
                     self.assert_bytes_then_reset(served)

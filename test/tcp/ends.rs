@@ -126,3 +126,19 @@ fn client_that_resets_before_the_guest_has_answered() {
     assert_eq!(w.seen()[0].flags, "R");
     assert!(w.tcp.is_empty());
 }
+
+#[test]
+fn bytes_of_a_client_that_resets_before_the_guest_has_answered() {
+    let mut w = World::plain();
+    let mut client = inbound(&mut w, LOOPBACKS[0]);
+    client.write_all(b"request").unwrap();
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    w.settle();
+    let mut g = Guest::accept(&mut w);
+    w.turn(0);
+    let seen = w.seen();
+    assert_eq!(g.take(&seen), b"request");
+    assert!(seen.last().unwrap().has('R'), "{seen:?}");
+    assert!(w.tcp.is_empty());
+}
