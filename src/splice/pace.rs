@@ -13,23 +13,23 @@ use crate::base::Instant;
 /// One direction's.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Bytes moved since the source last paused.
+    /// Bytes moved since the source last paused, and since when.
     burst: u64,
+    began_at: Instant,
     moved_at: Instant,
     /// A burst this long is bulk.
     long: u64,
-    /// Only [`Pace::REPORT_BYTES`] at a time are reported.
+    /// Only large amounts are reported.
     pub coarse: bool,
 }
 
 impl Pace {
-    /// Arrivals reported together.
-    pub const REPORT_BYTES: i32 = 1 << 20;
     /// A source that sends nothing for so long pauses.
     pub const PAUSE: Duration = Duration::from_millis(2);
 
     pub fn new() -> Pace {
-        Pace { burst: 0, moved_at: Instant::from_nanos(0), long: LONG_BYTES, coarse: false }
+        let never = Instant::from_nanos(0);
+        Pace { burst: 0, began_at: never, moved_at: never, long: LONG_BYTES, coarse: false }
     }
 
     /// So much was moved just now.
@@ -40,13 +40,21 @@ impl Pace {
         if now.since(self.moved_at) > Pace::PAUSE {
             self.burst = 0;
         }
+        if self.burst == 0 {
+            self.began_at = now;
+        }
         self.burst += bytes;
         self.moved_at = now;
     }
 
-    /// True if it is time to have arrivals reported in large amounts.
-    pub fn is_bulk(&self) -> bool {
-        !self.coarse && self.burst >= self.long
+    /// If it is time to have arrivals reported in large amounts: in what comes within half a pause, at the burst's speed.
+    pub fn report_bytes(&self, now: Instant) -> Option<i32> {
+        if self.coarse || self.burst < self.long {
+            return None;
+        }
+        let elapsed = now.since(self.began_at).as_nanos().max(1);
+        let amount = u128::from(self.burst) * (Pace::PAUSE.as_nanos() / 2) / elapsed;
+        (amount >= REPORT_MIN_BYTES).then_some(amount.min(REPORT_MAX_BYTES) as i32)
     }
 
     /// To be asked [`Pace::PAUSE`] after a coarse report was asked for, and again as long as it is false: true if the
@@ -62,6 +70,10 @@ impl Pace {
     }
 }
 
+/// Below this, at 256 MB a second, waking up costs little.
+const REPORT_MIN_BYTES: u128 = 256 << 10;
+/// Beyond it little is gained.
+const REPORT_MAX_BYTES: u128 = 4 << 20;
 /// At the speed at which this matters, some 5 ms of transfer.
 const LONG_BYTES: u64 = 32 << 20;
 const LONG_MAX_BYTES: u64 = 1 << 40;
@@ -80,24 +92,38 @@ mod tests {
     fn a_long_burst_is_bulk_and_many_short_ones_are_not() {
         let mut pace = Pace::new();
         (0..31).for_each(|n| pace.moved(MIB, at(n)));
-        assert!(!pace.is_bulk());
+        assert_eq!(pace.report_bytes(at(31)), None);
         pace.moved(MIB, at(31));
-        assert!(pace.is_bulk());
+        assert!(pace.report_bytes(at(32)).is_some());
         let mut pace = Pace::new();
         (0..1000).for_each(|n| pace.moved(16 * MIB, at(n * 5)));
-        assert!(!pace.is_bulk());
+        assert_eq!(pace.report_bytes(at(5000)), None);
+    }
+
+    #[test]
+    fn the_amount_is_what_comes_within_a_millisecond() {
+        let after = |ms: u64| {
+            let mut pace = Pace::new();
+            (0..=ms).for_each(|n| pace.moved(64 * MIB / ms, at(n)));
+            pace.report_bytes(at(ms))
+        };
+        assert_eq!(after(1), Some(4 << 20));
+        let slower = after(32).unwrap();
+        assert!((2 << 20..3 << 20).contains(&slower), "{slower}");
+        assert_eq!(after(1024), None);
     }
 
     #[test]
     fn who_pauses_after_long_bursts_needs_longer_ones() {
         let mut pace = Pace::new();
         pace.moved(32 * MIB, at(1));
+        assert!(pace.report_bytes(at(1)).is_some());
         pace.coarse = true;
         assert!(!pace.has_paused(at(2)) && pace.coarse);
         assert!(pace.has_paused(at(3)) && !pace.coarse);
         pace.moved(127 * MIB, at(4));
-        assert!(!pace.is_bulk());
+        assert_eq!(pace.report_bytes(at(4)), None);
         pace.moved(MIB, at(5));
-        assert!(pace.is_bulk());
+        assert!(pace.report_bytes(at(5)).is_some());
     }
 }

@@ -181,7 +181,10 @@ impl Streams {
             match flow.lanes[side].pump(from, to, BUDGET_BYTES, &mut self.means, now) {
                 Ok(Stop::Waits) => {
                     let lane = &mut flow.lanes[side];
-                    if lane.is_dry() && lane.pace.is_bulk() && report(from, Pace::REPORT_BYTES) {
+                    if lane.is_dry()
+                        && let Some(bytes) = lane.pace.report_bytes(now)
+                        && report(from, bytes)
+                    {
                         lane.pace.coarse = true;
                         timers.arm(now + Pace::PAUSE, token(side, id));
                     }
