@@ -52,11 +52,6 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         .or_else(|| network.interface_name().map(String::from))
         .unwrap_or_else(|| IFNAME.to_string());
     let v6 = network.families.v6.is_some();
-    // The kernel takes no IPv6 address on such a link (RFC 8200 §5); the user has been warned.
-    let carries_v6 = config.mtu == 0 || config.mtu >= Config::IPV6_MTU_MIN;
-    if !carries_v6 {
-        (families.v6.addrs, families.v6.routes) = Default::default();
-    }
     let own: Vec<Addr> = families.v4.addrs.iter().chain(&families.v6.addrs).map(|p| p.addr).collect();
     let guest = Guest {
         has: PerFamily::new(network.families.v4.is_some(), v6),
@@ -83,7 +78,24 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         loopback_clients: config.loopback_clients,
     };
     let gateway = gateway_config(config, &nat, &assigned, &names, seed);
-    let interface = ns::Interface {
+    let interface = interface(config, name, v6, families);
+    Plan {
+        outbound: outbound(config, network),
+        gateway,
+        interface,
+        resolv_conf: names.resolv_conf,
+        mtu: if config.mtu == 0 { KERNEL_MTU } else { config.mtu },
+        nat,
+    }
+}
+
+fn interface(config: &Config, name: String, v6: bool, mut families: PerFamily<Chosen>) -> ns::Interface {
+    // The kernel takes no IPv6 address on a smaller link (RFC 8200 §5); the user has been warned.
+    let carries_v6 = config.mtu == 0 || config.mtu >= Config::IPV6_MTU_MIN;
+    if !carries_v6 {
+        (families.v6.addrs, families.v6.routes) = Default::default();
+    }
+    ns::Interface {
         name,
         mac: config.ns_mac,
         mtu: (config.mtu != 0).then_some(u32::from(config.mtu)),
@@ -93,14 +105,6 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         ipv6: v6 && carries_v6,
         addrs: [families.v4.addrs, families.v6.addrs].concat(),
         routes: [families.v4.routes, families.v6.routes].concat(),
-    };
-    Plan {
-        outbound: outbound(config, network),
-        gateway,
-        interface,
-        resolv_conf: names.resolv_conf,
-        mtu: if config.mtu == 0 { KERNEL_MTU } else { config.mtu },
-        nat,
     }
 }
 
