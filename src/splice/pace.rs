@@ -62,9 +62,11 @@ impl Pace {
     pub fn has_paused(&mut self, now: Instant) -> bool {
         let paused = now.since(self.moved_at) >= Pace::PAUSE;
         if paused {
+            // A pause after much more than made it a long one costs next to nothing, and hardly ends a message.
+            let worth_it = self.burst >= WORTH_IT * LONG_BYTES;
+            self.long = if worth_it { LONG_BYTES } else { (self.long * 4).min(LONG_MAX_BYTES) };
             self.coarse = false;
             self.burst = 0;
-            self.long = (self.long * 4).min(LONG_MAX_BYTES);
         }
         paused
     }
@@ -76,6 +78,8 @@ const REPORT_MIN_BYTES: u128 = 256 << 10;
 const REPORT_MAX_BYTES: u128 = 4 << 20;
 /// At the speed at which this matters, some 5 ms of transfer.
 const LONG_BYTES: u64 = 32 << 20;
+/// Times that for a pause to be of no account: some 40 ms.
+const WORTH_IT: u64 = 8;
 const LONG_MAX_BYTES: u64 = 1 << 40;
 
 #[cfg(test)]
@@ -125,5 +129,10 @@ mod tests {
         assert_eq!(pace.report_bytes(at(4)), None);
         pace.moved(MIB, at(5));
         assert!(pace.report_bytes(at(5)).is_some());
+        pace.coarse = true;
+        pace.moved(256 * MIB, at(6));
+        assert!(pace.has_paused(at(8)));
+        pace.moved(32 * MIB, at(9));
+        assert!(pace.report_bytes(at(9)).is_some());
     }
 }
