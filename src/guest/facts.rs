@@ -23,6 +23,10 @@ impl Facts<'_> {
         if from.port == 0 {
             return Err(DropReason::PortZero);
         }
+        // No stack takes it from a link (RFC 1122 §3.2.1.3): its client would wait for ever.
+        if guest.is_some_and(|a| a.is_loopback()) {
+            return Err(DropReason::DestinationAddress);
+        }
         let observed = guest.or_else(|| self.l2.guest_addr(&from.addr));
         let shown = self.nat.to_guest(from.addr, observed).ok_or(DropReason::Disabled)?;
         let guest = guest.or_else(|| self.l2.guest_addr(&shown)).ok_or(DropReason::NoFlow)?;

@@ -254,6 +254,16 @@ class NoSpliceNoMap(Splice):
         self.assert_connected(client, served)
 
 
+class LoopbackTarget(Splice):
+    options = ("-t", "0.0.0.0/8121:127.0.0.1/8122")
+
+    def test_clients_on_loopback_reach_it_and_others_are_refused(self):
+        client, served, _ = self.to_guest("127.0.0.1", 8121, 8122, where="127.0.0.1")
+        self.assert_connected(client, served)
+        with self.guest.listen("127.0.0.1", 8122):
+            self.assert_reset(self.lab.remote, lab.HOST4, 8121)
+
+
 class SpliceOnly(Splice):
     options = ("-t", "8101", "-u", "8101", "-T", "8201", "-U", "8201", "--splice-only")
 
