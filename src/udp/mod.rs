@@ -11,7 +11,7 @@
 //!   it at most), else to one of the kernel's choice, connected to the target that [`crate::fwd::Nat`] names;
 //! * from the host ([`Udp::from_listener`]): a socket bound to the address and port the peer sent to, connected to the
 //!   peer, so that the guest's answer comes from where the peer expects it. The kernel prefers it to the listening socket
-//!   from then on; what reached either socket in between is handed on in order, none lost.
+//!   from then on; what reached either socket in between is handed on, none lost, but not always in order.
 //!
 //! Datagrams of clients on the host's loopback may be another engine's, which answers them without the link: those that
 //! [`Config::hand_back`] names are read here and handed back ([`Udp::handed_back`]), and no flow begins.
