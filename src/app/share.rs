@@ -31,9 +31,10 @@ impl Flows {
         let part = |n: usize| (descriptors / n).max(1);
         let most = [descriptors, part(4), part(16).min(1024), descriptors, part(4)];
         let kept = [part(64), part(64), part(128), part(64), part(128)];
-        let used: Vec<usize> = self.all().iter().zip(COST).map(|(n, cost)| n * cost).collect();
+        let all = self.all();
+        let used: [usize; 5] = std::array::from_fn(|i| all[i] * COST[i]);
         let free = descriptors.saturating_sub(used.iter().sum());
-        let unmet: Vec<usize> = kept.iter().zip(&used).map(|(k, u)| k.saturating_sub(*u)).collect();
+        let unmet: [usize; 5] = std::array::from_fn(|i| kept[i].saturating_sub(used[i]));
         let limit = |i: usize| {
             let for_others: usize = unmet.iter().sum::<usize>() - unmet[i];
             let room = free.saturating_sub(for_others);
