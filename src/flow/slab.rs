@@ -1,4 +1,4 @@
-//! Things named by an [`Id`] that have neither key nor age: listening sockets.
+//! Things named by an [`Id`] that have neither key nor age: listening sockets, spliced connections.
 
 use super::Id;
 use crate::base::Token;

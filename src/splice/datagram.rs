@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
-use slab::Slab;
 use socket2::Socket;
 
 use super::listen::Listener;
 use super::stream::{CLIENT, TARGET};
 use super::{Config, First, Namespaces};
 use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{Id, KeySecret, Ready, Table, Wheel};
+use crate::flow::{Id, KeySecret, Ready, Slab, Table, Wheel};
 use crate::fwd::Side;
 use crate::sys::dgram::{self, Inbox};
 use crate::sys::iov::Gather;
@@ -36,8 +35,6 @@ pub struct Datagrams {
     segments: bool,
     /// Datagrams to ask for in the next receive call.
     want: usize,
-    /// Counts listening sockets, for their tokens.
-    pub(super) generation: u32,
 }
 
 /// Whose datagrams belong together: the same pair of endpoints may exist in both namespaces.
@@ -85,14 +82,13 @@ impl Datagrams {
         Datagrams {
             registry,
             flows: Table::new(secret, config.udp_limit),
-            listeners: Slab::new(),
+            listeners: Slab::default(),
             short: config.short,
             long: config.long,
             inbox: Inbox::new(SLOTS),
             queue: VecDeque::new(),
             segments: true,
             want: WANT_MIN,
-            generation: 0,
         }
     }
 

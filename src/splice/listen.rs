@@ -26,7 +26,6 @@ pub struct Rule {
 
 #[derive(Debug)]
 pub struct Listener {
-    generation: u32,
     socket: Socket,
     rule: Rule,
     /// The port it is bound to.
@@ -46,18 +45,14 @@ impl Datagrams {
         if bound.is_ipv6() {
             sockopt::set(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         }
-        self.generation = (self.generation + 1) % Token::GENERATIONS;
-        let id = Id { index: self.listeners.vacant_key() as u32, generation: self.generation };
-        self.register(&socket, token(id))?;
+        self.register(&socket, token(self.listeners.next_id()))?;
         let port = bound.as_socket().map_or(0, |a| a.port());
-        self.listeners.insert(Listener { generation: id.generation, socket, rule, port, queued: false });
-        Ok(id)
+        Ok(self.listeners.insert(Listener { socket, rule, port, queued: false }))
     }
 
     /// Closes a listening socket; flows that began there live on.
     pub fn unlisten(&mut self, id: Id) {
-        if self.listener(id).is_some() {
-            let listener = self.listeners.remove(id.index as usize);
+        if let Some(listener) = self.listeners.remove(id) {
             self.deregister(&listener.socket);
         }
     }
@@ -77,9 +72,8 @@ impl Datagrams {
         }
         let mut batch = Vec::new();
         for _ in 0..BUDGET / SLOTS {
-            let Some(listener) = self.listener(id) else { return };
+            let Some(listener) = self.listeners.get(id) else { return };
             let (rule, port) = (listener.rule, listener.port);
-            let listener = &self.listeners[id.index as usize];
             let got = match self.inbox.receive(listener.socket.as_fd(), SLOTS, true) {
                 Ok(n) => n,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
@@ -105,7 +99,7 @@ impl Datagrams {
                 return;
             }
         }
-        if let Some(listener) = self.listeners.get_mut(id.index as usize)
+        if let Some(listener) = self.listeners.get_mut(id)
             && !std::mem::replace(&mut listener.queued, true)
         {
             self.queue.push_back(token(id));
@@ -121,7 +115,7 @@ impl Datagrams {
         timers: &mut Wheel,
         counters: &mut Counters,
     ) {
-        if let Some(listener) = self.listeners.get_mut(id.index as usize).filter(|l| l.generation == id.generation) {
+        if let Some(listener) = self.listeners.get_mut(id) {
             listener.queued = false;
             let ready = Ready { readable: true, ..Ready::default() };
             self.listener_event(id, ready, namespaces, now, timers, counters);
@@ -137,10 +131,6 @@ impl Datagrams {
                 batch.push(Stray { from: from.into(), local, payload: self.inbox.payload(i).to_vec() });
             }
         }
-    }
-
-    fn listener(&self, id: Id) -> Option<&Listener> {
-        self.listeners.get(id.index as usize).filter(|l| l.generation == id.generation)
     }
 }
 

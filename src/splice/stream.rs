@@ -6,13 +6,12 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
-use slab::Slab;
 use socket2::Socket;
 
 use super::lane::{Lane, Means, Stop};
 use super::pace::Pace;
 use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{Id, Ready, Wheel};
+use crate::flow::{Id, Ready, Slab, Wheel};
 use crate::sys::sockets::{Sockets, Transport, Wanted};
 use crate::sys::{is_exhaustion, socket, sockopt};
 
@@ -22,7 +21,6 @@ pub struct Streams {
     registry: Registry,
     flows: Slab<Flow>,
     limit: usize,
-    generation: u32,
     means: Means,
     /// Connections that have used up their budget.
     queue: VecDeque<Id>,
@@ -30,7 +28,6 @@ pub struct Streams {
 
 #[derive(Debug)]
 struct Flow {
-    generation: u32,
     /// Client and target.
     sockets: [Socket; 2],
     /// What each of them sends.
@@ -50,7 +47,7 @@ const BUDGET_BYTES: usize = 1 << 20;
 
 impl Streams {
     pub fn new(registry: Registry, limit: usize) -> Streams {
-        Streams { registry, flows: Slab::new(), limit, generation: 0, means: Means::new(), queue: VecDeque::new() }
+        Streams { registry, flows: Slab::default(), limit, means: Means::new(), queue: VecDeque::new() }
     }
 
     pub fn set_limit(&mut self, limit: usize) {
@@ -81,7 +78,6 @@ impl Streams {
         match made {
             Ok(target) => {
                 self.flows.insert(Flow {
-                    generation: self.generation,
                     sockets: [client, target],
                     lanes: [Lane::new(), Lane::new()],
                     connecting: true,
@@ -112,8 +108,7 @@ impl Streams {
             Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
             _ => {}
         }
-        self.generation = (self.generation + 1) % Token::GENERATIONS;
-        let id = Id { index: self.flows.vacant_key() as u32, generation: self.generation };
+        let id = self.flows.next_id();
         self.register(client, CLIENT, id)?;
         self.register(&socket, TARGET, id)?;
         Ok(socket)
@@ -133,7 +128,7 @@ impl Streams {
         (now, timers): (Instant, &mut Wheel),
         counters: &mut Counters,
     ) {
-        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|f| f.generation == id.generation) else {
+        let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
         let lane = &mut flow.lanes[side];
@@ -159,7 +154,7 @@ impl Streams {
     pub fn run_pending(&mut self, now: Instant, timers: &mut Wheel) {
         for _ in 0..self.queue.len() {
             let Some(id) = self.queue.pop_front() else { return };
-            if let Some(flow) = self.flows.get_mut(id.index as usize).filter(|f| f.generation == id.generation) {
+            if let Some(flow) = self.flows.get_mut(id) {
                 flow.queued = false;
                 self.run(id, now, timers);
             }
@@ -168,7 +163,7 @@ impl Streams {
 
     /// Moves what can be moved in both directions.
     fn run(&mut self, id: Id, now: Instant, timers: &mut Wheel) {
-        let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
+        let Some(flow) = self.flows.get_mut(id) else { return };
         if flow.connecting {
             return;
         }
@@ -209,7 +204,7 @@ impl Streams {
 
     /// Time to see whether a bulk transfer pauses.
     pub fn on_timer(&mut self, side: usize, id: Id, now: Instant, timers: &mut Wheel) {
-        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|f| f.generation == id.generation) else {
+        let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
         if !flow.lanes[side].pace.coarse {
@@ -226,7 +221,7 @@ impl Streams {
     /// One side was reset or has timed out: what it sent before goes to the other as far as that takes it now, then a
     /// reset.
     fn fail(&mut self, side: usize, id: Id, now: Instant) {
-        if let Some(flow) = self.flows.get_mut(id.index as usize)
+        if let Some(flow) = self.flows.get_mut(id)
             && flow.may_have_come_from(side)
             && !flow.shut[side]
         {
@@ -239,7 +234,7 @@ impl Streams {
 
     /// Ends a connection with a reset to both sides.
     fn abort(&mut self, id: Id) {
-        if let Some(flow) = self.flows.get(id.index as usize) {
+        if let Some(flow) = self.flows.get(id) {
             flow.sockets.iter().for_each(reset);
         }
         self.remove(id);
@@ -247,7 +242,7 @@ impl Streams {
 
     /// Closing the sockets takes them out of epoll.
     fn remove(&mut self, id: Id) {
-        if let Some(mut flow) = self.flows.try_remove(id.index as usize) {
+        if let Some(mut flow) = self.flows.remove(id) {
             flow.lanes.iter_mut().for_each(|l| l.release(&mut self.means));
         }
     }

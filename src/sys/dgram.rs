@@ -371,7 +371,7 @@ mod tests {
     use super::*;
     use std::net::UdpSocket;
 
-    fn pair() -> (UdpSocket, UdpSocket) {
+    pub fn pair() -> (UdpSocket, UdpSocket) {
         let (a, b) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
         a.connect(b.local_addr().unwrap()).unwrap();
         (a, b)

@@ -188,7 +188,8 @@ fn stale_events_hit_nobody() {
     let stale = Ready { error: true, ..Ready::default() };
     let mut sockets = Namespaces { host: &mut Here, guest: &mut Here };
     for kind in [Kind::SpliceClient, Kind::SpliceTarget, Kind::SpliceUdpClient, Kind::SpliceListenUdp] {
-        let token = Token::new(kind, 0, 1);
+        // The slot is in its second use.
+        let token = Token::new(kind, 0, 0);
         world.splice.event(token, stale, &mut sockets, world.now, &mut world.timers);
     }
     (&client).write_all(b"x").unwrap();

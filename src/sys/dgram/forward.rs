@@ -90,19 +90,13 @@ const MERGED_MAX: usize = 65_535 - 40 - 8;
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
     use std::os::fd::AsFd;
 
     use super::super::send;
+    use super::super::tests::pair;
     use super::*;
     use crate::sys::iov::Gather;
     use crate::sys::sockopt;
-
-    fn pair() -> (UdpSocket, UdpSocket) {
-        let (a, b) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
-        a.connect(b.local_addr().unwrap()).unwrap();
-        (a, b)
-    }
 
     #[test]
     fn forwarding_keeps_boundaries() {
