@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let argv0 = args.next().unwrap_or_else(|| "spelt".into());
     let config = match config::from_args(&argv0, args.collect()) {
-        Ok(Command::Run(config) | Command::Attach(config)) => config,
+        Ok(Command::Run(config) | Command::Attach(config) | Command::Machine(config)) => config,
         Ok(Command::Print { text, stdout, status }) => {
             // A reader that went away is nobody to tell.
             let _ = if stdout { write!(std::io::stdout(), "{text}") } else { write!(std::io::stderr(), "{text}") };

@@ -62,7 +62,7 @@ mod inner {
     use spelt::guest::mock::MockLink;
     use spelt::guest::reassembly::Reassembly;
     use spelt::guest::{Caps, Frame, ToGuest};
-    use spelt::link::{Batch, Tap};
+    use spelt::link::{Batch, Tap, Tee};
     use spelt::sys::{dgram, tun};
     use spelt::udp;
     use spelt::wire::icmp::{ECHO_V4, ECHO_V6, message};
@@ -363,7 +363,7 @@ mod inner {
         let (fd, on) = tap.recv().unwrap();
         assert!(on.vnet_header && on.csum && on.uso, "{on:?}");
         let caps = Caps { csum: on.csum, tso: on.tso, uso: on.uso, mtu: 1500 };
-        let mut w = World::new(Tap::new(fd, true, caps, None), udp::Config::default());
+        let mut w = World::new(Tap::new(fd, true, caps, Tee::default()), udp::Config::default());
         let token = mio::Token(Token::only(Kind::Link).to_usize());
         w.poll.registry().register(&mut SourceFd(&w.link.as_raw_fd()), token, Interest::READABLE).unwrap();
 

@@ -9,6 +9,7 @@ use anyhow::{Context, bail, ensure};
 use nix::unistd::{AccessFlags, eaccess};
 use socket2::{Domain, Socket, Type};
 
+use super::machine;
 use super::plan::plan;
 use super::rules::{forwards, rules_on};
 use super::start::{check_source_addresses, ns_target, select};
@@ -31,8 +32,9 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
         Mode::Attach { target, userns, netns_only } => {
             ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?;
         }
+        Mode::Machine { plug, .. } => machine::check(plug)?,
     }
-    if !config.splice_only {
+    if !config.splice_only && !matches!(config.mode, Mode::Machine { .. }) {
         let tun = std::fs::File::options().read(true).write(true).open(TUN);
         tun.with_context(|| format!("cannot open {TUN}, which the guest's interface needs"))?;
     }

@@ -9,13 +9,13 @@ use mio::{Events, Interest, Poll};
 
 use super::ports::{Forwarding, Ports};
 use super::share::Flows;
-use crate::base::{Clock, Counters, Instant, Kind, Token};
+use crate::base::{Clock, Counters, DropReason, Instant, Kind, Token};
 use crate::control::Api;
 use crate::flow::{KeySecret, Pending, Wheel};
 use crate::fwd::{Local, Nat, Outbound};
 use crate::gateway::{self, Gateway};
 use crate::guest::reassembly::Reassembly;
-use crate::guest::{Facts, L2, ToGuest};
+use crate::guest::{Facts, L2, Room, ToGuest};
 use crate::host;
 use crate::icmp::{self, Icmp};
 use crate::link::{Batch, Input, Link};
@@ -27,7 +27,7 @@ use crate::udp::{self, HandBack, Udp};
 
 /// What a running engine is made of.
 pub struct Parts {
-    pub tap: Link,
+    pub link: Link,
     pub l2: L2,
     pub nat: Nat,
     pub outbound: Outbound,
@@ -59,11 +59,15 @@ pub struct Engine {
     pub(super) poll: Poll,
     pub(super) clock: Clock,
     pub(super) batch: Batch,
-    /// The tap may hold more frames than the last pass took.
-    pub(super) tap_has_more: bool,
-    /// The tap became writable in this turn.
-    link_takes: bool,
+    /// The link may hold more frames than the last pass took.
+    pub(super) link_has_more: bool,
+    /// How many ends the link has had: events of an earlier one are not those of this.
+    pub(super) plugged_in: u32,
+    /// The link became writable in this turn.
+    pub(super) link_takes: bool,
     pub(super) gateway: Gateway,
+    /// When the wheel wakes the gateway next.
+    pub(super) gateway_due: Instant,
     pub(super) protocols: Protocols,
     pub(super) tcp: Tcp,
     pub(super) udp: Udp,
@@ -83,11 +87,11 @@ pub struct Engine {
     descriptors: usize,
     /// For which numbers of flows, and of descriptors lent, they were last shared out.
     shared_for: (Flows, usize),
-    due: Vec<Token>,
+    pub(super) due: Vec<Token>,
     stats: Option<Stats>,
     /// The last field, so that it is closed last: until the kernel has taken an interface down (synchronize_net(), tens of
     /// milliseconds) the ports would still be bound, and a successor could not have them.
-    pub(super) tap: Link,
+    pub(super) link: Link,
 }
 
 /// Statistics for the user, and what they said last.
@@ -108,6 +112,8 @@ pub enum Next {
 
 /// Events of one poll: more wait for the next turn.
 const EVENTS: usize = 256;
+/// Between two attempts to send what the kernel had no memory for.
+const STUCK: Duration = Duration::from_millis(10);
 
 impl Engine {
     /// # Errors
@@ -116,11 +122,11 @@ impl Engine {
         let poll = Poll::new()?;
         let clock = Clock::start();
         let registry = poll.registry();
-        if let Some(fd) = parts.tap.fd() {
-            registry.register(&mut SourceFd(&fd), only(Kind::Link), Interest::READABLE)?;
+        if let Some(fd) = parts.link.listener() {
+            registry.register(&mut SourceFd(&fd), only(Kind::Plug), Interest::READABLE)?;
         }
         let secret = || KeySecret::random().map_err(io::Error::other);
-        let mtu = parts.tap.caps().mtu;
+        let mtu = parts.link.caps().mtu;
         let limits = Flows::default().limits(parts.descriptors);
         let (short, long) = parts.udp_timeouts;
         let tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, parts.outbound.clone(), mtu, limits.tcp);
@@ -130,10 +136,10 @@ impl Engine {
             short,
             long,
             outbound: parts.outbound.clone(),
-            hand_back: match parts.tap {
+            hand_back: match parts.link {
                 Link::None => HandBack::Everybody,
-                Link::Tap(_) if local.on => HandBack::Loopback,
-                Link::Tap(_) => HandBack::Nobody,
+                Link::Tap(_) | Link::Socket(_) if local.on => HandBack::Loopback,
+                Link::Tap(_) | Link::Socket(_) => HandBack::Nobody,
             },
         };
         let udp = Udp::new(registry.try_clone()?, secret()?, config);
@@ -157,10 +163,12 @@ impl Engine {
             api: None,
             poll,
             clock,
-            tap: parts.tap,
+            link: parts.link,
             batch: Batch::new(),
-            tap_has_more: true,
+            link_has_more: true,
             link_takes: false,
+            plugged_in: 0,
+            gateway_due: Instant::FAR,
             counters: Counters::default(),
             l2: parts.l2,
             nat: parts.nat,
@@ -171,6 +179,7 @@ impl Engine {
             due: Vec::new(),
             stats: None,
         };
+        engine.register_link()?;
         parts.listeners.into_iter().try_for_each(|l| engine.open(l))?;
         Ok(engine)
     }
@@ -218,14 +227,19 @@ impl Engine {
             for event in &events {
                 let Some(token) = Token::from_usize(event.token().0) else { continue };
                 match token.kind {
-                    Kind::Link => self.link_event(event),
+                    Kind::Link => self.link_event(token, event),
+                    Kind::Plug => self.plugged(now),
                     // After the traffic of this turn.
                     Kind::Signal | Kind::Quit => self.due.push(token),
                     _ => self.host_event(token, event.into(), now),
                 }
             }
-            if self.tap_has_more {
-                self.tap_has_more = self.drain_link(now)? == Input::More;
+            if self.link_has_more {
+                let input = self.drain_link(now)?;
+                self.link_has_more = input == Input::More;
+                if input == Input::Gone {
+                    self.client_gone();
+                }
             }
             if self.expire(now, &mut on_event) {
                 return Ok(());
@@ -234,15 +248,13 @@ impl Engine {
         }
     }
 
-    /// The guest is there: asks who it is and tells who we are.
+    /// All is set up. A guest that is there is asked who it is and told who we are.
     pub fn start(&mut self) {
         for (addr, mac) in self.neighbours.iter().flat_map(host::Neighbours::known) {
             Gateway::adopt(addr, Some(mac), (&mut self.l2, &self.nat));
         }
-        let facts = Facts { now: self.clock.now(), l2: &self.l2, nat: &self.nat };
-        self.gateway.start(&facts, &mut self.tap);
-        if let Some(at) = self.gateway.next_timer() {
-            self.timers.arm(at, Token::only(Kind::Gateway));
+        if self.link.room() != Room::Nobody {
+            self.greet(self.clock.now());
         }
         self.start_scanning();
     }
@@ -250,10 +262,12 @@ impl Engine {
     fn wait(&self) -> Option<Duration> {
         let splice = self.splice.as_ref().map_or(Pending::Nothing, Splice::pending);
         let turn = [self.udp.pending(), self.icmp.pending(), splice].contains(&Pending::Turn);
-        if self.tap_has_more || self.tcp.has_pending() || turn || !self.ports.waiting.is_empty() {
+        let waiting = !self.ports.waiting.is_empty() || !self.due.is_empty();
+        if self.link_has_more || self.tcp.has_pending() || turn || waiting {
             return Some(Duration::ZERO);
         }
-        self.timers.next().map(|at| at.since(self.clock.now()))
+        let timer = self.timers.next().map(|at| at.since(self.clock.now()));
+        if self.link.is_stuck() { Some(timer.unwrap_or(STUCK).min(STUCK)) } else { timer }
     }
 
     /// Due timers and the caller's events. True: the caller says stop.
@@ -263,12 +277,7 @@ impl Engine {
         let mut stop = false;
         for token in due.drain(..) {
             match token.kind {
-                Kind::Gateway => {
-                    let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-                    if let Some(at) = self.gateway.on_timer(&facts, &mut self.tap) {
-                        self.timers.arm(at, token);
-                    }
-                }
+                Kind::Gateway => self.gateway_timer(now),
                 Kind::Stats => self.tell_stats(now),
                 Kind::Signal | Kind::Quit => match on_event(token) {
                     Next::Continue => {}
@@ -294,35 +303,34 @@ impl Engine {
         }
     }
 
-    /// The link has frames, or takes frames again.
-    fn link_event(&mut self, event: &mio::event::Event) {
-        // Reading tells which error: the interface is gone.
-        self.tap_has_more |= event.is_readable() || event.is_error();
-        self.link_takes |= event.is_writable();
-    }
-
     /// Flows that wait for their turn or for the link, then everything that was put off to the end of the turn.
     fn finish_turn(&mut self, now: Instant) {
         self.accept_waiting(now);
         self.run_splice(now);
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-        let link = std::mem::take(&mut self.link_takes);
+        let mut link = std::mem::take(&mut self.link_takes);
+        if link {
+            self.link.writable();
+            link = self.link.room() == Room::Free;
+        }
         if self.tcp.has_pending() {
-            self.tcp.run_pending(&facts, &mut self.tap, &mut self.timers);
+            self.tcp.run_pending(&facts, &mut self.link, &mut self.timers);
         }
         if link {
-            self.tcp.link_ready(&facts, &mut self.tap, &mut self.timers);
+            self.tcp.link_ready(&facts, &mut self.link, &mut self.timers);
         }
         let due = |p| p == Pending::Turn || p == Pending::Link && link;
         if due(self.udp.pending()) {
-            self.udp.resume(&facts, &mut self.tap, &mut self.timers);
+            self.udp.resume(&facts, &mut self.link, &mut self.timers);
         }
         if due(self.icmp.pending()) {
-            self.icmp.resume(&facts, &mut self.tap);
+            self.icmp.resume(&facts, &mut self.link);
         }
-        self.tcp.flush(&facts, &mut self.tap);
-        self.udp.flush(&facts, &mut self.tap);
-        self.tap.flush();
+        self.tcp.flush(&facts, &mut self.link);
+        self.udp.flush(&facts, &mut self.link);
+        if self.link.flush().is_err() {
+            self.client_gone();
+        }
         self.join_datagrams(now);
         self.share_descriptors();
     }
@@ -354,13 +362,13 @@ impl Engine {
 
     /// Goes on without the link, if there is one: with the ways from loopback to loopback. False: there is none.
     pub fn unplug(&mut self) -> bool {
-        self.tap_has_more = false;
-        matches!(std::mem::replace(&mut self.tap, Link::None), Link::Tap(_))
+        self.link_has_more = false;
+        matches!(std::mem::replace(&mut self.link, Link::None), Link::Tap(_))
     }
 
     /// The guest's namespace has no process left: see [`Link::abandon`].
     pub fn guest_is_gone(&self) {
-        self.tap.abandon();
+        self.link.abandon();
     }
 
     /// Sums over all parts.
@@ -370,7 +378,8 @@ impl Engine {
             all.add(part);
         }
         self.splice.iter().for_each(|s| all.add(s.counters()));
-        (all.frames_to_guest, all.bytes_to_guest) = self.tap.sent();
+        (all.frames_to_guest, all.bytes_to_guest) = self.link.sent();
+        all.drop_many(DropReason::LinkFull, self.link.lost());
         all
     }
 }

@@ -16,7 +16,7 @@ impl Engine {
     pub(super) fn drain_link(&mut self, now: Instant) -> io::Result<Input> {
         let mut batch = std::mem::take(&mut self.batch);
         batch.clear();
-        let input = self.tap.receive(&mut batch);
+        let input = self.link.receive(&mut batch);
         let mut run: ArrayVec<(Packet, Frame<'_>), FRAMES> = ArrayVec::new();
         for frame in batch.frames() {
             self.counters.frames_from_guest += 1;
@@ -44,7 +44,7 @@ impl Engine {
             }
         }
         self.tcp_run(&mut run, now);
-        self.udp.flush(&Facts { now, l2: &self.l2, nat: &self.nat }, &mut self.tap);
+        self.udp.flush(&Facts { now, l2: &self.l2, nat: &self.nat }, &mut self.link);
         drop(run);
         self.batch = batch;
         input
@@ -52,15 +52,18 @@ impl Engine {
 
     fn tcp_run(&mut self, run: &mut ArrayVec<(Packet, Frame<'_>), FRAMES>, now: Instant) {
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-        self.tcp.from_guest(run, &facts, &mut self.tap, &mut self.timers);
+        self.tcp.from_guest(run, &facts, &mut self.link, &mut self.timers);
         run.clear();
     }
 
     /// ARP, and fragments, which may complete a packet.
     fn not_whole(&mut self, parsed: &Parsed, frame: &Frame<'_>, now: Instant) {
+        if let Parsed::Arp { src_mac } = parsed {
+            self.l2.guest_mac = *src_mac;
+        }
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         let outcome = match parsed {
-            Parsed::Arp { .. } => self.gateway.arp(frame, &facts, &mut self.tap),
+            Parsed::Arp { .. } => self.gateway.arp(frame, &facts, &mut self.link),
             Parsed::Fragment(fragment) => match self.reassembly.add(fragment, frame, now) {
                 Ok(Some(whole)) => {
                     let frame = Frame { head: &whole.frame, rest: &[], offload: Offload::NONE };
@@ -79,7 +82,7 @@ impl Engine {
         if let Transport::Tcp(_) = packet.transport {
             if self.admit(packet, frame) {
                 let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-                self.tcp.from_guest(&[(*packet, *frame)], &facts, &mut self.tap, &mut self.timers);
+                self.tcp.from_guest(&[(*packet, *frame)], &facts, &mut self.link, &mut self.timers);
             }
         } else {
             self.datagram(packet, frame, now);
@@ -93,11 +96,11 @@ impl Engine {
         }
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         let outcome = if self.gateway.claims(packet) {
-            self.gateway.answer(packet, frame, &facts, &mut self.tap)
+            self.gateway.answer(packet, frame, &facts, &mut self.link)
         } else {
             match packet.transport {
-                Transport::Udp(_) => self.udp.from_guest(packet, frame, &facts, &mut self.tap, &mut self.timers),
-                Transport::Icmp(_) => self.icmp.from_guest(packet, frame, &facts, &mut self.tap, &mut self.timers),
+                Transport::Udp(_) => self.udp.from_guest(packet, frame, &facts, &mut self.link, &mut self.timers),
+                Transport::Icmp(_) => self.icmp.from_guest(packet, frame, &facts, &mut self.link, &mut self.timers),
                 _ => Err(DropReason::Protocol),
             }
         };
@@ -153,10 +156,13 @@ fn checksum_holds(packet: &Packet, frame: &Frame<'_>) -> bool {
 /// The guest shows which addresses it uses; inbound flows go to the last one of each kind. One that it knows somebody else
 /// by is not its own: led there, clients would come back to us.
 fn learn(l2: &mut L2, nat: &Nat, packet: &Packet) {
+    // One that has no address yet, and asks for it, has a MAC.
+    if packet.src.is_unicast() || packet.src.is_unspecified() {
+        l2.guest_mac = packet.src_mac;
+    }
     if !packet.src.is_unicast() {
         return;
     }
-    l2.guest_mac = packet.src_mac;
     let slot = if packet.src.is_v4() {
         &mut l2.guest_v4
     } else if packet.src.is_link_local() {

@@ -18,10 +18,10 @@ impl Engine {
         let id = Id { index: token.index, generation: token.generation };
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         match token.kind {
-            Kind::Tcp => self.tcp.from_host(id, ready, &facts, &mut self.tap, &mut self.timers),
-            Kind::Udp => self.udp.from_host(id, ready, &facts, &mut self.tap),
-            Kind::Icmp => self.icmp.from_host(id, ready, &facts, &mut self.tap),
-            Kind::ListenUdp => self.udp.from_listener(id, ready, &facts, &mut self.tap, &mut self.timers),
+            Kind::Tcp => self.tcp.from_host(id, ready, &facts, &mut self.link, &mut self.timers),
+            Kind::Udp => self.udp.from_host(id, ready, &facts, &mut self.link),
+            Kind::Icmp => self.icmp.from_host(id, ready, &facts, &mut self.link),
+            Kind::ListenUdp => self.udp.from_listener(id, ready, &facts, &mut self.link, &mut self.timers),
             Kind::ListenTcp => self.accept(id, now),
             Kind::SpliceClient
             | Kind::SpliceTarget
@@ -39,7 +39,7 @@ impl Engine {
         let id = Id { index: token.index, generation: token.generation };
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         match token.kind {
-            Kind::Tcp => self.tcp.on_timer(id, &facts, &mut self.tap, &mut self.timers),
+            Kind::Tcp => self.tcp.on_timer(id, &facts, &mut self.link, &mut self.timers),
             Kind::Udp => self.udp.on_timer(id, &facts, &mut self.timers),
             Kind::Icmp => self.icmp.on_timer(id, &facts, &mut self.timers),
             Kind::Neighbours => self.neighbours_changed(now),
@@ -57,7 +57,7 @@ impl Engine {
     fn neighbours_changed(&mut self, now: Instant) {
         let Some(neighbours) = &mut self.neighbours else { return };
         let again = neighbours.from_host(now, &mut |addr, mac| {
-            self.gateway.neighbour(addr, mac, now, (&mut self.l2, &self.nat), &mut self.tap);
+            self.gateway.neighbour(addr, mac, now, (&mut self.l2, &self.nat), &mut self.link);
         });
         if let Some(at) = again {
             self.timers.arm(at, Token::only(Kind::Neighbours));
@@ -75,7 +75,7 @@ impl Engine {
                 Accepted::Empty => return,
                 Accepted::Stuck => return self.accept_later(id, now),
             };
-            let local = way.on == Side::Guest || from.addr.is_loopback() || self.tap.fd().is_none();
+            let local = way.on == Side::Guest || from.addr.is_loopback() || !self.link.exists();
             match if local { self.join(client, from, way) } else { Client::Other(client) } {
                 Client::Led => {}
                 Client::Other(client) => self.lead_to_link(client, from, way, now),
@@ -100,7 +100,7 @@ impl Engine {
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         match facts.inbound(from, way.target, way.target_port) {
             // What is refused is reset and counted there.
-            Ok(key) => drop(self.tcp.from_listener(client, key, &facts, &mut self.tap, &mut self.timers)),
+            Ok(key) => drop(self.tcp.from_listener(client, key, &facts, &mut self.link, &mut self.timers)),
             Err(reason) => {
                 reset(&client);
                 self.counters.drop(reason);

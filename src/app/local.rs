@@ -85,7 +85,7 @@ impl Engine {
 
     /// A client of the host goes through the link if there is one; a client of the guest has only this way.
     fn no_way(&mut self, client: Socket, on: Side) -> Client {
-        if on == Side::Host && self.tap.fd().is_some() {
+        if on == Side::Host && self.link.exists() {
             return Client::Other(client);
         }
         reset(&client);

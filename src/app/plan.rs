@@ -3,7 +3,7 @@
 use std::ffi::CString;
 
 use super::names::{Guest, Names};
-use crate::base::{Addr, Family, PerFamily, Prefix, Route};
+use crate::base::{Addr, Family, Mac, PerFamily, Prefix, Route};
 use crate::config::{Config, Map};
 use crate::fwd::{Nat, Outbound};
 use crate::guest::{L2, Neighbours};
@@ -109,14 +109,14 @@ fn interface(config: &Config, name: String, v6: bool, mut families: PerFamily<Ch
 }
 
 impl Plan {
-    /// The link's ends before the first frame.
-    pub fn l2(&self, config: &Config, tap: &ns::Tap) -> L2 {
+    /// The link's ends before the first frame. The guest's MAC may not be known yet.
+    pub fn l2(&self, config: &Config, guest_mac: Option<Mac>, guest_link_local: Option<Addr>) -> L2 {
         L2 {
             our_mac: config.our_mac,
-            guest_mac: tap.mac,
+            guest_mac: guest_mac.unwrap_or(Mac::BROADCAST),
             guest_v4: self.nat.assigned.v4,
             guest_v6: self.nat.assigned.v6,
-            guest_link_local: tap.link_local,
+            guest_link_local,
             neighbours: Neighbours::default(),
         }
     }

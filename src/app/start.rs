@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 
 use super::caller::Caller;
 use super::engine::{Engine, Parts};
+use super::machine::Plugged;
 use super::plan::{Plan, plan};
 use super::ports::{Forwarding, Namespace};
 use super::rules::{
@@ -24,7 +25,7 @@ use crate::config::{Config, Mode, Target};
 use crate::control::Api;
 use crate::fwd::{Local, Side};
 use crate::guest::Caps;
-use crate::link::{Capture, Link, Tap};
+use crate::link::{Capture, Link, Tap, Tee};
 use crate::listen::{self, Listener};
 use crate::logging::{self, LogSetup, Summary};
 use crate::sandbox::Identity;
@@ -48,6 +49,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         Mode::Attach { target, userns, netns_only } => {
             Place::Given(ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?)
         }
+        Mode::Machine { plug, one_off } => Place::Machine(Plugged::open(plug, config)?, *one_off),
     };
     process::close_descriptors(inherited);
     let files = Files::open(config)?;
@@ -63,7 +65,8 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     check_source_addresses(config)?;
     let mut forwards = forwards(config)?;
     let rules = Rules { inbound: rules_on(&forwards, Side::Host), outbound: rules_on(&forwards, Side::Guest) };
-    let summary = summary(config, &network, &plan, rules);
+    let socket = if let Place::Machine(plugged, _) = &place { plugged.path() } else { None };
+    let summary = Summary { socket: socket.map(PathBuf::from), ..summary(config, &network, &plan, rules) };
     let descriptors = spare_descriptors(reaches_inside(config, &forwards), config.api_socket.is_some());
     forwards.set_budget(port_descriptors(&forwards, descriptors));
 
@@ -71,7 +74,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         if config.foreground { None } else { Some(process::daemonize().context("cannot go to the background")?) };
     let options = listen::Options { v4: config.v4, v6: config.v6 && host::has_ipv6(), freebind: config.freebind };
     let bind = || bind(&forwards, Side::Host, descriptors, &options, &mut Here);
-    let (guest, listeners, identity) = make_guest(config, &plan, place, (runas, open_files), bind)?;
+    let Made { guest, plugged, listeners, identity } = make_guest(config, &plan, place, (runas, open_files), bind)?;
     let forwarding = Forwarding {
         host: Namespace::here(forwards.follows(Side::Host)),
         guest: Namespace { sockets: Box::new(Nobody), diag: None },
@@ -79,8 +82,19 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         options,
     };
     let api = config.api_socket.as_deref().map(|path| open_api(path, &plan)).transpose()?;
-    let opened =
-        Opened { listeners, forwarding, descriptors, api, files, daemon, caller, neighbours, identity, summary };
+    let opened = Opened {
+        plugged,
+        listeners,
+        forwarding,
+        descriptors,
+        api,
+        files,
+        daemon,
+        caller,
+        neighbours,
+        identity,
+        summary,
+    };
     serve(config, &plan, guest, opened)
 }
 
@@ -89,10 +103,14 @@ enum Place {
     /// In namespaces of its own, below this user namespace's root if there is one.
     New(Option<ns::UserNamespace>),
     Given(ns::Namespace),
+    /// In a virtual machine; the first that comes, and no other, if so.
+    Machine(Plugged, bool),
 }
 
 /// What had to be opened while there were still a file system and privileges to open it with.
 struct Opened {
+    /// A virtual machine's socket.
+    plugged: Option<Plugged>,
     listeners: Vec<Listener>,
     forwarding: Forwarding,
     /// For ports and flows.
@@ -127,6 +145,15 @@ impl Files {
     }
 }
 
+/// Who is served, and what was opened for them.
+struct Made {
+    guest: Guest,
+    plugged: Option<Plugged>,
+    listeners: Vec<Listener>,
+    /// Whom to become when all is open.
+    identity: Option<Identity>,
+}
+
 /// Makes the guest's namespace, if it is ours to make, while the host's ports are bound.
 fn make_guest(
     config: &Config,
@@ -134,7 +161,7 @@ fn make_guest(
     place: Place,
     (runas, open_files): (Option<Identity>, OpenFiles),
     bind: impl Fn() -> anyhow::Result<Vec<Listener>>,
-) -> anyhow::Result<(Guest, Vec<Listener>, Option<Identity>)> {
+) -> anyhow::Result<Made> {
     match place {
         Place::New(userns) => {
             // Ports below 1024 are still to be had.
@@ -148,24 +175,30 @@ fn make_guest(
             }
             let child = ns::spawn(&spawn(config, plan, userns.is_some(), open_files))?;
             let listeners = early.map_or_else(bind, Ok)?;
-            Ok((Guest::Spawned(child), listeners, None))
+            Ok(Made { guest: Guest::Spawned(child), plugged: None, listeners, identity: None })
         }
         Place::Given(namespace) => {
-            let mut identity = runas;
-            if config.runas.is_none() && !namespace.is_polled() {
-                identity = Identity::instead_of_root();
-                if let Some(user) = identity {
-                    log::info!("Started as root: will go on as user {} (option '--runas' names another)", user.uid);
-                }
-            }
-            Ok((Guest::Attached(namespace), bind()?, identity))
+            let identity = if config.runas.is_none() && !namespace.is_polled() { instead_of_root() } else { runas };
+            Ok(Made { guest: Guest::Attached(namespace), plugged: None, listeners: bind()?, identity })
+        }
+        Place::Machine(plugged, one_off) => {
+            let identity = if config.runas.is_none() { instead_of_root() } else { runas };
+            Ok(Made { guest: Guest::Machine { one_off }, plugged: Some(plugged), listeners: bind()?, identity })
         }
     }
 }
 
+fn instead_of_root() -> Option<Identity> {
+    let identity = Identity::instead_of_root();
+    if let Some(user) = identity {
+        log::info!("Started as root: will go on as user {} (option '--runas' names another)", user.uid);
+    }
+    identity
+}
+
 fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> anyhow::Result<u8> {
     let tap = guest.tap(&plan.interface)?;
-    for w in &tap.warnings {
+    for w in tap.iter().flat_map(|t| &t.warnings) {
         log::warn!("{w}");
     }
     let local = reach_inside(config, &guest, &mut opened)?;
@@ -198,15 +231,17 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     Ok(status)
 }
 
-fn engine(config: &Config, plan: &Plan, tap: ns::Tap, local: Option<Local>, opened: Opened) -> io::Result<Engine> {
-    let l2 = plan.l2(config, &tap);
-    let caps = Caps { csum: tap.offloads.csum, tso: tap.offloads.vnet_header, uso: tap.offloads.uso, mtu: plan.mtu };
+fn engine(
+    config: &Config,
+    plan: &Plan,
+    tap: Option<ns::Tap>,
+    local: Option<Local>,
+    opened: Opened,
+) -> io::Result<Engine> {
+    let l2 = plan.l2(config, tap.as_ref().map(|t| t.mac), tap.as_ref().and_then(|t| t.link_local));
     let descriptors = flow_descriptors(&opened.forwarding.forwards, opened.descriptors, opened.listeners.len());
     let mut engine = Engine::new(Parts {
-        tap: match tap.fd {
-            Some(fd) => Link::Tap(Tap::new(fd, tap.offloads.vnet_header, caps, opened.files.capture)),
-            None => Link::None,
-        },
+        link: link(plan.mtu, tap, opened.plugged, Tee::new(opened.files.capture)),
         l2,
         nat: plan.nat.clone(),
         outbound: plan.outbound.clone(),
@@ -228,6 +263,19 @@ fn engine(config: &Config, plan: &Plan, tap: ns::Tap, local: Option<Local>, open
     Ok(engine)
 }
 
+fn link(mtu: u16, tap: Option<ns::Tap>, plugged: Option<Plugged>, tee: Tee) -> Link {
+    if let Some(plugged) = plugged {
+        return plugged.link(mtu, tee);
+    }
+    match tap {
+        Some(ns::Tap { fd: Some(fd), offloads: on, .. }) => {
+            let caps = Caps { csum: on.csum, tso: on.vnet_header, uso: on.uso, mtu };
+            Link::Tap(Tap::new(fd, on.vnet_header, caps, tee))
+        }
+        _ => Link::None,
+    }
+}
+
 /// Starts what makes sockets in the guest's namespace, if anything needs them, and opens the ports that lead out of it.
 fn reach_inside(config: &Config, guest: &Guest, opened: &mut Opened) -> anyhow::Result<Option<Local>> {
     let f = &mut opened.forwarding;
@@ -236,7 +284,7 @@ fn reach_inside(config: &Config, guest: &Guest, opened: &mut Opened) -> anyhow::
     }
     let identity = opened.identity.filter(|_| guest.has_our_users());
     let params = sandbox::Params { bind_low_ports: true, chroot_fallback: config.chroot_fallback, identity };
-    let mut broker = guest.broker(|| sandbox::enter(&params))?;
+    let Some(mut broker) = guest.broker(|| sandbox::enter(&params))? else { return Ok(None) };
     broker.ready()?;
     opened.listeners.extend(bind(&f.forwards, Side::Guest, opened.descriptors, &f.options, &mut broker)?);
     if f.forwards.follows(Side::Guest) {
@@ -315,7 +363,7 @@ fn neighbours(network: &host::Network) -> Option<host::Neighbours> {
 fn spawn(config: &Config, plan: &Plan, joined: bool, open_files: OpenFiles) -> ns::Spawn {
     let (command, netns_only) = match &config.mode {
         Mode::Spawn { command, netns_only, .. } => (command.clone(), *netns_only),
-        Mode::Attach { .. } => Default::default(),
+        Mode::Attach { .. } | Mode::Machine { .. } => Default::default(),
     };
     ns::Spawn {
         interface: plan.interface.clone(),

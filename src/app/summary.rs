@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use crate::base::{Family, PerFamily};
-use crate::config::{Config, Personality};
+use crate::config::{Config, Mode, Personality};
 use crate::fwd::Rule;
 use crate::host::Network;
 use crate::logging::{Assigned, Summary};
@@ -19,6 +19,7 @@ pub fn summary(config: &Config, network: &Network, plan: &Plan, rules: Rules) ->
     // pasta has a heading even for no rules.
     let shown = |rules: Vec<Rule>| Some(rules).filter(|r| !r.is_empty() || config.personality == Personality::Pasta);
     let (inbound, outbound) = (shown(rules.inbound), shown(rules.outbound));
+    let in_namespace = !matches!(config.mode, Mode::Machine { .. });
     if config.splice_only {
         return Summary { our_mac: Some(config.our_mac), inbound, outbound, ..Summary::default() };
     }
@@ -40,10 +41,12 @@ pub fn summary(config: &Config, network: &Network, plan: &Plan, rules: Rules) ->
         our_link_local: g.our_link_local,
     });
     Summary {
+        // Known once it is made.
+        socket: None,
         template: PerFamily::new(template(Family::V4), template(Family::V6)),
         outbound_if: config.outbound_if.clone(),
         outbound_addr: config.outbound_addr,
-        ns_ifname: Some(plan.interface.name.clone()),
+        ns_ifname: in_namespace.then(|| plan.interface.name.clone()),
         our_mac: Some(config.our_mac),
         host_loopback: plan.nat.map_host_loopback,
         dhcp,

@@ -1,4 +1,4 @@
-//! What ends a running instance: a signal, the command's end, the namespace's end, the caller's end.
+//! What ends a running instance: a signal, the end of the command, the namespace, the virtual machine or the caller.
 
 use std::os::fd::AsFd;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,24 +10,31 @@ use mio::unix::SourceFd;
 use nix::sys::signal::Signal;
 
 use super::engine::{Engine, Next};
+use super::plug::CLIENT_GONE;
 use crate::base::{Kind, Token};
 use crate::ns::{self, Child, Interface, Namespace, Watch};
 use crate::sys::process;
 use crate::sys::signal::{self, Signals};
 use crate::sys::terminal::Terminal;
 
-/// Whose namespace is served.
+/// Who is served.
 pub enum Guest {
     Spawned(Child),
     Attached(Namespace),
+    /// A virtual machine; `one_off`: the first that comes, and no other.
+    Machine {
+        one_off: bool,
+    },
 }
 
 impl Guest {
-    /// Makes the tap in the guest's namespace, or takes it over from the child that has made it.
-    pub fn tap(&mut self, interface: &Interface) -> Result<ns::Tap, ns::Error> {
+    /// Makes the tap in the guest's namespace, or takes it over from the child that has made it. `None`: there is no
+    /// namespace.
+    pub fn tap(&mut self, interface: &Interface) -> Result<Option<ns::Tap>, ns::Error> {
         match self {
-            Guest::Spawned(child) => child.tap(),
-            Guest::Attached(namespace) => namespace.attach(interface),
+            Guest::Spawned(child) => child.tap().map(Some),
+            Guest::Attached(namespace) => namespace.attach(interface).map(Some),
+            Guest::Machine { .. } => Ok(None),
         }
     }
 
@@ -36,14 +43,15 @@ impl Guest {
         matches!(self, Guest::Attached(namespace) if namespace.keeps_user_namespace())
     }
 
-    /// Starts what makes sockets inside. To be called when the tap is there.
+    /// Starts what makes sockets inside. To be called when the tap is there. `None`: there is no namespace.
     pub fn broker<E: std::fmt::Display>(
         &self,
         confine: impl FnOnce() -> Result<(), E>,
-    ) -> Result<ns::Broker, ns::Error> {
+    ) -> Result<Option<ns::Broker>, ns::Error> {
         match self {
-            Guest::Spawned(child) => child.broker(confine),
-            Guest::Attached(namespace) => namespace.broker(confine),
+            Guest::Spawned(child) => child.broker(confine).map(Some),
+            Guest::Attached(namespace) => namespace.broker(confine).map(Some),
+            Guest::Machine { .. } => Ok(None),
         }
     }
 }
@@ -63,7 +71,9 @@ pub struct Supervisor {
 enum End {
     Child(Child),
     Namespace(Watch),
-    /// `--no-netns-quit`.
+    /// A virtual machine's first client.
+    Client,
+    /// `--no-netns-quit`, and virtual machines without `--one-off`.
     Never,
 }
 
@@ -91,7 +101,8 @@ impl Supervisor {
         let end = match guest {
             Guest::Spawned(child) => End::Child(child),
             Guest::Attached(namespace) if netns_quit => End::Namespace(namespace.into_watch()),
-            Guest::Attached(_) => End::Never,
+            Guest::Machine { one_off: true } => End::Client,
+            Guest::Attached(_) | Guest::Machine { .. } => End::Never,
         };
         let terminal = Terminal::of_foreground().filter(|_| matches!(end, End::Child(_)));
         let linger = if linger.is_zero() { Linger::No } else { Linger::For(linger) };
@@ -120,7 +131,7 @@ impl Supervisor {
                 period = watch.period();
                 watch.fd()
             }
-            End::Never => None,
+            End::Client | End::Never => None,
         };
         if let Some(fd) = fd {
             add(&fd.as_fd(), END).context("cannot wait for the namespace's end")?;
@@ -170,7 +181,7 @@ impl Supervisor {
                 true => Ok(status),
                 false => Err(e).context("the guest's network interface is gone"),
             },
-            (Err(e), End::Never) => Err(e).context("the guest's network interface is gone"),
+            (Err(e), End::Client | End::Never) => Err(e).context("the guest's network interface is gone"),
         }
     }
 
@@ -231,7 +242,11 @@ impl Supervisor {
                 log::info!("the namespace is gone: ending");
                 Next::Stop
             }
-            End::Never => Next::Continue,
+            End::Client if token == CLIENT_GONE => {
+                log::info!("the client is gone: ending");
+                Next::Stop
+            }
+            End::Client | End::Never => Next::Continue,
         }
     }
 }

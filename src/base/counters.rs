@@ -103,7 +103,11 @@ impl Default for Counters {
 
 impl Counters {
     pub fn drop(&mut self, reason: DropReason) {
-        self.drops[reason as usize] += 1;
+        self.drop_many(reason, 1);
+    }
+
+    pub fn drop_many(&mut self, reason: DropReason, count: u64) {
+        self.drops[reason as usize] += count;
     }
 
     pub fn dropped(&self, reason: DropReason) -> u64 {

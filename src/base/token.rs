@@ -42,10 +42,12 @@ pub enum Kind {
     ApiClient = 18,
     /// Time for a line of statistics.
     Stats = 19,
+    /// Where clients of the guest link connect.
+    Plug = 20,
 }
 
 impl Kind {
-    const ALL: [Kind; 19] = [
+    const ALL: [Kind; 20] = [
         Kind::Link,
         Kind::Tcp,
         Kind::Udp,
@@ -65,6 +67,7 @@ impl Kind {
         Kind::Api,
         Kind::ApiClient,
         Kind::Stats,
+        Kind::Plug,
     ];
 }
 

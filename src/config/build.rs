@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::table::{Def, Group, Opt};
-use super::types::{Command, Config, Dns, Map, Mode, Personality, Search, Target, Verbosity};
+use super::types::{Command, Config, Dns, Map, Mode, Personality, Plug, Search, Target, Verbosity};
 use super::{ports, value};
 use crate::base::{Addr, Family, PerFamily};
 use crate::fwd::ports::Ports;
@@ -16,6 +16,8 @@ pub(super) enum Operands {
     Spawn(Vec<OsString>),
     /// `None`: given by `--netns`.
     Attach(Option<Target>),
+    /// A virtual machine, which is given by options alone.
+    Machine,
 }
 
 /// An option as given, for messages.
@@ -40,7 +42,11 @@ impl<'a> Given<'a> {
     }
 
     fn path(&self, what: &str) -> Result<PathBuf, String> {
-        value::path(self.value).map_err(|advice| self.invalid(what, &advice))
+        self.parse_path(what, value::path)
+    }
+
+    fn parse_path(&self, what: &str, parse: impl Fn(&OsStr) -> Result<PathBuf, String>) -> Result<PathBuf, String> {
+        parse(self.value).map_err(|advice| self.invalid(what, &advice))
     }
 }
 
@@ -52,18 +58,24 @@ pub(super) struct Builder {
     netns: Option<(String, OsString)>,
     userns: Option<PathBuf>,
     netns_only: bool,
+    socket: Option<PathBuf>,
+    descriptor: Option<i32>,
+    one_off: bool,
     no_map_gw: bool,
     no_ra: bool,
 }
 
 impl Builder {
-    pub fn new(personality: Personality) -> Builder {
+    pub fn new(personality: Personality, machine: bool) -> Builder {
         Builder {
-            config: defaults(personality),
+            config: if machine { machine_defaults(personality) } else { defaults(personality) },
             forwards: Vec::new(),
             netns: None,
             userns: None,
             netns_only: false,
+            socket: None,
+            descriptor: None,
+            one_off: false,
             no_map_gw: false,
             no_ra: false,
         }
@@ -86,7 +98,7 @@ impl Builder {
                 self.protocols(def.opt);
                 Ok(())
             }
-            Group::Machines => Err(format!("--{} is for passt mode only", def.long)),
+            Group::Machines => self.machine(def.opt, given),
         }
     }
 
@@ -113,7 +125,11 @@ impl Builder {
         check(c, spawn)?;
         ports::read(c, &self.forwards)?;
         let config = Box::new(self.config);
-        Ok(if spawn { Command::Run(config) } else { Command::Attach(config) })
+        Ok(match config.mode {
+            Mode::Spawn { .. } => Command::Run(config),
+            Mode::Attach { .. } => Command::Attach(config),
+            Mode::Machine { .. } => Command::Machine(config),
+        })
     }
 
     fn mode(&mut self, operands: Operands) -> Result<Mode, String> {
@@ -127,6 +143,7 @@ impl Builder {
             ));
         }
         let target = match (operands, self.netns.take()) {
+            (Operands::Machine, _) => return self.plug(),
             (Operands::Spawn(command), None) => {
                 return Ok(Mode::Spawn { command, userns, netns_only: self.netns_only });
             }
@@ -144,6 +161,17 @@ impl Builder {
             }
         };
         Ok(Mode::Attach { target, userns, netns_only: self.netns_only })
+    }
+
+    fn plug(&mut self) -> Result<Mode, String> {
+        match (self.socket.take(), self.descriptor) {
+            (Some(path), Some(fd)) => Err(format!(
+                "Options '--socket {}' and '--fd {fd}' contradict each other: leave one of them out",
+                path.display()
+            )),
+            (None, Some(fd)) => Ok(Mode::Machine { plug: Plug::Descriptor(fd), one_off: true }),
+            (path, None) => Ok(Mode::Machine { plug: Plug::Socket(path), one_off: self.one_off }),
+        }
     }
 
     fn running(&mut self, opt: Opt, given: Given<'_>) -> Result<(), String> {
@@ -284,6 +312,22 @@ impl Builder {
         Ok(())
     }
 
+    fn machine(&mut self, opt: Opt, given: Given<'_>) -> Result<(), String> {
+        match opt {
+            Opt::Socket => self.socket = Some(given.parse_path("socket path", value::socket_path)?),
+            Opt::Fd => self.descriptor = Some(given.parse("descriptor", value::own_descriptor)?),
+            Opt::OneOff => self.one_off = true,
+            Opt::VhostUser => self.config.vhost_user = true,
+            // The default makes one beside the socket, which is of use to migration only.
+            Opt::RepairPath if given.value == "none" => {}
+            Opt::RepairPath => self.config.migration = Some("--repair-path"),
+            Opt::MigrateExit => self.config.migration = Some("--migrate-exit"),
+            Opt::MigrateNoLinger => self.config.migration = Some("--migrate-no-linger"),
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn ports(&mut self, opt: Opt, given: Given<'_>) -> Result<(), String> {
         let c = &mut self.config;
         match opt {
@@ -370,10 +414,15 @@ fn check(c: &mut Config, spawn: bool) -> Result<(), String> {
     Ok(())
 }
 
+/// A virtual machine configures itself, from all that it is told; nothing of ours is in it.
+fn machine_defaults(personality: Personality) -> Config {
+    Config { dhcp_dns: true, dhcp_search: true, config_net: false, splice: false, ..defaults(personality) }
+}
+
 pub(super) fn defaults(personality: Personality) -> Config {
     // A namespace of pasta shares ports with the host; `spelt` opens only what it was told to.
     let ports = match personality {
-        Personality::Spelt | Personality::Slirp4netns => Ports::None,
+        Personality::Spelt | Personality::Passt | Personality::Slirp4netns => Ports::None,
         Personality::Pasta => Ports::Auto,
     };
     Config {
@@ -392,6 +441,8 @@ pub(super) fn defaults(personality: Personality) -> Config {
         runas: None,
         conf_path: None,
         chroot_fallback: false,
+        vhost_user: false,
+        migration: None,
         ready_fd: None,
         exit_fd: None,
         api_socket: None,

@@ -9,12 +9,12 @@ use clap::{Arg, ArgAction, ArgMatches};
 
 use super::build::{Builder, Given, Operands};
 use super::planned::is_planned;
-use super::table::{Def, Face, OPTIONS, Opt};
+use super::table::{Def, Faces, OPTIONS, Opt};
 use super::types::{Command, Exit, Personality};
 use super::{help, suggest, value};
 
 pub(super) fn parse(args: Vec<OsString>) -> Result<Command, Exit> {
-    let subcommand = args.first().and_then(|a| a.to_str()).filter(|a| ["run", "attach"].contains(a)).map(String::from);
+    let subcommand = args.first().and_then(|a| a.to_str()).filter(|a| Sub::named(a).is_some()).map(String::from);
     if args.is_empty() {
         return Err(Exit { message: SHORT_USAGE.into(), status: 1 });
     }
@@ -31,7 +31,8 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Command, Exit> {
     let built = match matches.subcommand() {
         Some(("run", m)) => run(m),
         Some(("attach", m)) => attach(m),
-        _ => Err("give 'run' or 'attach'".into()),
+        Some(("vm", m)) => vm(m),
+        _ => Err("give 'run', 'attach' or 'vm'".into()),
     };
     built.map_err(|sentence| Exit { message: format!("error: {sentence}"), status: 1 })
 }
@@ -60,78 +61,81 @@ fn one_sentence(error: &clap::Error, subcommand: Option<&str>) -> String {
 
 /// About an option that `command` does not have.
 fn meant(typed: &str, command: &str) -> Option<String> {
-    let (face, other, others) = match command {
-        "run" => (Face::Spawn, "attach", Face::Attach),
-        _ => (Face::Attach, "run", Face::Spawn),
-    };
+    let sub = Sub::named(command)?;
     let long = typed.strip_prefix("--")?;
-    if OPTIONS.iter().any(|d| d.long == long && offered(d, others)) {
-        return Some(format!("it is an option of 'spelt {other}'"));
+    let elsewhere = |other: &&&Sub| OPTIONS.iter().any(|d| d.long == long && d.faces.contains(other.face));
+    if let Some(other) = SUBS.iter().find(elsewhere) {
+        return Some(format!("it is an option of 'spelt {}'", other.name));
     }
-    let known = OPTIONS.iter().filter(|d| offered(d, face)).map(|d| d.long).chain(["help", "version"]);
+    let known = OPTIONS.iter().filter(|d| d.faces.contains(sub.face)).map(|d| d.long).chain(["help", "version"]);
     Some(format!("did you mean '--{}'?", suggest::nearest(long, known)?))
 }
 
 /// Shared with the generation of man pages and shell completions.
 pub fn command() -> clap::Command {
-    let options = |face| OPTIONS.iter().filter(move |d| offered(d, face)).map(move |d| arg(d, face));
-    let run = clap::Command::new("run")
-        .display_name("spelt")
-        .about("Run a command, or a shell, in a network namespace of its own")
-        .override_usage("spelt run [OPTIONS] [--] [COMMAND [ARG]...]")
-        .args(options(Face::Spawn))
-        .arg(
-            Arg::new(COMMAND)
-                .help("Program and its arguments [default: your shell]")
-                .num_args(0..)
-                .trailing_var_arg(true)
-                .value_parser(ValueParser::os_string()),
-        )
-        .override_help(help_of(Face::Spawn));
-    let attach = clap::Command::new("attach")
-        .display_name("spelt")
-        .about("Give an existing network namespace connectivity, in the background")
-        .override_usage("spelt attach [OPTIONS] <PID|PATH|NAME>")
-        .args(options(Face::Attach))
-        .arg(
-            Arg::new(TARGET)
-                .value_name("PID|PATH|NAME")
-                .help("A process in the namespace, its file, or its name as in 'ip netns'")
-                .value_parser(ValueParser::os_string())
-                .required_unless_present("netns"),
-        )
-        .override_help(help_of(Face::Attach));
+    let run = RUN.command().arg(
+        Arg::new(COMMAND)
+            .help("Program and its arguments [default: your shell]")
+            .num_args(0..)
+            .trailing_var_arg(true)
+            .value_parser(ValueParser::os_string()),
+    );
+    let attach = ATTACH.command().arg(
+        Arg::new(TARGET)
+            .value_name("PID|PATH|NAME")
+            .help("A process in the namespace, its file, or its name as in 'ip netns'")
+            .value_parser(ValueParser::os_string())
+            .required_unless_present("netns"),
+    );
     clap::Command::new("spelt")
         .version(env!("CARGO_PKG_VERSION"))
         .propagate_version(true)
-        .about("Full network connectivity for network namespaces, without any privilege")
+        .about("Full network connectivity for namespaces and virtual machines, unprivileged")
         .after_help(EXAMPLES)
         .subcommand_required(true)
         .disable_help_subcommand(true)
-        .subcommand(run)
-        .subcommand(attach)
+        .subcommands([run, attach, VM.command()])
 }
 
-fn help_of(face: Face) -> String {
-    let (head, arguments, examples) = match face {
-        Face::Attach => (ATTACH_HEAD, ATTACH_ARGUMENTS, ATTACH_EXAMPLES),
-        _ => (RUN_HEAD, RUN_ARGUMENTS, RUN_EXAMPLES),
-    };
-    let arguments: String = arguments.iter().map(|(left, right)| help::columns(left, right)).collect();
-    let options = help::groups(help::Value::Pointed, |d| offered(d, face) && !is_implied(d.opt, face));
-    format!("{head}\n{arguments}{options}\n{examples}")
+/// A subcommand: its texts for people.
+struct Sub {
+    name: &'static str,
+    face: Faces,
+    about: &'static str,
+    usage: &'static str,
+    arguments: &'static [(&'static str, &'static str)],
+    examples: &'static str,
+}
+
+impl Sub {
+    fn named(name: &str) -> Option<&'static Sub> {
+        SUBS.into_iter().find(|s| s.name == name)
+    }
+
+    fn command(&self) -> clap::Command {
+        clap::Command::new(self.name)
+            .display_name("spelt")
+            .about(self.about)
+            .override_usage(self.usage)
+            .args(OPTIONS.iter().filter(|d| d.faces.contains(self.face)).map(|d| arg(d, self.face)))
+            .override_help(self.help())
+    }
+
+    fn help(&self) -> String {
+        let columns = |(left, right): &(&str, &str)| help::columns(left, right);
+        let arguments: String = self.arguments.iter().chain(GENERAL_ARGUMENTS).map(columns).collect();
+        let options =
+            help::groups(help::Value::Pointed, |d| d.faces.contains(self.face) && !is_implied(d.opt, self.face));
+        format!("{}\n\nUsage: {}\n\n{arguments}{options}\n{}", self.about, self.usage, self.examples)
+    }
 }
 
 /// What is the default, or has a shorter form, is accepted without being offered.
-fn is_implied(opt: Opt, face: Face) -> bool {
-    matches!(opt, Opt::ConfigNet | Opt::Netns) || opt == Opt::Foreground && face == Face::Spawn
+fn is_implied(opt: Opt, face: Faces) -> bool {
+    matches!(opt, Opt::ConfigNet | Opt::Netns) || opt == Opt::Foreground && face == Faces::RUN
 }
 
-fn offered(def: &Def, face: Face) -> bool {
-    matches!(def.face, Face::All | Face::Spelt) || def.face == face
-}
-
-fn arg(def: &'static Def, face: Face) -> Arg {
+fn arg(def: &'static Def, face: Faces) -> Arg {
     let arg = Arg::new(def.long).long(def.long).help(def.help).help_heading(def.group.title());
     let arg = match def.short {
         Some(letter) => arg.short(letter),
@@ -147,13 +151,13 @@ fn arg(def: &'static Def, face: Face) -> Arg {
 }
 
 fn run(m: &ArgMatches) -> Result<Command, String> {
-    let builder = build(m, Face::Spawn)?;
+    let builder = build(m, Faces::RUN)?;
     let command = m.get_many::<OsString>(COMMAND).map(|v| v.cloned().collect()).unwrap_or_default();
     builder.finish(Operands::Spawn(command))
 }
 
 fn attach(m: &ArgMatches) -> Result<Command, String> {
-    let builder = build(m, Face::Attach)?;
+    let builder = build(m, Faces::ATTACH)?;
     let target = match m.get_one::<OsString>(TARGET) {
         None => None,
         Some(text) => {
@@ -165,10 +169,14 @@ fn attach(m: &ArgMatches) -> Result<Command, String> {
     builder.finish(Operands::Attach(target))
 }
 
+fn vm(m: &ArgMatches) -> Result<Command, String> {
+    build(m, Faces::VM)?.finish(Operands::Machine)
+}
+
 /// Options in the order given: `-4` after `-6` wins, and so on.
-fn build(m: &ArgMatches, face: Face) -> Result<Builder, String> {
+fn build(m: &ArgMatches, face: Faces) -> Result<Builder, String> {
     let mut given: Vec<(usize, &Def, OsString)> = Vec::new();
-    for def in OPTIONS.iter().filter(|d| offered(d, face)) {
+    for def in OPTIONS.iter().filter(|d| d.faces.contains(face)) {
         if m.value_source(def.long) != Some(ValueSource::CommandLine) {
             continue;
         }
@@ -182,7 +190,7 @@ fn build(m: &ArgMatches, face: Face) -> Result<Builder, String> {
         }
     }
     given.sort_by_key(|(index, _, _)| *index);
-    let mut builder = Builder::new(Personality::Spelt);
+    let mut builder = Builder::new(Personality::Spelt, face == Faces::VM);
     for (_, def, value) in &given {
         builder.apply(def, Given { name: &def.dashed(), value })?;
     }
@@ -192,33 +200,42 @@ fn build(m: &ArgMatches, face: Face) -> Result<Builder, String> {
 const COMMAND: &str = "COMMAND";
 const TARGET: &str = "TARGET";
 
-const RUN_HEAD: &str = "\
-Run a command, or a shell, in a network namespace of its own
+static RUN: Sub = Sub {
+    name: "run",
+    face: Faces::RUN,
+    about: "Run a command, or a shell, in a network namespace of its own",
+    usage: "spelt run [OPTIONS] [--] [COMMAND [ARG]...]",
+    arguments: &[("  [COMMAND [ARG]...]", "Program and its arguments [default: your shell]")],
+    examples: RUN_EXAMPLES,
+};
 
-Usage: spelt run [OPTIONS] [--] [COMMAND [ARG]...]
-";
+static ATTACH: Sub = Sub {
+    name: "attach",
+    face: Faces::ATTACH,
+    about: "Give an existing network namespace connectivity, in the background",
+    usage: "spelt attach [OPTIONS] <PID|PATH|NAME>",
+    arguments: &[("  <PID|PATH|NAME>", "A process in the namespace, its file, or its name as in 'ip netns'")],
+    examples: ATTACH_EXAMPLES,
+};
 
-const RUN_ARGUMENTS: &[(&str, &str)] = &[
-    ("  [COMMAND [ARG]...]", "Program and its arguments [default: your shell]"),
-    ("  -h, --help", "Show this help and exit"),
-    ("  -V, --version", "Show the version and exit"),
-];
+static VM: Sub = Sub {
+    name: "vm",
+    face: Faces::VM,
+    about: "Give a virtual machine connectivity through a UNIX socket",
+    usage: "spelt vm [OPTIONS]",
+    arguments: &[],
+    examples: VM_EXAMPLES,
+};
 
-const ATTACH_HEAD: &str = "\
-Give an existing network namespace connectivity, in the background
+static SUBS: [&Sub; 3] = [&RUN, &ATTACH, &VM];
 
-Usage: spelt attach [OPTIONS] <PID|PATH|NAME>
-";
-
-const ATTACH_ARGUMENTS: &[(&str, &str)] = &[
-    ("  <PID|PATH|NAME>", "A process in the namespace, its file, or its name as in 'ip netns'"),
-    ("  -h, --help", "Show this help and exit"),
-    ("  -V, --version", "Show the version and exit"),
-];
+const GENERAL_ARGUMENTS: &[(&str, &str)] =
+    &[("  -h, --help", "Show this help and exit"), ("  -V, --version", "Show the version and exit")];
 
 const SHORT_USAGE: &str = "\
 Usage: spelt run [OPTIONS] [--] [COMMAND [ARG]...]
        spelt attach [OPTIONS] PID|PATH|NAME
+       spelt vm [OPTIONS]
 
 Try 'spelt --help' for more.";
 
@@ -232,8 +249,12 @@ Examples:
       Connect the network namespace of process 1234, and lead port 8080 of the
       host to its port 80. Returns when all is ready; the rest runs in the
       background, and ends when the namespace goes.
+  spelt vm --socket /tmp/vm.socket -t 2222:22
+      Wait for a virtual machine, and lead port 2222 of the host to its port 22.
+      Says how to start QEMU, and returns; the rest runs in the background.
 
-'spelt run --help' and 'spelt attach --help' list the options.";
+'spelt run --help', 'spelt attach --help' and 'spelt vm --help' list the
+options.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -246,3 +267,10 @@ Examples:
   spelt attach 1234
   spelt attach /run/user/1000/netns/blue
   spelt attach --pid /run/blue.pid -t 127.0.0.1/8080:80 blue";
+
+const VM_EXAMPLES: &str = "\
+Examples:
+  spelt vm --socket /tmp/vm.socket
+  qemu-system-x86_64 ... -device virtio-net-pci,netdev=net \\
+      -netdev stream,id=net,server=off,addr.type=unix,addr.path=/tmp/vm.socket
+  spelt vm --one-off --socket /tmp/vm.socket -t 2222:22 --hostname guest";

@@ -1,11 +1,11 @@
 //! From the command line to validated values. Pure: no file, environment or system call; that names of interfaces,
 //! users and files exist is for the code that uses them.
 //!
-//! One table of options (`table`) feeds three command lines: `spelt run` and `spelt attach` (by clap, `cli`) and
-//! pasta (chosen by `argv[0]`; getopt rules and exact messages that existing callers match, `getopt`, `pasta`).
-//! Both hand each option, in the order given, to one builder (`build`), which checks the value at once and, at the end, what
+//! One table of options (`table`) feeds five command lines: `spelt run`, `spelt attach` and `spelt vm` (by clap, `cli`),
+//! pasta and passt (chosen by `argv[0]`; getopt rules and exact messages that existing callers match, `getopt`, `peer`).
+//! All hand each option, in the order given, to one builder (`build`), which checks the value at once and, at the end, what
 //! depends on several options: port specifications against `-4` and `--no-tcp`, contradictions, what spawning implies.
-//! The list of options in both helps is made from the table too (`help`).
+//! The list of options in each help is made from the table too (`help`).
 //! slirp4netns (by `argv[0]` too) has names and a network of its own, hence a table of its own (`slirp4netns`).
 //! Options for later releases are read and checked too; [`Config::unsupported`] names the first of them (`planned`).
 //!
@@ -17,7 +17,7 @@ mod build;
 mod cli;
 mod getopt;
 mod help;
-mod pasta;
+mod peer;
 mod planned;
 mod ports;
 mod slirp4netns;
@@ -31,23 +31,28 @@ mod value;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use peer::Peer;
+
 pub use cli::command;
-pub use types::{Assign, Command, Config, Dns, Exit, Id, Map, Mode, Personality, RunAs, Search, Target, Verbosity};
+pub use types::{
+    Assign, Command, Config, Dns, Exit, Id, Map, Mode, Personality, Plug, RunAs, Search, Target, Verbosity,
+};
 
 /// What to do, by the name this was started as and its arguments (without that name).
 pub fn from_args(argv0: &OsStr, args: Vec<OsString>) -> Result<Command, Exit> {
     let base = Path::new(argv0).file_name().unwrap_or(argv0).to_string_lossy();
     if base.contains("pasta") {
-        return pasta::parse(argv0, args);
+        return Peer::Pasta.parse(argv0, args);
+    }
+    if base.contains("passt") {
+        return Peer::Passt.parse(argv0, args);
     }
     if base.contains("slirp4netns") {
         return slirp4netns::parse(argv0, args);
     }
-    for later in ["passt", "pesto"] {
-        if base.contains(later) {
-            let message = format!("{base}: the {later} command line is not implemented yet in {}", version());
-            return Err(Exit { message, status: 1 });
-        }
+    if base.contains("pesto") {
+        let message = format!("{base}: the pesto command line is not implemented yet in {}", version());
+        return Err(Exit { message, status: 1 });
     }
     cli::parse(args)
 }

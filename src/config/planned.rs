@@ -6,20 +6,24 @@ use super::types::Config;
 impl Config {
     /// One sentence about the first option given that is not implemented yet.
     pub fn unsupported(&self) -> Option<String> {
-        let option = PLANNED.iter().find(|p| (p.used)(self));
-        option.map(|p| format!("Option '{}' is not implemented yet in {}: leave it out", p.name, super::version()))
+        let name = PLANNED.iter().find_map(|p| (p.given)(self))?;
+        Some(format!("Option '{name}' is not implemented yet in {}: leave it out", super::version()))
     }
 }
 
 /// True if help should not offer it.
 pub(super) fn is_planned(opt: Opt) -> bool {
-    PLANNED.iter().any(|p| p.opt == opt)
+    PLANNED.iter().any(|p| p.opts.contains(&opt))
 }
 
 struct Planned {
-    opt: Opt,
-    name: &'static str,
-    used: fn(&Config) -> bool,
+    opts: &'static [Opt],
+    /// The name of the option, if it was given.
+    given: fn(&Config) -> Option<&'static str>,
 }
 
-static PLANNED: &[Planned] = &[Planned { opt: Opt::ConfPath, name: "--conf-path", used: |c| c.conf_path.is_some() }];
+static PLANNED: &[Planned] = &[
+    Planned { opts: &[Opt::ConfPath], given: |c| c.conf_path.as_ref().map(|_| "--conf-path") },
+    Planned { opts: &[Opt::VhostUser, Opt::PrintCapabilities], given: |c| c.vhost_user.then_some("--vhost-user") },
+    Planned { opts: &[Opt::RepairPath, Opt::MigrateExit, Opt::MigrateNoLinger], given: |c| c.migration },
+];

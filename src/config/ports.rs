@@ -1,7 +1,7 @@
 //! `-t`, `-u`, `-T` and `-U` against the rest of the configuration.
 
 use super::table::Opt;
-use super::types::Config;
+use super::types::{Config, Mode};
 use crate::base::Family;
 use crate::fwd::Proto;
 use crate::fwd::ports::{Ports, Spec};
@@ -52,6 +52,9 @@ fn read_one(c: &Config, opt: Opt, name: &str, text: &str, first: bool) -> Result
         Proto::Tcp if !c.tcp => return Err(invalid("TCP is switched off by '--no-tcp'")),
         Proto::Udp if !c.udp => return Err(invalid("UDP is switched off by '--no-udp'")),
         _ => {}
+    }
+    if spec.is_auto() && matches!(c.mode, Mode::Machine { .. }) {
+        return Err(invalid("'auto' is for namespaces: which ports a virtual machine listens on cannot be seen"));
     }
     let only = match (c.v4, c.v6) {
         (true, false) => Some((Family::V4, "IPv6 is switched off by '--ipv4-only'")),

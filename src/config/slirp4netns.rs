@@ -98,8 +98,8 @@ impl Face {
         let c = &mut self.config;
         match opt {
             Opt::Configure => c.config_net = true,
-            Opt::ExitFd => c.exit_fd = Some(descriptor(text()?).map_err(|a| invalid("exit-fd", &a))?),
-            Opt::ReadyFd => c.ready_fd = Some(descriptor(text()?).map_err(|a| invalid("ready-fd", &a))?),
+            Opt::ExitFd => c.exit_fd = Some(value::descriptor(text()?).map_err(|a| invalid("exit-fd", &a))?),
+            Opt::ReadyFd => c.ready_fd = Some(value::descriptor(text()?).map_err(|a| invalid("ready-fd", &a))?),
             Opt::Mtu => c.mtu = mtu(text()?).map_err(|a| invalid("MTU", &a))?,
             Opt::Cidr => self.cidr = cidr(text()?).map_err(|a| invalid("network", &a))?,
             Opt::DisableHostLoopback => c.map_host_loopback = PerFamily::new(Map::Off, Map::Off),
@@ -199,12 +199,6 @@ impl Face {
 
 fn fd00(last: u16) -> Addr {
     Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last).into()
-}
-
-fn descriptor(text: &str) -> Result<i32, String> {
-    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let number = if digits { text.parse().ok() } else { None };
-    number.ok_or_else(|| "give the number of an open descriptor, which is not negative".into())
 }
 
 /// 0 has no meaning here.

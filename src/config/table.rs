@@ -1,4 +1,4 @@
-//! The one table of options, from which both command lines, their help and their messages are made.
+//! The one table of options, from which the command lines, their help and their messages are made.
 
 mod options;
 
@@ -60,8 +60,14 @@ pub(super) enum Opt {
     Fqdn,
     TcpPorts,
     UdpPorts,
-    /// Options that only the VM mode has: known, so that they can be refused by name.
-    VmOnly,
+    Socket,
+    Fd,
+    OneOff,
+    VhostUser,
+    PrintCapabilities,
+    RepairPath,
+    MigrateExit,
+    MigrateNoLinger,
     NsIfname,
     TcpNs,
     UdpNs,
@@ -96,13 +102,13 @@ pub(super) enum Group {
 impl Group {
     pub const ALL: [Group; 8] = [
         Group::Running,
+        Group::Machines,
         Group::Namespace,
         Group::Addresses,
         Group::Names,
         Group::Protocols,
         Group::Mapping,
         Group::Ports,
-        Group::Machines,
     ];
 
     pub fn title(self) -> &'static str {
@@ -119,19 +125,27 @@ impl Group {
     }
 }
 
-/// Which command lines have it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Face {
-    /// pasta, `spelt run` and `spelt attach`.
-    All,
-    /// pasta only: what `spelt` says otherwise, or what is accepted for old callers.
-    Pasta,
-    /// pasta and `spelt run`.
-    Spawn,
-    /// pasta and `spelt attach`.
-    Attach,
-    /// `spelt run` and `spelt attach`.
-    Spelt,
+bitflags::bitflags! {
+    /// Command lines.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) struct Faces: u8 {
+        const PASTA = 1;
+        const PASST = 2;
+        /// `spelt run`, and so on.
+        const RUN = 4;
+        const ATTACH = 8;
+        const VM = 16;
+    }
+}
+
+impl Faces {
+    /// Those that others have defined.
+    pub const PEERS: Faces = Faces::PASTA.union(Faces::PASST);
+    pub const SPELT: Faces = Faces::RUN.union(Faces::ATTACH).union(Faces::VM);
+    /// Those whose guest is a namespace ...
+    pub const NAMESPACES: Faces = Faces::PASTA.union(Faces::RUN).union(Faces::ATTACH);
+    /// ... or a virtual machine.
+    pub const MACHINES: Faces = Faces::PASST.union(Faces::VM);
 }
 
 #[derive(Debug)]
@@ -141,7 +155,8 @@ pub(super) struct Def {
     pub short: Option<char>,
     /// Name of the value; `None`: a flag.
     pub value: Option<&'static str>,
-    pub face: Face,
+    /// Command lines that have it.
+    pub faces: Faces,
     pub group: Group,
     pub help: &'static str,
 }

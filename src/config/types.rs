@@ -14,6 +14,8 @@ pub enum Command {
     Run(Box<Config>),
     /// Serve an existing namespace: the mode is [`Mode::Attach`].
     Attach(Box<Config>),
+    /// Serve a virtual machine: the mode is [`Mode::Machine`].
+    Machine(Box<Config>),
     /// Print and exit: `--help`, `--version`.
     Print { text: String, stdout: bool, status: u8 },
 }
@@ -31,6 +33,7 @@ pub struct Exit {
 pub enum Personality {
     Spelt,
     Pasta,
+    Passt,
     Slirp4netns,
 }
 
@@ -40,6 +43,7 @@ impl Personality {
         match self {
             Personality::Spelt => "spelt",
             Personality::Pasta => "pasta",
+            Personality::Passt => "passt",
             Personality::Slirp4netns => "slirp4netns",
         }
     }
@@ -62,6 +66,20 @@ pub enum Mode {
         /// Join no user namespace.
         netns_only: bool,
     },
+    Machine {
+        plug: Plug,
+        /// End when the first client goes. Always with [`Plug::Descriptor`], which nobody can connect to again.
+        one_off: bool,
+    },
+}
+
+/// Where a virtual machine's frames come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plug {
+    /// Clients of a UNIX socket to be made here; `None`: at a path that is free.
+    Socket(Option<PathBuf>),
+    /// An inherited descriptor, connected already.
+    Descriptor(i32),
 }
 
 /// An existing network namespace.
@@ -171,6 +189,10 @@ pub struct Config {
     pub runas: Option<RunAs>,
     pub conf_path: Option<PathBuf>,
     pub chroot_fallback: bool,
+    /// Frames through the machine's own memory.
+    pub vhost_user: bool,
+    /// The name of an option about migration, if one was given.
+    pub migration: Option<&'static str>,
     /// An inherited descriptor: "1" is written to it when all is ready.
     pub ready_fd: Option<i32>,
     /// An inherited descriptor: when its other end hangs up, we end.

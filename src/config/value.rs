@@ -138,6 +138,27 @@ pub(super) fn path(value: &OsStr) -> Parsed<PathBuf> {
     if value.is_empty() { Err("give the path of a file".into()) } else { Ok(value.into()) }
 }
 
+/// A UNIX socket to make.
+pub(super) fn socket_path(value: &OsStr) -> Parsed<PathBuf> {
+    if value.len() > SOCKET_PATH_MAX {
+        return Err(format!(
+            "it has {} bytes, and the kernel takes {SOCKET_PATH_MAX}: give a shorter path",
+            value.len()
+        ));
+    }
+    path(value)
+}
+
+/// An inherited descriptor.
+pub(super) fn descriptor(text: &str) -> Parsed<i32> {
+    number(text).ok_or_else(|| "give the number of an open descriptor, which is not negative".into())
+}
+
+/// An inherited descriptor that is ours alone: no standard stream.
+pub(super) fn own_descriptor(text: &str) -> Parsed<i32> {
+    descriptor(text).ok().filter(|fd| *fd > 2).ok_or_else(|| "give the number of an open descriptor, 3 or more".into())
+}
+
 /// `PATH` with a slash, else the `NAME` of a file in `/run/netns`.
 pub(super) fn namespace(value: &OsStr) -> Parsed<Target> {
     match value.to_str() {
@@ -184,6 +205,8 @@ fn is_digits(text: &str) -> bool {
 pub(super) const MTU_MIN: u16 = 68;
 /// The kernel's limit for a tap: a frame of 65535 bytes, less its Ethernet header.
 pub(super) const MTU_MAX: u16 = 65521;
+/// Room for a path in `struct sockaddr_un`, less a final zero.
+const SOCKET_PATH_MAX: usize = 107;
 /// RFC 1035 section 2.3.4, less the bytes of the encoding.
 const NAME_MAX: usize = 253;
 const MAC_ADVICE: &str = "give six octets of two hexadecimal digits, separated by colons";

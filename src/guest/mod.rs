@@ -19,4 +19,4 @@ pub use frame::Frame;
 pub use l2::L2;
 pub use neighbours::Neighbours;
 pub use sent::{SentHeader, send_fields};
-pub use slot::{Caps, LinkFull, Reservation, SLOTS_MAX, ToGuest, counted};
+pub use slot::{Caps, LinkFull, Reservation, Room, SLOTS_MAX, ToGuest, counted};

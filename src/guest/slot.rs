@@ -28,6 +28,17 @@ pub struct Caps {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkFull;
 
+/// Whether a link takes frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    Free,
+    /// Not now: the guest does not read. Nothing that it was sent is lost, and an event will tell when it reads again. It may
+    /// take small frames of ours still.
+    Full,
+    /// There is no guest now; an event will tell when one comes.
+    Nobody,
+}
+
 /// Counts what became of a frame of `len_bytes` to the guest, and passes it on.
 ///
 /// # Errors
@@ -46,6 +57,11 @@ pub fn counted(sent: Result<(), LinkFull>, len_bytes: usize, counters: &mut Coun
 /// The guest link as an engine sees it. Implemented by links; engines use [`Reservation`] and [`ToGuest::send`].
 pub trait ToGuest {
     fn caps(&self) -> Caps;
+
+    /// Asked by those who can leave what they have where it is, before they take it.
+    fn room(&self) -> Room {
+        Room::Free
+    }
 
     /// Sends a whole frame (Ethernet header included) from ordinary memory.
     ///

@@ -7,7 +7,7 @@ use super::{BUDGET, Icmp, SLOTS};
 use crate::base::{Addr, DropReason};
 use crate::flow::{FlowKey, Id};
 use crate::guest::errors::reporter;
-use crate::guest::{Facts, LinkFull, ToGuest, counted};
+use crate::guest::{Facts, LinkFull, Room, ToGuest, counted};
 use crate::sys::dgram::Meta;
 use crate::sys::errqueue::{self, Origin};
 use crate::wire::checksum::Sum;
@@ -23,6 +23,10 @@ impl Icmp {
     pub(super) fn read(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
         let mut failed = false;
         for _ in 0..BUDGET / SLOTS {
+            if link.room() != Room::Free {
+                self.link_full = true;
+                break;
+            }
             let Some((flow, key)) = self.table.get(id).zip(self.table.key(id)) else { return };
             let (key, target) = (*key, flow.target);
             match self.inbox.receive(flow.socket.as_fd(), SLOTS, true) {

@@ -1,12 +1,13 @@
 //! The one link that an instance has, or none: a guest of which only loopback is forwarded, socket to socket.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use arrayvec::ArrayVec;
 
-use super::{Batch, Input, Tap};
-use crate::guest::{Caps, LinkFull, SLOTS_MAX, ToGuest};
+use super::socket::Gone;
+use super::{Batch, Socket, Tap};
+use crate::guest::{Caps, LinkFull, Room, SLOTS_MAX, ToGuest};
 use crate::sys::iov::Scatter;
 use crate::wire::Offload;
 use crate::wire::checksum::Sum;
@@ -15,8 +16,20 @@ use crate::wire::checksum::Sum;
 #[derive(Debug)]
 pub enum Link {
     Tap(Tap),
+    Socket(Socket),
     /// Frames to the guest are lost, and none come from it.
     None,
+}
+
+/// Why a pass over the input ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Nothing more is queued: wait for the next event.
+    Drained,
+    /// The batch is full: there may be more.
+    More,
+    /// The client of a socket has gone: see [`Link::disconnect`]. The batch may have its last frames.
+    Gone,
 }
 
 impl Link {
@@ -27,16 +40,70 @@ impl Link {
     pub fn receive(&mut self, batch: &mut Batch) -> io::Result<Input> {
         match self {
             Link::Tap(tap) => tap.receive(batch),
+            Link::Socket(socket) => Ok(socket.receive(batch)),
             Link::None => Ok(Input::Drained),
         }
     }
 
-    /// What to poll.
+    /// True unless there is no way for frames, now or later.
+    pub fn exists(&self) -> bool {
+        !matches!(self, Link::None)
+    }
+
+    /// What to poll for frames now.
     pub fn fd(&self) -> Option<RawFd> {
         match self {
-            Link::Tap(tap) => Some(std::os::fd::AsRawFd::as_raw_fd(tap)),
+            Link::Tap(tap) => Some(tap.as_raw_fd()),
+            Link::Socket(socket) => socket.client(),
             Link::None => None,
         }
+    }
+
+    /// What to poll for clients.
+    pub fn listener(&self) -> Option<RawFd> {
+        match self {
+            Link::Socket(socket) => socket.listener(),
+            _ => None,
+        }
+    }
+
+    /// See [`Socket::has_lost_client`].
+    pub fn has_lost_client(&self) -> bool {
+        matches!(self, Link::Socket(socket) if socket.has_lost_client())
+    }
+
+    /// See [`Socket::accept`].
+    pub fn accept(&mut self) -> bool {
+        match self {
+            Link::Socket(socket) => socket.accept(),
+            _ => false,
+        }
+    }
+
+    /// See [`Socket::disconnect`].
+    pub fn disconnect(&mut self, batch: &mut Batch) {
+        if let Link::Socket(socket) = self {
+            socket.disconnect(batch);
+        }
+    }
+
+    /// See [`Socket::ending`].
+    pub fn ending(&mut self) {
+        if let Link::Socket(socket) = self {
+            socket.ending();
+        }
+    }
+
+    /// It takes frames again.
+    pub fn writable(&mut self) {
+        if let Link::Socket(socket) = self {
+            socket.writable();
+        }
+    }
+
+    /// See [`Socket::is_stuck`].
+    pub fn is_stuck(&self) -> bool {
+        matches!(self, Link::Socket(socket) if socket.is_stuck())
     }
 
     /// See [`Tap::abandon`].
@@ -47,17 +114,32 @@ impl Link {
     }
 
     /// Ends a loop turn.
-    pub fn flush(&mut self) {
-        if let Link::Tap(tap) = self {
-            tap.flush();
+    ///
+    /// # Errors
+    /// The client of a socket has gone: see [`Link::disconnect`].
+    pub fn flush(&mut self) -> Result<(), Gone> {
+        match self {
+            Link::Tap(tap) => tap.flush(),
+            Link::Socket(socket) => return socket.flush(),
+            Link::None => {}
         }
+        Ok(())
     }
 
     /// Frames and bytes that it took.
     pub fn sent(&self) -> (u64, u64) {
         match self {
-            Link::Tap(tap) => (tap.frames_to_guest, tap.bytes_to_guest),
+            Link::Tap(tap) => tap.sent(),
+            Link::Socket(socket) => socket.sent(),
             Link::None => (0, 0),
+        }
+    }
+
+    /// Frames that it took and lost.
+    pub fn lost(&self) -> u64 {
+        match self {
+            Link::Socket(socket) => socket.lost(),
+            _ => 0,
         }
     }
 }
@@ -66,13 +148,23 @@ impl ToGuest for Link {
     fn caps(&self) -> Caps {
         match self {
             Link::Tap(tap) => tap.caps(),
+            Link::Socket(socket) => socket.caps(),
             Link::None => Caps { csum: false, tso: false, uso: false, mtu: ETHERNET_MTU },
+        }
+    }
+
+    fn room(&self) -> Room {
+        match self {
+            Link::Tap(tap) => tap.room(),
+            Link::Socket(socket) => socket.room(),
+            Link::None => Room::Free,
         }
     }
 
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), LinkFull> {
         match self {
             Link::Tap(tap) => tap.send(frame, offload),
+            Link::Socket(socket) => socket.send(frame, offload),
             Link::None => Ok(()),
         }
     }
@@ -80,6 +172,7 @@ impl ToGuest for Link {
     fn reserve(&mut self, areas: usize, len: usize) -> usize {
         match self {
             Link::Tap(tap) => tap.reserve(areas, len),
+            Link::Socket(socket) => socket.reserve(areas, len),
             Link::None => 0,
         }
     }
@@ -87,6 +180,7 @@ impl ToGuest for Link {
     fn areas(&mut self) -> ArrayVec<Scatter<'_>, SLOTS_MAX> {
         match self {
             Link::Tap(tap) => tap.areas(),
+            Link::Socket(socket) => socket.areas(),
             Link::None => ArrayVec::new(),
         }
     }
@@ -94,6 +188,7 @@ impl ToGuest for Link {
     fn sum(&self, len: usize) -> Sum {
         match self {
             Link::Tap(tap) => tap.sum(len),
+            Link::Socket(socket) => socket.sum(len),
             Link::None => Sum::new(),
         }
     }
@@ -101,13 +196,16 @@ impl ToGuest for Link {
     fn commit(&mut self, head: &[u8], len: usize, offload: Offload) -> Result<(), LinkFull> {
         match self {
             Link::Tap(tap) => tap.commit(head, len, offload),
+            Link::Socket(socket) => socket.commit(head, len, offload),
             Link::None => Ok(()),
         }
     }
 
     fn cancel(&mut self) {
-        if let Link::Tap(tap) = self {
-            tap.cancel();
+        match self {
+            Link::Tap(tap) => tap.cancel(),
+            Link::Socket(socket) => socket.cancel(),
+            Link::None => {}
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Frames of one pass over a link's input.
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
 
 use crate::guest::Frame;
@@ -7,39 +9,48 @@ use crate::wire::vnet::VNET_LEN;
 use crate::wire::{FRAME_MAX, Offload};
 
 /// Frames of one pass at most.
-pub const FRAMES: usize = 32;
+pub const FRAMES: usize = 128;
 
 /// A pass ends once it has this many bytes: enough to be worth one `sendmsg`, little enough to be still in the
 /// second-level cache when it is sent. Without the limit the translator took a quarter more processor time per byte.
 const PASS_BYTES: usize = 256 << 10;
 
 /// Room for one frame and its offload header, in whole cache lines.
-const STRIDE: usize = (VNET_LEN + FRAME_MAX).next_multiple_of(64);
+const ROOM: usize = (VNET_LEN + FRAME_MAX).next_multiple_of(LINE);
+/// Frames start on cache lines.
+const LINE: usize = 64;
+/// Rooms there are while the batch is empty: what one `recvmmsg` may fill.
+pub const ROOMS: usize = 16;
 
-/// Private memory for a pass of frames. Pages that no frame has touched cost nothing; the default has no memory at all.
+/// Private memory for a pass of frames, one behind the other. Pages that no frame has touched cost nothing; the default has
+/// no memory at all.
 #[derive(Default)]
 pub struct Batch {
     memory: Vec<u8>,
     frames: ArrayVec<Received, FRAMES>,
     bytes: usize,
+    /// Where the room for the next frame starts.
+    next: usize,
+    /// Of a stream: what came and is not a frame yet. It outlives [`Batch::clear`].
+    stream: Range<usize>,
 }
 
 #[derive(Clone, Copy)]
 struct Received {
-    /// Where the frame proper starts in its room, and its length.
-    start: usize,
+    at: usize,
     len: usize,
     offload: Offload,
 }
 
 impl Batch {
     pub fn new() -> Batch {
-        Batch { memory: vec![0; FRAMES * STRIDE], frames: ArrayVec::new(), bytes: 0 }
+        Batch { memory: vec![0; ROOMS * ROOM], ..Batch::default() }
     }
 
     pub fn clear(&mut self) {
         self.frames.clear();
         self.bytes = 0;
+        self.next = 0;
     }
 
     pub fn len(&self) -> usize {
@@ -59,27 +70,128 @@ impl Batch {
     /// # Panics
     /// If the batch is full.
     pub fn room(&mut self) -> &mut [u8] {
-        let at = self.frames.len() * STRIDE;
-        &mut self.memory[at..at + STRIDE]
+        &mut self.memory[self.next..self.next + ROOM]
     }
 
-    /// The room handed out last now holds a frame of `len` bytes, `start` bytes into it.
+    /// Rooms for the next frames, in order, as many as there are.
+    pub fn rooms(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let most = self.frames.remaining_capacity();
+        self.memory[self.next..].chunks_exact_mut(ROOM).take(most)
+    }
+
+    /// The first room not yet used holds a frame of `len` bytes now, `start` bytes into it; the next one begins behind it.
     pub fn push(&mut self, start: usize, len: usize, offload: Offload) {
-        debug_assert!(start + len <= STRIDE);
+        debug_assert!(start + len <= ROOM);
+        self.keep(self.next + start, len, offload);
+        self.next += (start + len).next_multiple_of(LINE);
+    }
+
+    /// The same for one of [`Batch::rooms`], after which the others keep their places.
+    pub fn push_room(&mut self, len: usize, offload: Offload) {
+        self.keep(self.next, len, offload);
+        self.next += ROOM;
+    }
+
+    /// Room for more of a stream, behind what is left of it. There must be no frames.
+    pub fn stream_room(&mut self) -> &mut [u8] {
+        debug_assert!(self.is_empty());
+        self.memory.copy_within(self.stream.clone(), 0);
+        self.stream = 0..self.stream.len();
+        &mut self.memory[self.stream.end..][..PASS_BYTES]
+    }
+
+    /// `n` bytes have come into [`Batch::stream_room`].
+    pub fn stream_came(&mut self, n: usize) {
+        self.stream.end += n;
+    }
+
+    /// What came of the stream and is not taken yet.
+    pub fn stream(&self) -> &[u8] {
+        &self.memory[self.stream.clone()]
+    }
+
+    /// Takes `skip` bytes and then a frame of `len` off the front of the stream.
+    ///
+    /// # Panics
+    /// If the batch is full.
+    pub fn take_from_stream(&mut self, skip: usize, len: usize, offload: Offload) {
+        debug_assert!(skip + len <= self.stream.len());
+        self.keep(self.stream.start + skip, len, offload);
+        self.stream.start += skip + len;
+    }
+
+    /// Another stream begins: nothing of the last one may be taken for the beginning of this.
+    pub fn forget_stream(&mut self) {
+        self.stream = 0..0;
+    }
+
+    fn keep(&mut self, at: usize, len: usize, offload: Offload) {
         self.bytes += len;
-        self.frames.push(Received { start, len, offload });
+        self.frames.push(Received { at, len, offload });
     }
 
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> + '_ {
-        self.frames.iter().enumerate().map(|(i, r)| {
-            let at = i * STRIDE + r.start;
-            Frame { head: &self.memory[at..at + r.len], rest: &[], offload: r.offload }
-        })
+        let frame = |r: &Received| Frame { head: &self.memory[r.at..r.at + r.len], rest: &[], offload: r.offload };
+        self.frames.iter().map(frame)
     }
 }
 
 impl std::fmt::Debug for Batch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Batch({} frames)", self.frames.len())
+    }
+}
+
+// What ends a pass leaves room for the frame that follows, and a stream's rest is never more than one frame.
+const _: () = assert!(PASS_BYTES + FRAMES * LINE + 2 * ROOM <= ROOMS * ROOM);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_lie_behind_each_other() {
+        let mut batch = Batch::new();
+        for n in 0..3u8 {
+            batch.room()[..100].fill(n);
+            batch.push(10, 90, Offload::NONE);
+        }
+        assert!(batch.frames().zip(0u8..).all(|(f, n)| f.head == [n; 90]));
+        assert_eq!(batch.next, 3 * 128);
+        batch.clear();
+        assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn full_passes_stay_within_the_memory() {
+        let mut batch = Batch::new();
+        while !batch.is_full() {
+            let n = batch.room().len();
+            batch.push(n - FRAME_MAX, FRAME_MAX, Offload::NONE);
+        }
+        batch.clear();
+        while !batch.is_full() {
+            batch.room();
+            batch.push(0, 65, Offload::NONE);
+        }
+        assert_eq!(batch.len(), FRAMES);
+        batch.clear();
+        assert_eq!(batch.rooms().count(), ROOMS);
+    }
+
+    #[test]
+    fn a_streams_rest_goes_to_the_front() {
+        let mut batch = Batch::new();
+        batch.stream_room()[..10].copy_from_slice(b"xxfirst-ab");
+        batch.stream_came(10);
+        batch.take_from_stream(2, 6, Offload::NONE);
+        assert_eq!(batch.frames().next().unwrap().head, b"first-");
+        batch.clear();
+        assert_eq!(batch.stream(), b"ab");
+        batch.stream_room()[..1].copy_from_slice(b"c");
+        batch.stream_came(1);
+        assert_eq!(batch.stream(), b"abc");
+        batch.forget_stream();
+        assert!(batch.stream().is_empty());
     }
 }

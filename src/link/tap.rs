@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use arrayvec::ArrayVec;
 
-use super::{Batch, Capture, trace};
+use super::{Batch, Input, Tee};
 use crate::guest::{Caps, LinkFull, SLOTS_MAX, ToGuest};
 use crate::sys::iov::{Gather, Scatter};
 use crate::sys::tap as sys;
@@ -30,35 +30,13 @@ pub struct Tap {
     area_len: usize,
     next: usize,
     areas: usize,
-    capture: Option<Capture>,
-    pub frames_to_guest: u64,
-    pub bytes_to_guest: u64,
-}
-
-/// Why a pass over the input ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// Nothing more is queued: wait for the next event.
-    Drained,
-    /// The batch is full: there may be more.
-    More,
+    tee: Tee,
 }
 
 impl Tap {
     /// `fd`: a nonblocking tap; `vnet`: it has the virtio-net header, ten bytes.
-    pub fn new(fd: OwnedFd, vnet: bool, caps: Caps, capture: Option<Capture>) -> Tap {
-        Tap {
-            fd,
-            vnet,
-            caps,
-            arena: vec![0; ARENA_BYTES],
-            area_len: 1,
-            next: 0,
-            areas: 0,
-            capture,
-            frames_to_guest: 0,
-            bytes_to_guest: 0,
-        }
+    pub fn new(fd: OwnedFd, vnet: bool, caps: Caps, tee: Tee) -> Tap {
+        Tap { fd, vnet, caps, arena: vec![0; ARENA_BYTES], area_len: 1, next: 0, areas: 0, tee }
     }
 
     /// Reads frames until the batch is full or the queue empty.
@@ -81,10 +59,7 @@ impl Tap {
             };
             // A length or header the device cannot give leaves nothing to forward.
             let (Some(len), Some(offload)) = (n.checked_sub(skip), offload) else { continue };
-            if let Some(c) = &mut self.capture {
-                c.record(&[&room[skip..n]]);
-            }
-            trace::frame("from guest", &room[skip..n], 0);
+            self.tee.from_guest(&room[skip..n]);
             batch.push(skip, len.min(FRAME_MAX + 1), offload);
         }
         Ok(Input::More)
@@ -99,9 +74,12 @@ impl Tap {
 
     /// Ends a loop turn.
     pub fn flush(&mut self) {
-        if let Some(c) = &mut self.capture {
-            c.flush();
-        }
+        self.tee.flush();
+    }
+
+    /// Frames and bytes that it took.
+    pub fn sent(&self) -> (u64, u64) {
+        self.tee.sent()
     }
 
     fn write(fd: &OwnedFd, pieces: &[Gather<'_>]) -> Result<(), LinkFull> {
@@ -111,11 +89,6 @@ impl Tap {
             // The interface is down, or the kernel had no memory for the frame: lost on the wire, as on any.
             Err(_) => Ok(()),
         }
-    }
-
-    fn count(&mut self, bytes: usize) {
-        self.frames_to_guest += 1;
-        self.bytes_to_guest += bytes as u64;
     }
 }
 
@@ -134,11 +107,7 @@ impl ToGuest for Tap {
         let header = vnet_header(frame, offload);
         let both = [Gather::new(&header), Gather::new(frame)];
         Tap::write(&self.fd, if self.vnet { &both } else { &both[1..] })?;
-        self.count(frame.len());
-        trace::frame("to guest", frame, 0);
-        if let Some(c) = &mut self.capture {
-            c.record(&[frame]);
-        }
+        self.tee.to_guest(frame, &[]);
         Ok(())
     }
 
@@ -166,11 +135,7 @@ impl ToGuest for Tap {
         let header = vnet_header(head, offload);
         let all = [Gather::new(&header), Gather::new(head), Gather::new(payload)];
         Tap::write(&self.fd, if self.vnet { &all } else { &all[1..] })?;
-        if let Some(c) = &mut self.capture {
-            c.record(&[head, payload]);
-        }
-        trace::frame("to guest", head, len);
-        self.count(head.len() + len);
+        self.tee.to_guest(head, payload);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ impl Summary {
         let object = Object {
             version,
             pid,
+            socket: self.socket.as_ref().map(|p| p.display().to_string()),
             template_interface: texts(&self.template),
             outbound_interface: texts(&self.outbound_if),
             outbound_address: texts(&self.outbound_addr),
@@ -50,6 +51,8 @@ struct Object<'a> {
     version: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    socket: Option<String>,
     template_interface: Both,
     outbound_interface: Both,
     outbound_address: Both,

@@ -1,6 +1,7 @@
 //! The start-up summary. Its shape is that of existing programs, because there are parsers for it.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use crate::base::{Addr, Mac, PerFamily};
 use crate::fwd::Rule;
@@ -20,6 +21,8 @@ pub struct Assigned {
 /// The settled facts, after the host was asked. Empty parts are left out.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
+    /// Where a virtual machine connects.
+    pub socket: Option<PathBuf>,
     pub template: PerFamily<Option<String>>,
     pub outbound_if: PerFamily<Option<String>>,
     pub outbound_addr: PerFamily<Option<Addr>>,
@@ -45,6 +48,7 @@ impl Summary {
     /// One log message each; four spaces of indentation a level.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
+        lines.extend(self.socket.as_ref().map(|p| format!("UNIX domain socket bound at {}", p.display())));
         pair(&mut lines, "Template interface", &self.template);
         pair(&mut lines, "Outbound interface", &self.outbound_if);
         for (name, addr) in [("IPv4", self.outbound_addr.v4), ("IPv6", self.outbound_addr.v6)] {
@@ -70,6 +74,14 @@ impl Summary {
         self.names(&mut lines, &self.dns.v6);
         rules(&mut lines, "Inbound forwarding rules (HOST):", self.inbound.as_deref());
         rules(&mut lines, "Outbound forwarding rules (SPLICE):", self.outbound.as_deref());
+        if let Some(path) = &self.socket {
+            lines.push(String::new());
+            lines.push("You can now start qemu (7.2 or later):".into());
+            lines.push(format!(
+                "    kvm ... -device virtio-net-pci,netdev=s -netdev stream,id=s,server=off,addr.type=unix,addr.path={}",
+                path.display()
+            ));
+        }
         lines
     }
 
@@ -133,6 +145,7 @@ mod tests {
     fn all_of_it() {
         let rules = |s: Result<Spec, String>| Ports::Specs(vec![s.unwrap()]).rules(&Ports::EPHEMERAL_DEFAULT).unwrap();
         let summary = Summary {
+            socket: Some("/tmp/vm.socket".into()),
             template: PerFamily::new(Some("eth0".into()), Some("eth1".into())),
             outbound_if: PerFamily::new(None, Some("eth1".into())),
             outbound_addr: PerFamily::new(Some(a("192.0.2.8")), None),
@@ -159,6 +172,7 @@ mod tests {
             outbound: Some(rules(Spec::parse_outbound(Proto::Udp, "53"))),
         };
         let expected = "\
+UNIX domain socket bound at /tmp/vm.socket
 Template interface: eth0 (IPv4), eth1 (IPv6)
 Outbound interface: eth1 (IPv6)
 Outbound IPv4 address: 192.0.2.8
@@ -188,7 +202,10 @@ Inbound forwarding rules (HOST):
     TCP [127.0.0.1]:8080  =>  80
     TCP [127.0.0.1]:81-85  =>  91-95
 Outbound forwarding rules (SPLICE):
-    UDP [*]%lo:53  =>  53";
+    UDP [*]%lo:53  =>  53
+
+You can now start qemu (7.2 or later):
+    kvm ... -device virtio-net-pci,netdev=s -netdev stream,id=s,server=off,addr.type=unix,addr.path=/tmp/vm.socket";
         assert_eq!(summary.lines().join("\n"), expected);
     }
 

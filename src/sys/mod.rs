@@ -19,6 +19,7 @@ pub mod splice;
 pub mod tap;
 pub mod terminal;
 pub mod tun;
+pub mod unix;
 
 use std::io;
 

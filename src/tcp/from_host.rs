@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use super::conn::{State, Verdict};
 use super::*;
-use crate::guest::{Facts, ToGuest};
+use crate::guest::{Facts, Room, ToGuest};
 use crate::sys::iov::{Gather, Scatter};
 
 impl Tcp {
@@ -46,7 +46,9 @@ impl Tcp {
             return;
         }
         flow.armed = Instant::FAR;
-        if flow.conn.deadline() <= facts.now {
+        if flow.conn.deadline() <= facts.now && link.room() == Room::Full && flow.conn.postpone(facts.now) {
+            // What it has not read yet is not lost.
+        } else if flow.conn.deadline() <= facts.now {
             let mut v = Verdict::default();
             flow.conn.on_timer(facts.now, &mut v);
             if v.ack {

@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 use super::conn::State;
 use super::seq::Seq;
 use super::*;
-use crate::guest::{Facts, Reservation, SLOTS_MAX, ToGuest, errors};
+use crate::guest::{Facts, Reservation, Room, SLOTS_MAX, ToGuest, errors};
 use crate::sys::iov::Scatter;
 use crate::wire::checksum::Sum;
 use crate::wire::emit::{self, Head, PayloadSum, TcpFields};
@@ -223,8 +223,11 @@ impl Tcp {
         self.emit(&key, &fields, facts, link);
     }
 
-    /// The ACKs owed since the last flush, one per flow.
+    /// The ACKs owed since the last flush, one per flow. A full link is left alone: they are owed until it takes them.
     pub fn flush(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        if link.room() == Room::Full {
+            return;
+        }
         let mut owed = std::mem::take(&mut self.owed);
         for id in owed.drain(..) {
             if self.flows.get(id).is_some_and(|f| f.ack_owed) {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use super::{BUDGET, LARGE, SLOTS, Side, Udp, WANT_MIN, token};
 use crate::flow::Id;
-use crate::guest::{Facts, ToGuest};
+use crate::guest::{Facts, Room, ToGuest};
 
 impl Udp {
     /// Reads a flow's socket until it is empty, the budget is used up or the link is full.
@@ -13,6 +13,11 @@ impl Udp {
         let mut left = BUDGET;
         let mut failures = 0;
         while left > 0 {
+            // What is not read waits in the socket.
+            if link.room() != Room::Free {
+                self.link_full = true;
+                break;
+            }
             let Some((flow, key)) = self.table.get(id).zip(self.table.key(id)) else { return };
             let key = *key;
             let result = if flow.large {

@@ -9,7 +9,7 @@ use super::flow::{self, Flow, Side};
 use super::{BUDGET, HandBack, SLOTS, Udp};
 use crate::base::{Addr, DropReason, Endpoint, Kind, Token};
 use crate::flow::{Id, Wheel};
-use crate::guest::{Facts, ToGuest};
+use crate::guest::{Facts, Room, ToGuest};
 use crate::sys::dgram::Meta;
 use crate::sys::{errqueue, is_exhaustion, sockopt};
 
@@ -90,6 +90,10 @@ impl Udp {
         let mut strays = Vec::new();
         while left > 0 && !self.has_handed_back_enough() {
             left -= 1;
+            if link.room() != Room::Free {
+                self.link_full = true;
+                break;
+            }
             let Some(l) = self.listeners.get(id) else { return };
             let (rule, port) = (l.rule, l.port);
             let got = match self.framer.inbox.receive(l.socket.as_fd(), SLOTS, true) {

@@ -8,8 +8,8 @@ use crate::base::{Addr, DropReason, Mac};
 /// What a frame holds.
 #[derive(Clone, Copy, Debug)]
 pub enum Parsed {
-    /// An ARP packet, `at` bytes into the frame.
-    Arp { at: usize },
+    /// An ARP packet, behind the Ethernet header.
+    Arp { src_mac: Mac },
     /// A whole IP packet.
     Ip(Packet),
     /// A part of one, to be reassembled first.
@@ -132,7 +132,7 @@ pub fn parse(head: &[u8], frame_len: usize) -> Result<Parsed, DropReason> {
     match be16(head, 12) {
         ETHERTYPE_IPV4 => parse_v4(head, frame_len, src_mac, dst_mac),
         ETHERTYPE_IPV6 => parse_v6(head, frame_len, src_mac, dst_mac),
-        ETHERTYPE_ARP => Ok(Parsed::Arp { at: ETH_LEN }),
+        ETHERTYPE_ARP => Ok(Parsed::Arp { src_mac }),
         _ => Err(DropReason::EtherType),
     }
 }

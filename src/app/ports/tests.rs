@@ -20,7 +20,7 @@ fn engine() -> Engine {
     let mut forwards = Forwards::default();
     forwards.set_budget(16);
     Engine::new(Parts {
-        tap: Link::None,
+        link: Link::None,
         l2: L2 {
             our_mac: mac,
             guest_mac: mac,

@@ -331,9 +331,7 @@ fn nix_in_the_foreground() {
 }
 
 #[test]
-fn callers_of_the_vm_mode_are_told() {
-    for name in ["passt", "/usr/bin/passt.avx2", "pesto"] {
-        let message = refused(name, "--one-off --socket /s --pid /p");
-        assert!(message.contains("is not implemented yet"), "{message}");
-    }
+fn callers_of_pesto_are_told() {
+    let message = refused("pesto", "--add -t 80 /s");
+    assert!(message.contains("is not implemented yet"), "{message}");
 }

@@ -216,12 +216,12 @@ fn help_and_version() {
         assert!(text.starts_with("Usage: pasta") && text.contains("-t, --tcp-ports SPEC"), "{text}");
         assert!(text.lines().all(|l| l.len() <= 80), "{text}");
     }
-    for line in ["--help", "-h", "run --help", "attach -h"] {
+    for line in ["--help", "-h", "run --help", "attach -h", "vm --help"] {
         let text = printed("spelt", line);
         assert!(text.lines().all(|l| l.len() <= 80) && text.ends_with('\n'), "{text}");
     }
     let help = printed("spelt", "--help");
-    for part in ["run", "attach", "Examples:", "spelt run -- ", "spelt attach -t"] {
+    for part in ["run", "attach", "Examples:", "spelt run -- ", "spelt attach -t", "spelt vm --socket"] {
         assert!(help.contains(part), "{help}");
     }
     for line in ["run --help", "run -h"] {
@@ -234,6 +234,13 @@ fn help_and_version() {
         }
     }
     assert!(printed("spelt", "attach --help").contains("--userns <PATH>"));
+    let (vm, passt) = (printed("spelt", "vm --help"), printed("passt", "-h"));
+    for part in ["-s, --socket", "-F, --fd", "-1, --one-off", "--no-dhcp-dns"] {
+        assert!(vm.contains(part) && passt.contains(part), "{part}");
+    }
+    for hidden in ["--vhost-user", "--migrate-exit", "--ns-ifname", "--tcp-ns", "\n      --dhcp-dns"] {
+        assert!(!vm.contains(hidden), "{hidden}");
+    }
 }
 
 #[test]

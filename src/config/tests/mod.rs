@@ -3,6 +3,7 @@
 mod callers;
 mod messages;
 mod options;
+mod passt;
 mod rules;
 mod slirp4netns;
 
@@ -20,13 +21,17 @@ fn words(line: &str) -> Vec<&str> {
 
 fn config(command: Command) -> Config {
     match command {
-        Command::Run(c) | Command::Attach(c) => *c,
+        Command::Run(c) | Command::Attach(c) | Command::Machine(c) => *c,
         Command::Print { text, .. } => panic!("printed {text}"),
     }
 }
 
 fn pasta(line: &str) -> Config {
     config(parse("/usr/bin/pasta", &words(line)).unwrap_or_else(|e| panic!("{line}: {}", e.message)))
+}
+
+fn passt(line: &str) -> Config {
+    config(parse("/usr/bin/passt", &words(line)).unwrap_or_else(|e| panic!("{line}: {}", e.message)))
 }
 
 fn spelt(line: &str) -> Config {

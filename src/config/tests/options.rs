@@ -47,12 +47,12 @@ fn each_option_sets_its_value() {
 fn every_option_has_an_effect() {
     let plain = pasta("--config-net --netns /n");
     for def in super::super::table::OPTIONS {
-        use super::super::table::{Face, Group, Opt};
+        use super::super::table::{Faces, Group, Opt};
         let value = match def.opt {
-            Opt::VmOnly | Opt::Help | Opt::Version | Opt::Stderr => continue,
+            Opt::Help | Opt::Version | Opt::Stderr => continue,
             // Defaults, or refused here.
             Opt::ConfigNet | Opt::NoDhcpDns | Opt::NoDhcpSearch | Opt::NoRa | Opt::NoPidns | Opt::NetnsOnly => continue,
-            _ if def.face == Face::Spelt => continue,
+            _ if !def.faces.contains(Faces::PASTA) => continue,
             Opt::Mtu => "1500",
             Opt::Netmask | Opt::Stats => "24",
             Opt::LogSize => "99999",

@@ -1,6 +1,6 @@
 //! The rules that hold for many options at once: which occurrence counts, what belongs to another mode, limits.
 
-use super::super::table::{OPTIONS, Opt};
+use super::super::table::{Faces, OPTIONS};
 use super::*;
 use crate::base::Mac;
 
@@ -64,20 +64,26 @@ fn values_count_once_for_each_family() {
 
 /// One line, without the usage, also before `--version`.
 #[test]
-fn options_of_the_vm_mode_are_refused_by_name() {
-    let mut count = 0;
-    for def in OPTIONS.iter().filter(|d| d.opt == Opt::VmOnly) {
-        let value = if def.value.is_some() { " 3" } else { "" };
-        let sentence = format!("--{} is for passt mode only", def.long);
-        assert_eq!(refused("pasta", &format!("--{}{value} 1", def.long)), sentence);
-        assert_eq!(refused("pasta", &format!("--{}{value} --version", def.long)), sentence);
-        if let Some(letter) = def.short {
-            assert_eq!(refused("pasta", &format!("-{letter}{value} true")), sentence);
+fn options_of_the_other_mode_are_refused_by_name() {
+    for (name, other, own, of_other) in
+        [("pasta", "passt", Faces::PASTA, Faces::PASST), ("passt", "pasta", Faces::PASST, Faces::PASTA)]
+    {
+        let mut count = 0;
+        for def in OPTIONS.iter().filter(|d| d.faces.contains(of_other) && !d.faces.contains(own)) {
+            let value = if def.value.is_some() { " 3" } else { "" };
+            let sentence = format!("--{} is for {other} mode only", def.long);
+            assert_eq!(refused(name, &format!("--{}{value} 1", def.long)), sentence);
+            assert_eq!(refused(name, &format!("--{}{value} --version", def.long)), sentence);
+            if let Some(letter) = def.short {
+                assert_eq!(refused(name, &format!("-{letter}{value} true")), sentence);
+            }
+            count += 1;
         }
-        assert!(refused("spelt", &format!("run --{}{value}", def.long)).contains("unexpected argument"));
-        count += 1;
+        assert_eq!(count, if name == "pasta" { 9 } else { 15 }, "{name}");
     }
-    assert_eq!(count, 9);
+    assert!(refused("spelt", "run --socket 3").contains("unexpected argument '--socket'"));
+    assert!(refused("spelt", "run --socket 3").contains("it is an option of 'spelt vm'"));
+    assert!(refused("spelt", "vm --ns-ifname x").contains("it is an option of 'spelt run'"));
 }
 
 #[test]

@@ -214,6 +214,11 @@ impl Spec {
         &self.text
     }
 
+    /// True if it follows the ports in use on the other side.
+    pub fn is_auto(&self) -> bool {
+        self.auto
+    }
+
     pub fn is_exact(&self) -> bool {
         !self.auto && !self.entries.is_empty() && self.entries.iter().all(|e| matches!(e, Entry::Ports { .. }))
     }

@@ -118,6 +118,16 @@ impl Conn {
         }
     }
 
+    /// Puts the retransmission of data off, if it is due: the guest cannot have had the chance to acknowledge it. False if
+    /// something else is due.
+    pub fn postpone(&mut self, now: Instant) -> bool {
+        let due = self.state == State::Established && self.una != self.nxt && self.resend_at <= now;
+        if due {
+            self.resend_at = now + self.rtt.timeout();
+        }
+        due
+    }
+
     fn on_timeout(&mut self, limit: u8, now: Instant, v: &mut Verdict) {
         self.retries += 1;
         if self.retries > limit {

@@ -1,0 +1,141 @@
+//! Where a virtual machine is plugged in.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nix::unistd::{AccessFlags, eaccess};
+
+use crate::config::{Config, Personality, Plug};
+use crate::link::{Link, Socket, Tee};
+use crate::sys::process;
+use crate::sys::unix::{self, Kind};
+
+/// Opened while there are files.
+pub enum Plugged {
+    Listening(UnixListener, PathBuf),
+    Connected(OwnedFd, Kind),
+}
+
+impl Plugged {
+    /// # Errors
+    /// A sentence.
+    pub fn open(plug: &Plug, config: &Config) -> anyhow::Result<Plugged> {
+        match plug {
+            Plug::Descriptor(fd) => descriptor(*fd).map(|(fd, kind)| Plugged::Connected(fd, kind)),
+            Plug::Socket(Some(path)) => {
+                let listener = listen(path).with_context(|| cannot_listen(path))?;
+                Ok(Plugged::Listening(listener, path.clone()))
+            }
+            Plug::Socket(None) => {
+                let paths = free_paths(config.personality);
+                for path in &paths {
+                    match listen(path) {
+                        Ok(listener) => return Ok(Plugged::Listening(listener, path.clone())),
+                        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+                        Err(e) => {
+                            return Err(e).with_context(|| cannot_listen(path));
+                        }
+                    }
+                }
+                let (first, last) = (paths[0].display(), paths[paths.len() - 1].display());
+                bail!(
+                    "all sockets from '{first}' to '{last}' are in use: give a path of your own with option '--socket'"
+                )
+            }
+        }
+    }
+
+    /// Path of the socket that waits for clients.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Plugged::Listening(_, path) => Some(path),
+            Plugged::Connected(..) => None,
+        }
+    }
+
+    /// The end of a link with this MTU.
+    pub fn link(self, mtu: u16, tee: Tee) -> Link {
+        Link::Socket(match self {
+            Plugged::Listening(listener, _) => Socket::listening(listener, mtu, tee),
+            Plugged::Connected(fd, kind) => Socket::connected(fd, kind, mtu, tee),
+        })
+    }
+}
+
+/// That `plug` could be opened, as far as can be told without doing it.
+///
+/// # Errors
+/// What [`Plugged::open`] would fail with.
+pub fn check(plug: &Plug) -> anyhow::Result<()> {
+    match plug {
+        Plug::Descriptor(fd) => descriptor(*fd).map(drop),
+        Plug::Socket(None) => Ok(()),
+        Plug::Socket(Some(path)) => {
+            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let free = match std::fs::symlink_metadata(path) {
+                Err(_) => eaccess(dir, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from),
+                Ok(_) => is_stale(path).and_then(|stale| match stale {
+                    true => Ok(()),
+                    false => Err(io::ErrorKind::AddrInUse.into()),
+                }),
+            };
+            free.with_context(|| cannot_listen(path))
+        }
+    }
+}
+
+fn descriptor(fd: i32) -> anyhow::Result<(OwnedFd, Kind)> {
+    let own = process::adopt_descriptor(fd);
+    let own = own.with_context(|| format!("descriptor {fd} (option '--fd') was not left open by the caller"))?;
+    match unix::kind(own.as_fd()) {
+        Ok(kind) => Ok((own, kind)),
+        Err(what) => bail!("descriptor {fd} (option '--fd') {what}: give one that is connected to the machine"),
+    }
+}
+
+fn cannot_listen(path: &Path) -> String {
+    format!("cannot listen at the socket '{}' (option '--socket')", path.display())
+}
+
+/// Those to try in turn, if none is given.
+fn free_paths(personality: Personality) -> Vec<PathBuf> {
+    let of = |dir: &Path, name: &str| (1..=FREE_MAX).map(|n| dir.join(format!("{name}_{n}.socket"))).collect();
+    let temporary = Path::new("/tmp");
+    match personality {
+        // A fixed place, which callers look at.
+        Personality::Passt => of(temporary, "passt"),
+        _ => {
+            let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir());
+            of(own.as_deref().unwrap_or(temporary), "spelt")
+        }
+    }
+}
+
+const FREE_MAX: u32 = 64;
+
+/// Listens at `path`. A socket that nobody answers at, left behind by an instance that has ended, is replaced; the mode is
+/// what the umask leaves.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let listener = match UnixListener::bind(path) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_stale(path)? => {
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)?
+        }
+        bound => bound?,
+    };
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// # Errors
+/// What is there is no socket.
+fn is_stale(path: &Path) -> io::Result<bool> {
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(io::Error::other("there is a file of that name that is no socket"));
+    }
+    Ok(UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused))
+}

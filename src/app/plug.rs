@@ -1,0 +1,93 @@
+//! Who is at the other end of the link: guests that come and go behind a socket.
+
+use std::io;
+
+use mio::Interest;
+use mio::unix::SourceFd;
+
+use super::engine::Engine;
+use crate::base::{Instant, Kind, Token};
+use crate::guest::Facts;
+use crate::link::Link;
+
+/// The caller's event for a client that has gone.
+pub(super) const CLIENT_GONE: Token = Token { kind: Kind::Quit, generation: 0, index: 3 };
+
+impl Engine {
+    /// From now on the link's events are ours to hear, if there is anything at its other end.
+    pub(super) fn register_link(&mut self) -> io::Result<()> {
+        let Some(fd) = self.link.fd() else { return Ok(()) };
+        self.plugged_in = (self.plugged_in + 1) % Token::GENERATIONS;
+        let token = mio::Token(Token::new(Kind::Link, 0, self.plugged_in).to_usize());
+        let interest = match self.link {
+            Link::Socket(_) => Interest::READABLE | Interest::WRITABLE,
+            // A tap takes everything.
+            Link::Tap(_) | Link::None => Interest::READABLE,
+        };
+        self.poll.registry().register(&mut SourceFd(&fd), token, interest)
+    }
+
+    /// The link has frames, or takes frames again.
+    pub(super) fn link_event(&mut self, token: Token, event: &mio::event::Event) {
+        if token.generation != self.plugged_in {
+            return;
+        }
+        // Reading tells which error: the interface, or the client, is gone.
+        let ends = event.is_error() || event.is_read_closed();
+        if ends {
+            self.link.ending();
+        }
+        self.link_has_more |= event.is_readable() || ends;
+        self.link_takes |= event.is_writable();
+    }
+
+    /// Somebody connects to the link's socket.
+    pub(super) fn plugged(&mut self, now: Instant) {
+        // One that is started again may be here before the event of its end.
+        if self.link.has_lost_client() {
+            self.client_gone();
+        }
+        if !self.link.accept() {
+            return;
+        }
+        if let Err(e) = self.register_link() {
+            log::warn!("cannot serve the client: {e}");
+            return self.client_gone();
+        }
+        // What waits for room has it now.
+        (self.link_has_more, self.link_takes) = (true, true);
+        self.greet(now);
+    }
+
+    /// The client has gone. Its guest's flows stay, for it may come again; the caller decides whether we do.
+    pub(super) fn client_gone(&mut self) {
+        self.link.disconnect(&mut self.batch);
+        self.link_has_more = false;
+        self.due.push(CLIENT_GONE);
+    }
+
+    /// A guest is there: asks who it is and tells who we are.
+    pub(super) fn greet(&mut self, now: Instant) {
+        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+        self.gateway.start(&facts, &mut self.link);
+        self.arm_gateway();
+    }
+
+    pub(super) fn gateway_timer(&mut self, now: Instant) {
+        // Entries are never cancelled: one that a later guest's has overtaken is nobody's.
+        if now < self.gateway_due {
+            return;
+        }
+        self.gateway_due = Instant::FAR;
+        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+        self.gateway.on_timer(&facts, &mut self.link);
+        self.arm_gateway();
+    }
+
+    fn arm_gateway(&mut self) {
+        if let Some(at) = self.gateway.next_timer().filter(|at| *at < self.gateway_due) {
+            self.gateway_due = at;
+            self.timers.arm(at, Token::only(Kind::Gateway));
+        }
+    }
+}
