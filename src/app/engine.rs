@@ -238,7 +238,7 @@ impl Engine {
                 let input = self.drain_link(now)?;
                 self.link_has_more = input == Input::More;
                 if input == Input::Gone {
-                    self.client_gone();
+                    self.client_gone(now);
                 }
             }
             if self.expire(now, &mut on_event) {
@@ -329,7 +329,7 @@ impl Engine {
         self.tcp.flush(&facts, &mut self.link);
         self.udp.flush(&facts, &mut self.link);
         if self.link.flush().is_err() {
-            self.client_gone();
+            self.client_gone(now);
         }
         self.join_datagrams(now);
         self.share_descriptors();

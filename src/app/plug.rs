@@ -45,14 +45,14 @@ impl Engine {
     pub(super) fn plugged(&mut self, now: Instant) {
         // One that is started again may be here before the event of its end.
         if self.link.has_lost_client() {
-            self.client_gone();
+            self.client_gone(now);
         }
-        if !self.link.accept() {
+        if !self.link.accept(now) {
             return;
         }
         if let Err(e) = self.register_link() {
             log::warn!("cannot serve the client: {e}");
-            return self.client_gone();
+            return self.client_gone(now);
         }
         // What waits for room has it now.
         (self.link_has_more, self.link_takes) = (true, true);
@@ -60,8 +60,8 @@ impl Engine {
     }
 
     /// The client has gone. Its guest's flows stay, for it may come again; the caller decides whether we do.
-    pub(super) fn client_gone(&mut self) {
-        self.link.disconnect(&mut self.batch);
+    pub(super) fn client_gone(&mut self, now: Instant) {
+        self.link.disconnect(&mut self.batch, now);
         self.link_has_more = false;
         self.due.push(CLIENT_GONE);
     }

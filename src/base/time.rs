@@ -47,12 +47,16 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// What it says at its start: an hour, so that "a while ago" never underflows, and every [`super::RateLimit`] begins
+    /// with all it allows at once.
+    pub const BEGIN: Instant = Instant(3_600_000_000_000);
+
     pub fn start() -> Clock {
         Clock { start: std::time::Instant::now() }
     }
 
-    /// Nanoseconds since [`Clock::start`], beginning at one second so that "a while ago" never underflows.
+    /// Time since [`Clock::start`], after [`Clock::BEGIN`].
     pub fn now(&self) -> Instant {
-        Instant(1_000_000_000 + u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        Clock::BEGIN + self.start.elapsed()
     }
 }

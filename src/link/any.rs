@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 
 use super::socket::Gone;
 use super::{Batch, Socket, Tap};
+use crate::base::Instant;
 use crate::guest::{Caps, LinkFull, Room, SLOTS_MAX, ToGuest};
 use crate::sys::iov::Scatter;
 use crate::wire::Offload;
@@ -73,17 +74,17 @@ impl Link {
     }
 
     /// See [`Socket::accept`].
-    pub fn accept(&mut self) -> bool {
+    pub fn accept(&mut self, now: Instant) -> bool {
         match self {
-            Link::Socket(socket) => socket.accept(),
+            Link::Socket(socket) => socket.accept(now),
             _ => false,
         }
     }
 
     /// See [`Socket::disconnect`].
-    pub fn disconnect(&mut self, batch: &mut Batch) {
+    pub fn disconnect(&mut self, batch: &mut Batch, now: Instant) {
         if let Link::Socket(socket) = self {
-            socket.disconnect(batch);
+            socket.disconnect(batch, now);
         }
     }
 

@@ -20,8 +20,10 @@ use std::os::unix::net::UnixListener;
 
 use arrayvec::ArrayVec;
 
+use super::framing::BadLength;
 use super::outbox::Outbox;
 use super::{Batch, Input, ROOMS, Tee, framing};
+use crate::base::{Instant, RateLimit};
 use crate::guest::{Caps, LinkFull, Room, SLOTS_MAX, ToGuest};
 use crate::sys::iov::Scatter;
 use crate::sys::unix::Kind;
@@ -37,6 +39,10 @@ const BUFFER_BYTES: i32 = 4 << 20;
 /// How vfkit, and who is started in its stead, greets the other end of a datagram socket.
 const GREETING: &[u8] = b"VFKT";
 
+/// Messages about clients that come and go: in the long run, and at once.
+const NEWS_PER_SECOND: u32 = 1;
+const NEWS_BURST: u32 = 20;
+
 /// Frames of the guest as they come: see the module about their checksums.
 const VOUCHED_FOR: Offload = Offload { csum: Csum::Valid, gso: Gso::None };
 
@@ -50,6 +56,8 @@ pub struct Socket {
     tee: Tee,
     /// Frames that no message could hold.
     lost: u64,
+    /// Of log messages about clients, who may come and go as they like.
+    news: RateLimit,
 }
 
 #[derive(Debug)]
@@ -64,6 +72,8 @@ struct Client {
     ending: bool,
     /// The other end is closed.
     gone: bool,
+    /// A frame's length that ended the connection.
+    fault: Option<BadLength>,
 }
 
 /// The client has gone.
@@ -87,7 +97,15 @@ impl Socket {
 
     fn new(mtu: u16, tee: Tee) -> Socket {
         let caps = Caps { csum: false, tso: false, uso: false, mtu };
-        Socket { listener: None, client: None, out: Outbox::new(), caps, tee, lost: 0 }
+        Socket {
+            listener: None,
+            client: None,
+            out: Outbox::new(),
+            caps,
+            tee,
+            lost: 0,
+            news: RateLimit::new(NEWS_PER_SECOND, NEWS_BURST),
+        }
     }
 
     /// The listener, to poll for readability.
@@ -107,27 +125,26 @@ impl Socket {
 
     /// Takes those who wait at the listener: the first, if there is nobody, and closes the connections of all others. True
     /// if somebody new is there. To be called at each event of the listener.
-    pub fn accept(&mut self) -> bool {
+    pub fn accept(&mut self, now: Instant) -> bool {
         let mut new = false;
         while let Some(listener) = &self.listener {
             match listener.accept() {
                 Ok((stream, _)) => match &self.client {
                     None => {
                         let client = Client::new(stream.into(), Kind::Stream);
-                        log::info!("client connected{}", by(client.pid));
+                        tell(&mut self.news, now, || format!("client connected{}", by(client.pid)));
                         self.client = Some(client);
                         new = true;
                     }
-                    Some(first) => log::info!(
-                        "another client{} was turned away: one{} is connected",
-                        by(unix::peer_pid(&stream)),
-                        by(first.pid)
-                    ),
+                    Some(first) => tell(&mut self.news, now, || {
+                        let (another, first) = (by(unix::peer_pid(&stream)), by(first.pid));
+                        format!("another client{another} was turned away: one{first} is connected")
+                    }),
                 },
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => {
-                    log::warn!("cannot accept a client: {e}");
+                    tell(&mut self.news, now, || format!("cannot accept a client: {e}"));
                     break;
                 }
             }
@@ -136,9 +153,14 @@ impl Socket {
     }
 
     /// The client is gone, or to go: nothing of it remains but the flows of its guest.
-    pub fn disconnect(&mut self, batch: &mut Batch) {
+    pub fn disconnect(&mut self, batch: &mut Batch, now: Instant) {
         if let Some(client) = self.client.take() {
-            log::info!("client disconnected{}", by(client.pid));
+            tell(&mut self.news, now, || match client.fault {
+                None => format!("client disconnected{}", by(client.pid)),
+                Some(BadLength(len)) => {
+                    format!("client disconnected{}: it sent a frame of {len} bytes, which no frame has", by(client.pid))
+                }
+            });
         }
         self.out.clear();
         batch.forget_stream();
@@ -193,9 +215,10 @@ impl Socket {
                     batch.take_from_stream(framing::PREFIX_LEN, len, VOUCHED_FOR);
                 }
                 Ok(None) => break,
-                Err(framing::BadLength(len)) => {
-                    let pid = self.client.as_ref().and_then(|c| c.pid);
-                    log::warn!("the client{} sent a frame of {len} bytes, which is no length of a frame", by(pid));
+                Err(bad) => {
+                    if let Some(client) = &mut self.client {
+                        client.fault = Some(bad);
+                    }
                     return Err(Gone);
                 }
             }
@@ -315,7 +338,13 @@ impl Client {
         // More than asked for is never given, and less works too.
         let _ = sockopt::set(fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, BUFFER_BYTES);
         let pid = unix::peer_pid(&fd);
-        Client { fd, kind, pid, blocked: false, ending: false, gone: false }
+        Client { fd, kind, pid, blocked: false, ending: false, gone: false, fault: None }
+    }
+}
+
+fn tell(limit: &mut RateLimit, now: Instant, text: impl FnOnce() -> String) {
+    if limit.allow(now) {
+        log::info!("{}", text());
     }
 }
 

@@ -129,11 +129,13 @@ const TITLE_MAX: usize = 512;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Clock;
+    use std::time::Duration;
 
     const MAX: u64 = 40960;
 
     fn at(secs: u64) -> Instant {
-        Instant::from_nanos((secs + 1) * 1_000_000_000)
+        Clock::BEGIN + Duration::from_secs(secs)
     }
 
     fn new() -> (tempfile::TempDir, std::path::PathBuf, LogFile) {

@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn lines_on_stderr() {
-        let now = Instant::from_nanos(2_500_000_000);
+        let now = crate::base::Clock::BEGIN + std::time::Duration::from_millis(1500);
         let line = |prefix: Option<&str>, timestamps, level| {
             Stderr::new(prefix.map(String::from), timestamps).line(level, now, "text")
         };

@@ -26,7 +26,7 @@ fn listening() -> (Socket, tempfile::TempDir) {
 
 fn connect(link: &mut Socket, dir: &tempfile::TempDir) -> UnixStream {
     let client = UnixStream::connect(dir.path().join("s")).unwrap();
-    assert!(link.accept());
+    assert!(link.accept(Instant::ZERO));
     client
 }
 
@@ -103,7 +103,7 @@ fn d7_d30_half_a_frame_is_not_left_to_the_next_client() {
         // As the event says that tells of both.
         link.ending();
         assert_eq!(received(&mut link, &mut batch), (vec![(1, 99)], Input::Gone));
-        link.disconnect(&mut batch);
+        link.disconnect(&mut batch, Instant::ZERO);
     }
     let mut client = connect(&mut link, &dir);
     client.write_all(&framed(&frame(2, 77))).unwrap();
@@ -122,7 +122,7 @@ fn half_a_frame_to_a_client_that_went_is_not_sent_to_the_next() {
     drop(client);
     link.writable();
     assert_eq!(received(&mut link, &mut batch).1, Input::Gone);
-    link.disconnect(&mut batch);
+    link.disconnect(&mut batch, Instant::ZERO);
     assert_eq!((link.room(), link.send(&frame(1, 60), Offload::NONE)), (Room::Nobody, Err(LinkFull)));
     let mut client = connect(&mut link, &dir);
     link.send(&frame(2, 60), Offload::NONE).unwrap();
@@ -146,7 +146,7 @@ fn a_second_client_is_turned_away_and_the_first_goes_on() {
     let (mut link, dir) = listening();
     let mut first = connect(&mut link, &dir);
     let mut second = UnixStream::connect(dir.path().join("s")).unwrap();
-    assert!(!link.accept() && !link.has_lost_client());
+    assert!(!link.accept(Instant::ZERO) && !link.has_lost_client());
     assert_eq!(second.read(&mut [0]).unwrap(), 0);
     first.write_all(&framed(&frame(1, 60))).unwrap();
     assert_eq!(received(&mut link, &mut Batch::new()), (vec![(1, 60)], Input::Drained));
