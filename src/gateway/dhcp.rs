@@ -191,16 +191,17 @@ fn names(o: &mut Options, config: &Config, ask: &Message<'_>, listed: &[u8]) {
     if let (true, Some((_, domain))) = (listed.contains(&opt::DOMAIN_NAME), fqdn.split_once('.')) {
         o.push((opt::DOMAIN_NAME, domain.as_bytes().to_vec()));
     }
-    let asked = ask.option(opt::CLIENT_FQDN);
-    if asked.is_some() || listed.contains(&opt::CLIENT_FQDN) {
-        // RFC 4702 §2.1, §4: the encoding as the client has it; nobody here updates the DNS, which overrides its wish if
-        // it had one. Both RCODE fields are 255 (§2.2).
-        let flags = asked.and_then(|a| a.first().copied()).unwrap_or(FQDN_ENCODED);
-        let wished = if flags & FQDN_SERVER_UPDATES != 0 { FQDN_OVERRIDE } else { 0 };
-        let encoded = flags & FQDN_ENCODED;
-        let name = if encoded != 0 { &wire[..] } else { fqdn.as_bytes() };
-        o.push((opt::CLIENT_FQDN, [&[encoded | FQDN_NO_UPDATES | wished, 255, 255][..], name].concat()));
+    if ask.option(opt::MESSAGE_TYPE).is_none() {
+        return;
     }
+    // RFC 4702 §2.1, §4: the encoding as the client has it; nobody here updates the DNS, which overrides its wish if it had
+    // one. Both RCODE fields are 255 (§2.2). One that has not asked is told as well, of what was set for it by hand
+    // (RFC 2131 §4.3.1).
+    let flags = ask.option(opt::CLIENT_FQDN).and_then(|a| a.first().copied()).unwrap_or(FQDN_ENCODED);
+    let wished = if flags & FQDN_SERVER_UPDATES != 0 { FQDN_OVERRIDE } else { 0 };
+    let encoded = flags & FQDN_ENCODED;
+    let name = if encoded != 0 { &wire[..] } else { fqdn.as_bytes() };
+    o.push((opt::CLIENT_FQDN, [&[encoded | FQDN_NO_UPDATES | wished, 255, 255][..], name].concat()));
 }
 
 /// The options that fit, in the order they are sent: the message type, those the client listed in its order and once, the
