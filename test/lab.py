@@ -10,8 +10,8 @@ far     198.51.100.2/24 and 2001:db8:2::2/64 behind a link of MTU 1400
 bare    lo and nothing else
 slow    198.18.0.1 (host) and .2 (far), 2001:db8:5::1 and ::2: only while a relay runs
 
-The program under test is named by SPELT_BIN (default: target/release/spelt); a name that contains `pasta` is used with
-pasta's command line. Needs root. Everything is removed when the process ends, whatever ends it.
+The program under test is named by SPELT_BIN (default: target/release/spelt); a name that contains `pasta` or `passt` is
+used with the command line of that program. Needs root. Everything is removed when the process ends, whatever ends it.
 """
 
 import atexit
@@ -50,7 +50,8 @@ class Program:
 
     def __init__(self, path, kind=None):
         self.path = path
-        self.kind = kind or ("pasta" if "pasta" in os.path.basename(path) else "spelt")
+        name = os.path.basename(path)
+        self.kind = kind or next((peer for peer in ("pasta", "passt") if peer in name), "spelt")
 
     def run(self, options, command):
         if self.kind == "pasta":
@@ -64,6 +65,10 @@ class Program:
             config = [] if "--no-config-net" in options else ["--config-net"]
             return [self.path, *config, *(o for o in options if o != "--no-config-net"), *where]
         return [self.path, "attach", *options, target]
+
+    def vm(self, options):
+        """For a virtual machine."""
+        return [self.path, *(["vm"] if self.kind == "spelt" else []), *options]
 
 
 class Namespace:
@@ -181,7 +186,9 @@ class Lab:
         allow_cubic()
         self.tool = self.install(os.path.join(TARGET, "release", "examples", "lab"))
         path = program or os.environ.get("SPELT_BIN", os.path.join(TARGET, "release", "spelt"))
-        self.program = Program(path if "pasta" in os.path.basename(path) else self.install(path))
+        self.program = Program(path)
+        if self.program.kind == "spelt":
+            self.program = Program(self.install(path))
         self.host, self.remote, self.far, self.bare = map(self._namespace, NAMES)
         self._wire()
 

@@ -129,7 +129,8 @@ class Case(unittest.TestCase):
 def _bind(method, family):
     def test(self):
         return method(self, family)
-    test.limit = getattr(method, "limit", None)
+    for mark in ("limit", "long"):
+        setattr(test, mark, getattr(method, mark, None))
     return test
 
 
