@@ -1,0 +1,197 @@
+"""For clients without a system behind them: packets that no kernel would send, and the first packet of each port."""
+
+import socket
+import time
+
+import lab
+import packets
+import world
+from client import Connection, inbound
+from packets import ACK, FIN, PSH, RST, TCP
+from support import both, read_to_end
+from world import Case
+
+
+class Tcp(Case):
+    """What no kernel's TCP would send, or not at a given moment."""
+
+    def answered(self, count=1000, **more):
+        """A connection to a server that sends so many bytes: what came of them."""
+        client = self.client()
+        with self.lab.remote.listen(lab.REMOTE4) as listener:
+            stream = Connection(client, lab.REMOTE4, listener.getsockname()[1], **more).open()
+            far = self.closing(listener.accept()[0])
+            far.sendall(b"x" * count)
+            self.assertEqual(stream.read(count), b"x" * count)
+        return stream
+
+    def test_d1_mss_of_0(self):
+        self.answered(options=b"\2\4\0\0")
+
+    def test_d1_mss_of_1(self):
+        self.answered(options=b"\2\4\0\1")
+
+    def test_d1_mss_of_2(self):
+        self.answered(options=b"\2\4\0\2")
+
+    def test_d1_mss_of_3(self):
+        self.answered(options=b"\2\4\0\3")
+
+    def test_options_that_lie_about_their_lengths(self):
+        for options in (b"\2\0\0\0", b"\2\1\0\0", b"\2\xff\0\0", b"\3\xff\0\0", b"\2\4\xff\xff", b"\1\1\1\2"):
+            self.answered(options=options)
+
+    def test_d2_no_window_scale_unless_offered(self):
+        self.assertNotIn(3, packets.tcp_options(self.answered().syn.options))
+        self.assertIn(3, packets.tcp_options(self.answered(options=b"\2\4\5\xb4\3\3\7").syn.options))
+
+    @both
+    def test_d23_data_with_the_end_of_the_handshake(self, net):
+        client = self.client()
+        with self.lab.remote.listen(net.remote) as listener:
+            stream = Connection(client, net.remote, listener.getsockname()[1]).open(data=b"at once")
+            far = self.closing(listener.accept()[0])
+        far.settimeout(5)
+        self.assertEqual(far.recv(100), b"at once")
+        client.expect("acknowledgement", lambda p: stream.ours(p) and p.ack == stream.seq)
+
+    def test_segment_size_of_the_program(self):
+        for mtu, mss4, mss6 in ((1500, 1460, 1440), (1280, 1240, 1220)):
+            client = self.client("-m", str(mtu))
+            for remote, mss in ((lab.REMOTE4, mss4), (lab.REMOTE6, mss6)):
+                with self.lab.remote.listen(remote) as listener:
+                    stream = Connection(client, remote, listener.getsockname()[1]).open()
+                offered = int.from_bytes(packets.tcp_options(stream.syn.options)[2], "big")
+                self.assertLessEqual(offered, mss)
+                self.assertGreater(offered, mss - 20)
+
+    def test_segment_of_no_connection_is_reset(self):
+        client = self.client()
+        stream = Connection(client, lab.REMOTE4, 8001)
+        stream.ack = 12345
+        stream.transmit(ACK, b"data")
+        reset = client.expect("reset", lambda p: stream.ours(p) and p.flags & RST)
+        self.assertEqual(reset.seq, 12345)
+
+    @both
+    def test_guest_that_refuses(self, net):
+        """A reset for the SYN reaches who connected."""
+        client = self.client("-t", "8001")
+        client.assert_served()
+        with self.lab.remote.connect(net.host, 8001) as stream:
+            syn, _ = inbound(client, 8001)
+            client.send_ip(syn.source, TCP, packets.tcp(8001, syn.source_port, 0, syn.seq + 1, RST | ACK))
+            with self.assertRaises(ConnectionResetError):
+                stream.recv(1)
+
+    @both
+    def test_guest_that_is_slow_to_accept(self, net):
+        """What was sent meanwhile is there, and the SYN is not another one (D3)."""
+        client = self.client("-t", "8001")
+        client.assert_served()
+        with self.lab.remote.connect(net.host, 8001) as stream:
+            stream.sendall(b"early")
+            first, _ = inbound(client, 8001)
+            again, near = inbound(client, 8001, seconds=4)
+            self.assertEqual(first.seq, again.seq)
+            near.accept(again)
+            self.assertEqual(near.read(5), b"early")
+
+    @both
+    def test_d26_half_close_before_the_guest_accepts(self, net):
+        """The client's question and its end are there when the guest answers, and its answer arrives."""
+        client = self.client("-t", "8001")
+        client.assert_served()
+        for where, address in ((self.lab.remote, net.host), (self.lab.host, net.loopback)):
+            with where.connect(address, 8001) as stream:
+                stream.sendall(b"question")
+                stream.shutdown(socket.SHUT_WR)
+                syn, near = inbound(client, 8001)
+                time.sleep(0.2)
+                near.accept(syn)
+                self.assertEqual(near.read(8), b"question")
+                near.read_end()
+                near.transmit(ACK | PSH, b"answer")
+                near.transmit(ACK | FIN)
+                self.assertEqual(read_to_end(stream), b"answer")
+
+
+class Ports(Case):
+    """Inbound ports, as far as the guest's SYN: what goes through them is for the real guest."""
+
+    def assert_leads(self, client, address, port, inner, where=None):
+        with (where or self.lab.host).connect(address, port):
+            inbound(client, inner)
+
+    @both
+    def test_range_to_another_range(self, net):
+        client = self.client("-t", "5201-5204:6201-6204")
+        client.assert_served()
+        for nth in range(4):
+            self.assert_leads(client, net.loopback, 5201 + nth, 6201 + nth)
+
+    @both
+    def test_all_but_some(self, net):
+        """Ports that others have, and those that need a privilege, are left out silently."""
+        with self.lab.host.listen(net.any, 7003):
+            client = self.client("-t", "all,~7001,~7010-7012")
+            client.assert_served()
+            for port in (1024, 7000, 7002, 7009, 7013, 9999):
+                self.assert_leads(client, net.loopback, port, port)
+                self.assert_leads(client, net.host, port, port, self.lab.remote)
+            for port in (7001, 7010, 7012):
+                with self.assertRaises(ConnectionRefusedError):
+                    self.lab.host.connect(net.loopback, port)
+            # The range that the host's own connections use is not among them.
+            with self.assertRaises(ConnectionRefusedError):
+                self.lab.host.connect(net.loopback, 20_000)
+
+    @both
+    def test_all_of_udp_but_some(self, net):
+        client = self.client("-u", "all,~7001")
+        client.assert_served()
+        with self.lab.remote.socket(net.af, socket.SOCK_DGRAM) as sender:
+            for port in (7001, 1024, 7002, 9999):
+                sender.sendto(b"datagram", (net.host, port))
+        came = [client.expect("datagram", lambda p: p.is_udp() and p.data == b"datagram") for _ in range(3)]
+        self.assertEqual([packet.target_port for packet in came], [1024, 7002, 9999])
+
+    def test_one_address(self):
+        client = self.client("-t", f"{lab.HOST4}/8001", "-t", f"[{lab.HOST6}]/8002")
+        client.assert_served()
+        self.assert_leads(client, lab.HOST4, 8001, 8001, self.lab.remote)
+        self.assert_leads(client, lab.HOST6, 8002, 8002, self.lab.remote)
+        for address, port in (("127.0.0.1", 8001), ("::1", 8001), ("::1", 8002), (lab.HOST4, 8002)):
+            with self.assertRaises(ConnectionRefusedError):
+                self.lab.host.connect(address, port)
+
+    def test_port_in_use(self):
+        with self.lab.host.listen("127.0.0.1", 8001):
+            argv = self.lab.program.vm(["-f", "--socket", world.socket_path(self.lab), "-t", "8001"])
+            done = self.lab.call(self.lab.as_user(argv), check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"8001.*(Address already in use|EADDRINUSE)")
+
+
+class Gateway(Case):
+    """Whom the gateway's address means."""
+
+    @both
+    def test_gateway_is_the_host(self, net):
+        self.assert_heard_by(net, self.client(), self.lab.host, net.loopback)
+
+    @both
+    def test_no_map_gw(self, net):
+        self.assert_heard_by(net, self.client("--no-map-gw"), self.lab.remote, net.gateway)
+
+    def assert_heard_by(self, net, client, where, address):
+        port = 8053
+        with self.lab.host.bind(net.loopback, port) as host, self.lab.remote.bind(net.gateway, port) as remote:
+            client.send_udp(net.gateway, port, b"question")
+            heard, deaf = (host, remote) if where is self.lab.host else (remote, host)
+            self.assertEqual(heard.getsockname()[0], address)
+            heard.settimeout(5)
+            self.assertEqual(heard.recv(100), b"question")
+            deaf.settimeout(0.3)
+            with self.assertRaises(TimeoutError):
+                deaf.recv(100)
