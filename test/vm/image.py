@@ -73,18 +73,11 @@ def _said(*argv, **more):
 
 def build(target, tool):
     """Writes the guest's file system to `target`; `tool` is the laboratory's."""
-    image = Image()
-    modules = os.path.join(kernel(), "modules")
-    for name in os.listdir(modules):
-        image.copy(os.path.join(modules, name), f"lib/modules/{name}")
-    for directory in ("dev", "proc", "sys", "tmp", "run", "root", "var/lib/dhcpcd", "var/run"):
+    image = busybox()
+    for directory in ("root", "var/lib/dhcpcd", "var/run"):
         image.directory(directory)
     image.data("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
     image.data("etc/group", b"root:x:0:\n")
-    image.program("/bin/busybox")
-    for name in _said("/bin/busybox", "--list").split():
-        if name != "busybox":
-            image.link(f"bin/{name}", "busybox")
     image.python()
     image.program(tool, "bin/lab")
     for program in PROGRAMS:
@@ -94,6 +87,21 @@ def build(target, tool):
             image.copy(os.path.join(HERE, "inside", name), name if name == "init" else f"inside/{name}")
     with open(target, "wb") as file:
         image.write(file)
+
+
+def busybox():
+    """A file system with busybox, and the modules of the drivers in /lib/modules; /init is still to come."""
+    image = Image()
+    modules = os.path.join(kernel(), "modules")
+    for name in os.listdir(modules):
+        image.copy(os.path.join(modules, name), f"lib/modules/{name}")
+    for directory in ("dev", "proc", "sys", "tmp", "run"):
+        image.directory(directory)
+    image.copy("/bin/busybox")
+    for name in _said("/bin/busybox", "--list").split():
+        if name != "busybox":
+            image.link(f"bin/{name}", "busybox")
+    return image
 
 
 def drivers(directory):
