@@ -39,6 +39,7 @@ UNREACHABLE4, UNREACHABLE6 = "203.0.113.200", "2001:db8:ffff::1"
 SLOW4, SLOW6 = "198.18.0.2", "2001:db8:5::2"
 USER = 65534
 NAMES = ("host", "remote", "far", "bare")
+QUEUE = 20_000
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
@@ -249,6 +250,10 @@ class Lab:
             raise RuntimeError(f"{' '.join(argv)}: status {done.returncode}: {text}")
         return done.returncode, text
 
+    def plug(self, tap, *options, **more):
+        """A relay between the tap (namespace file, colon, name) and a socket."""
+        return Service(self, [self.tool, "plug", "--tap", tap, *map(str, options)], **more)
+
     def _holder(self, inode):
         """Process id, seen from here, of the `cat` that keeps a guest: readlink may not have quite ended yet."""
         return wait_until(lambda: [pid for pid in self.inside(inode) if comm(pid) == "cat"], 5, "the guest's start")[0]
@@ -446,9 +451,9 @@ class Lab:
 class Service:
     """A subcommand of the laboratory's tool that runs until its input ends."""
 
-    def __init__(self, lab, argv):
+    def __init__(self, lab, argv, **more):
         self.lab = lab
-        self.process = lab.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = lab.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **more)
         line = read_line(self.process.stdout, 10)
         if "ready" not in line:
             lab.end(self.process)

@@ -1,11 +1,13 @@
-//! The laboratory's tool: traffic of every kind the tests and benchmarks need, and a delay-and-loss relay between two
-//! network namespaces. Every subcommand is bounded in time and prints one line of JSON when it is done.
+//! The laboratory's tool: traffic of every kind the tests and benchmarks need, a delay-and-loss relay between two
+//! network namespaces, and what stands for a virtual machine. Every subcommand is bounded in time and prints one line of
+//! JSON when it is done.
 
 mod bulk;
 mod crr;
 mod echo;
 mod enter;
 mod pattern;
+mod plug;
 mod relay;
 mod rr;
 mod start;
@@ -27,6 +29,8 @@ struct Cli {
 enum Command {
     /// Carry frames between two taps, late and with loss
     Relay(relay::Options),
+    /// Play a guest behind a socket: carry frames between a tap and a program that speaks QEMU's protocol
+    Plug(plug::Options),
     /// Echo what TCP connections and UDP datagrams bring, one port for both, until standard input ends
     Echo(echo::Options),
     /// Measure 1-byte round trips over one TCP connection
@@ -56,6 +60,7 @@ enum Command {
 fn main() {
     let result = match Cli::parse().command {
         Command::Relay(options) => relay::run(&options),
+        Command::Plug(options) => plug::run(&options),
         Command::Echo(options) => echo::run(&options),
         Command::TcpRr(options) => rr::tcp(&options),
         Command::UdpRr(options) => rr::udp(&options),

@@ -5,10 +5,9 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
@@ -47,8 +46,8 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let a = open_end(&options.a, options)?;
-    let b = open_end(&options.b, options)?;
+    let a = tun::open(&options.a, !options.no_offload)?;
+    let b = tun::open(&options.b, !options.no_offload)?;
     // The default of 50 us would be added to every delay.
     nix::sys::prctl::set_timerslack(1)?;
     println!(r#"{{"ready":true}}"#);
@@ -85,11 +84,6 @@ pub fn run(options: &Options) -> Result<()> {
     }
     println!(r#"{{"a_to_b":{},"b_to_a":{}}}"#, to_b.json(), to_a.json());
     Ok(())
-}
-
-fn open_end(end: &str, options: &Options) -> Result<File> {
-    let (namespace, name) = end.rsplit_once(':').with_context(|| format!("{end} is not NAMESPACE:TAP"))?;
-    tun::open(&PathBuf::from(namespace), name, !options.no_offload)
 }
 
 struct Direction {

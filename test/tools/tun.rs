@@ -2,16 +2,19 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 
-/// Creates the tap `name` in the namespace of the file `namespace` and returns its non-blocking descriptor. Every frame
-/// is preceded by a virtio-net header of ten bytes; with `offload` frames of up to 64 KiB pass.
-pub fn open(namespace: &Path, name: &str, offload: bool) -> Result<File> {
+/// Creates the tap at `end`, which is the file of a network namespace, a colon and a name, and returns its non-blocking
+/// descriptor. One that was left with `keep` is taken over. Every frame is preceded by a virtio-net header of ten
+/// bytes; with `offload` frames of up to 64 KiB pass.
+pub fn open(end: &str, offload: bool) -> Result<File> {
+    let (namespace, name) = end.rsplit_once(':').with_context(|| format!("{end} is not NAMESPACE:TAP"))?;
+    let namespace = PathBuf::from(namespace);
     let home = File::open("/proc/thread-self/ns/net")?;
-    let away = File::open(namespace).with_context(|| format!("cannot open {}", namespace.display()))?;
+    let away = File::open(&namespace).with_context(|| format!("cannot open {}", namespace.display()))?;
     setns(&away, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
     let tap = create(name, offload).with_context(|| format!("cannot create the tap {name}"));
     setns(&home, CloneFlags::CLONE_NEWNET).context("cannot return from the namespace")?;
@@ -20,8 +23,7 @@ pub fn open(namespace: &Path, name: &str, offload: bool) -> Result<File> {
 
 fn create(name: &str, offload: bool) -> Result<File> {
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
-    // SAFETY: all zeros is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let mut request = request();
     for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
@@ -34,6 +36,39 @@ fn create(name: &str, offload: bool) -> Result<File> {
     // SAFETY: plain descriptor flags, no pointers.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })?;
     Ok(file)
+}
+
+/// Leaves the device to its namespace: closing the descriptor does not destroy it any more.
+pub fn keep(tap: &File) -> Result<()> {
+    // SAFETY: TUNSETPERSIST takes its flag by value.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETPERSIST, 1 as libc::c_ulong) })
+}
+
+/// The MAC address of the device.
+pub fn mac(tap: &File) -> Result<[u8; 6]> {
+    let mut request = request();
+    // SAFETY: SIOCGIFHWADDR on a tap descriptor writes one ifreq, which outlives the call.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) })?;
+    // SAFETY: the kernel has filled this member of the union; it is plain bytes.
+    let data = unsafe { request.ifr_ifru.ifru_hwaddr.sa_data };
+    Ok(std::array::from_fn(|at| data[at] as u8))
+}
+
+/// Gives the device another MAC address.
+pub fn set_mac(tap: &File, mac: [u8; 6]) -> Result<()> {
+    let mut request = request();
+    let mut address = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };
+    for (to, from) in address.sa_data.iter_mut().zip(mac) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_hwaddr = address;
+    // SAFETY: SIOCSIFHWADDR on a tap descriptor reads one ifreq, which outlives the call.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::SIOCSIFHWADDR, &raw mut request) }).context("cannot set the MAC")
+}
+
+fn request() -> libc::ifreq {
+    // SAFETY: all zeros is a valid ifreq.
+    unsafe { std::mem::zeroed() }
 }
 
 fn check(result: libc::c_int) -> Result<()> {
