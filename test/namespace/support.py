@@ -76,7 +76,11 @@ class Case(unittest.TestCase):
         return type(self)._shared
 
     def make_guest(self):
-        return self.lab.guest(*self.options)
+        return self.another_guest(*self.options)
+
+    def another_guest(self, *options):
+        """One that other tests do not share: the test closes it."""
+        return self.lab.guest(*options)
 
     @classmethod
     def tearDownClass(cls):

@@ -99,7 +99,7 @@ class Wire(Case):
 
     def test_b153_d3_syn_is_sent_again(self):
         """An inbound connection, and a guest that misses the first SYN: nobody has the address yet."""
-        with self.lab.guest("-t", "8085") as guest:
+        with self.another_guest("-t", "8085") as guest:
             guest.run("ip link set eth0 arp off && ip link set eth0 address 02:00:00:00:00:77")
             raw = self.closing(guest.socket(socket.AF_PACKET, socket.SOCK_RAW))
             raw.bind(("eth0", 0x0800))
@@ -165,7 +165,7 @@ class Tcp(Case):
 
     def test_b114_nothing_follows_a_short_exchange(self):
         path = self.lab.file("pcap")
-        with self.lab.guest("-t", "8088", "-p", path) as guest:
+        with self.another_guest("-t", "8088", "-p", path) as guest:
             for _ in range(3):
                 client, served, _ = self.inbound(self.lab.remote, lab.HOST4, 8088, guest=guest)
                 near, far = self.pair(self.lab.remote, lab.REMOTE4, guest=guest)
@@ -180,7 +180,7 @@ class Tcp(Case):
 
     def test_p22146_each_segment_has_ack_syn_or_rst(self):
         path = self.lab.file("pcap")
-        with self.lab.guest("-t", "8088", "-p", path) as guest:
+        with self.another_guest("-t", "8088", "-p", path) as guest:
             near, far = self.pair(self.lab.remote, lab.REMOTE4, guest=guest)
             far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             far.close()
@@ -198,7 +198,7 @@ class Tcp(Case):
 
     def test_d4_no_duplicate_acks_on_a_long_path(self):
         path = self.lab.file("pcap")
-        with self.lab.relay(25), self.lab.guest("-p", path) as guest:
+        with self.lab.relay(25), self.another_guest("-p", path) as guest:
             near, far = self.pair(self.lab.far, V4.slow, guest=guest)
             data = bytes(3_000_000)
             with Sender(near, data):
@@ -274,7 +274,7 @@ class Tcp(Case):
     @both
     def test_b217_source_is_the_gateway_of_the_option(self, net):
         gateways = {"v4": ["-g", "192.0.2.99"], "v6": ["-g", "2001:db8:1::99"]}[net.name]
-        with self.lab.guest("-t", "8089", *gateways) as guest:
+        with self.another_guest("-t", "8089", *gateways) as guest:
             *_, peer = self.inbound(self.lab.host, net.host, 8089, guest=guest)
         self.assertEqual(peer[0].removeprefix("::ffff:"), gateways[1])
 
@@ -348,7 +348,7 @@ class Udp(Case):
         name = {"v4": "net.ipv4.ip_nonlocal_bind", "v6": "net.ipv6.ip_nonlocal_bind"}[net.name]
         self.lab.host.sysctl(name, 1)
         self.addCleanup(self.lab.host.sysctl, name, 0)
-        with self.lab.guest("-t", "8089", "-u", "8089") as guest:
+        with self.another_guest("-t", "8089", "-u", "8089") as guest:
             _, served = self.pair(self.lab.remote, net.remote, guest=guest)
             self.assertEqual(served.getpeername()[0], net.host)
             self.assert_connected(*self.inbound(self.lab.remote, net.host, 8089, guest=guest)[:2])
@@ -362,7 +362,7 @@ class Udp(Case):
 class Names(Case):
     def test_b102_resolver_of_the_option(self):
         options = ("--dns-forward", "169.254.1.1", "--dns-host", "127.0.0.5")
-        with lab.Dns(self.lab.host, "127.0.0.5") as resolver, self.lab.guest(*options) as guest:
+        with lab.Dns(self.lab.host, "127.0.0.5") as resolver, self.another_guest(*options) as guest:
             asker = self.closing(guest.bind("0.0.0.0"))
             asker.sendto(b"\x12\x34\1\0\0\1\0\0\0\0\0\0\1x\4test\0\0\1\0\1", ("169.254.1.1", 53))
             self.assertEqual(asker.recvfrom(500)[1], ("169.254.1.1", 53))
@@ -370,7 +370,7 @@ class Names(Case):
 
     def test_upstream_2024_07_names_by_tcp_and_tls(self):
         options = ("--dns-forward", "169.254.1.1", "--dns-host", "127.0.0.5", "--no-map-gw")
-        with self.lab.guest(*options) as guest:
+        with self.another_guest(*options) as guest:
             for port in (53, 853):
                 with self.lab.host.listen("127.0.0.5", port) as listener:
                     near = self.closing(guest.connect("169.254.1.1", port, timeout=3))
@@ -378,7 +378,7 @@ class Names(Case):
 
     @both
     def test_d14_gateway_is_itself_without_the_map(self, net):
-        with self.lab.guest("--no-map-gw") as guest, self.lab.host.listen(net.loopback) as listener:
+        with self.another_guest("--no-map-gw") as guest, self.lab.host.listen(net.loopback) as listener:
             with self.assertRaises(ConnectionRefusedError):
                 guest.connect(net.gateway, listener.getsockname()[1])
             self.assert_connected(*self.pair(self.lab.remote, net.gateway, guest=guest))

@@ -250,7 +250,7 @@ class LargeTransfers(Case):
     @both
     @limit(60)
     def test_small_mtu_both_ways(self, net):
-        with self.lab.guest("-m", "1280") as guest:
+        with self.another_guest("-m", "1280") as guest:
             self.assert_transfers(net, guest, 50_000_000, 50_000_000)
 
     def test_guest_never_retransmits(self):

@@ -126,54 +126,54 @@ class Names(Translation):
     def test_forward_address_of_the_other_ip_version(self, net):
         other = V6 if net is V4 else V4
         self.resolver(f"nameserver {other.remote}")
-        with self.lab.guest("--dns-forward", self.FORWARD[net]) as guest:
+        with self.another_guest("--dns-forward", self.FORWARD[net]) as guest:
             self.assert_dns(guest, self.FORWARD[net], self.lab.remote, other.remote)
 
     @both
     def test_forward_addresses_lead_to_the_first_of_their_own_ip_version(self, net):
         self.resolver(f"nameserver {lab.REMOTE4}", f"nameserver {lab.GATEWAY4}", f"nameserver {lab.REMOTE6}",
                       f"nameserver {lab.GATEWAY6}")
-        with self.lab.guest("--dns-forward", self.FORWARD[V4], "--dns-forward", self.FORWARD[V6]) as guest:
+        with self.another_guest("--dns-forward", self.FORWARD[V4], "--dns-forward", self.FORWARD[V6]) as guest:
             self.assert_dns(guest, self.FORWARD[net], self.lab.remote, net.remote)
 
     @both
     def test_server_of_the_option(self, net):
-        with self.lab.guest("--dns-forward", self.FORWARD[net], "--dns-host", net.loopback) as guest:
+        with self.another_guest("--dns-forward", self.FORWARD[net], "--dns-host", net.loopback) as guest:
             self.assert_dns(guest, self.FORWARD[net], self.lab.host, net.loopback)
 
     @both
     def test_server_of_the_option_and_the_other_ip_version(self, net):
         other = V6 if net is V4 else V4
         self.resolver("# none")
-        with self.lab.guest("--dns-forward", self.FORWARD[net], "--dns-host", other.loopback) as guest:
+        with self.another_guest("--dns-forward", self.FORWARD[net], "--dns-host", other.loopback) as guest:
             self.assert_dns(guest, self.FORWARD[net], self.lab.host, other.loopback)
 
     @both
     def test_other_ports_of_the_forward_address_are_its_own(self, net):
-        with self.lab.guest("--dns-forward", net.remote, "--dns-host", net.loopback) as guest:
+        with self.another_guest("--dns-forward", net.remote, "--dns-host", net.loopback) as guest:
             self.assert_dns(guest, net.remote, self.lab.host, net.loopback)
             self.assert_leads(guest, net.remote, self.lab.remote, net.remote)
 
     @both
     def test_gateway_that_is_a_name_server_is_the_loopback_on_other_ports(self, net):
         self.resolver(f"nameserver {net.gateway}")
-        with self.lab.guest() as guest:
+        with self.another_guest() as guest:
             self.assert_dns(guest, net.gateway, self.lab.remote, net.gateway)
             self.assert_leads(guest, net.gateway, self.lab.host, net.loopback)
 
     @both
     def test_gateway_that_is_a_name_server_is_the_loopback_where_names_are_forwarded(self, net):
         self.resolver(f"nameserver {net.gateway}")
-        with self.lab.guest("--dns-forward", self.FORWARD[net]) as guest:
+        with self.another_guest("--dns-forward", self.FORWARD[net]) as guest:
             self.assert_dns(guest, self.FORWARD[net], self.lab.remote, net.gateway)
             self.assert_dns(guest, net.gateway, self.lab.host, net.loopback)
 
     def test_gateway_is_the_loopback_on_ports_of_name_servers_that_are_elsewhere(self):
-        with self.lab.guest() as guest:
+        with self.another_guest() as guest:
             self.assert_dns(guest, lab.GATEWAY4, self.lab.host, "127.0.0.1")
 
     def test_none_switches_forwarding_off(self):
-        with self.lab.guest("-D", "none", "--dns-forward", lab.REMOTE4, "--dns-host", "127.0.0.1") as guest:
+        with self.another_guest("-D", "none", "--dns-forward", lab.REMOTE4, "--dns-host", "127.0.0.1") as guest:
             self.assert_dns(guest, lab.REMOTE4, self.lab.remote, lab.REMOTE4)
 
 
@@ -275,7 +275,7 @@ class Outbound(Translation):
 
     @both
     def test_connections_come_from_the_address_of_the_option(self, net):
-        with self.lab.guest("-o", self.OWN[V4], "-o", self.OWN[V6]) as guest:
+        with self.another_guest("-o", self.OWN[V4], "-o", self.OWN[V6]) as guest:
             _, far = self.pair(self.lab.remote, net.remote, guest=guest)
             self.assertEqual(far.getpeername()[0], self.OWN[net])
             server = self.closing(self.lab.remote.bind(net.remote))
@@ -286,10 +286,10 @@ class Outbound(Translation):
 
     @both
     def test_connections_leave_through_the_interface_of_the_option(self, net):
-        with self.lab.guest("-i", "eth0", "--outbound-if4", "lo", "--outbound-if6", "lo") as guest:
+        with self.another_guest("-i", "eth0", "--outbound-if4", "lo", "--outbound-if6", "lo") as guest:
             with self.lab.remote.listen(net.remote) as listener, self.assertRaises(OSError):
                 guest.connect(net.remote, listener.getsockname()[1], timeout=1)
             self.assert_leads(guest, net.gateway, self.lab.host, net.loopback)
-        with self.lab.guest("--outbound-if4", "eth0", "--outbound-if6", "eth0") as guest:
+        with self.another_guest("--outbound-if4", "eth0", "--outbound-if6", "eth0") as guest:
             self.assert_leads(guest, net.remote, self.lab.remote, net.remote)
             self.assert_leads(guest, net.gateway, self.lab.host, net.loopback)

@@ -62,7 +62,7 @@ class Targets(Case):
     @both
     def test_datagram_larger_than_the_guests_mtu(self, net):
         """Fragments from the guest are put together; what does not fit towards it is fragmented."""
-        with self.lab.guest("-m", "1500") as guest:
+        with self.another_guest("-m", "1500") as guest:
             self.assert_answered(self.lab.host, net.loopback, target=net.gateway, guest=guest, size=20_000)
 
     @both
