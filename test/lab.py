@@ -10,6 +10,8 @@ far     198.51.100.2/24 and 2001:db8:2::2/64 behind a link of MTU 1400
 bare    lo and nothing else
 slow    198.18.0.1 (host) and .2 (far), 2001:db8:5::1 and ::2: only while a relay runs
 
+A guest of vm() is behind a socket, as a virtual machine is: a namespace with a tap, and `lab plug` in QEMU's place.
+
 The program under test is named by SPELT_BIN (default: target/release/spelt); a name that contains `pasta` or `passt` is
 used with the command line of that program. Needs root. Everything is removed when the process ends, whatever ends it.
 """
@@ -171,6 +173,73 @@ class Guest(Namespace):
         self.close()
 
 
+class VmGuest(Guest):
+    """A guest behind a socket. The namespace and its interface stay when the relay goes; the next one takes them over."""
+
+    def __init__(self, lab, pid, process, holder, log, path, socket_pair=None):
+        super().__init__(lab, pid, process=process, holder=holder, log=log)
+        self.socket_path, self.pair, self.cable = path, socket_pair, None
+
+    def plug(self, *options):
+        """Starts the relay between the guest's interface `eth0` and the program's socket."""
+        tap = f"{self.path}:eth0"
+        if self.pair:
+            # The relay gets the descriptor: with it goes the connection.
+            with self.pair as ours:
+                self.cable = self.lab.plug(tap, "--fd", ours.fileno(), *options, pass_fds=[ours.fileno()])
+            self.pair = None
+        else:
+            self.cable = self.lab.plug(tap, "--stream", self.socket_path, *options)
+
+    def unplug(self):
+        """Ends the relay. Returns what it counted."""
+        cable, self.cable = self.cable, None
+        return cable.stop() if cable else None
+
+    def configure(self, mtu):
+        """Addresses and routes as the program's lease would have them."""
+        self.sysctl("net.ipv6.conf.eth0.accept_ra", 0)
+        self.link_up(mtu)
+        self.run(f"ip addr add {HOST4}/24 dev eth0; ip addr add {HOST6}/64 dev eth0 nodad;"
+                 f"ip route add default via {GATEWAY4}; ip route add default via {GATEWAY6}")
+        # Until a guest has said something nobody knows where it is.
+        self.run("ping", "-c1", "-W1", GATEWAY4, check=False)
+
+    def ask_for_addresses(self):
+        """Addresses and routes by DHCP, router advertisement and the guest kernel's own means."""
+        self.link_up()
+        script = self.lab.file("script")
+        with open(script, "w", encoding="ascii") as file:
+            file.write('#!/bin/sh\n[ "$1" = bound ] || exit 0\nip link set $interface ${mtu:+mtu $mtu}\n'
+                       "ip addr add $ip/$mask dev $interface\nip route add default via $router dev $interface\n")
+        os.chmod(script, 0o755)
+        # With the outer root's rights: its sockets need more than the guest's root may.
+        self.lab.call([self.lab.tool, "enter", "--net-only", str(self.pid), "--", "udhcpc", "-i", "eth0", "-s", script,
+                       "-O", "mtu", "-n", "-q", "-f", "-t", "5", "-T", "1"])
+        wait_until(lambda: self.output("ip -6 addr show dev eth0 scope global -tentative"), 10,
+                   "an address by router advertisement")
+
+    def link_up(self, mtu=1500):
+        """A machine's network card holds its kernel up while the ring is full; a tap drops, unless its queue is long."""
+        self.run(f"ip link set lo up; ip link set eth0 mtu {mtu} txqueuelen {QUEUE} up")
+
+    def lost(self):
+        """Frames that the guest's interface has dropped."""
+        return json.loads(self.output("ip -json -statistics link show eth0"))[0]["stats64"]["tx"]["dropped"]
+
+    def counter(self, name):
+        """A counter of the guest's TCP, such as RetransSegs."""
+        with self.entered(), open("/proc/thread-self/net/snmp", encoding="ascii") as file:
+            names, values = (line.split() for line in file if line.startswith("Tcp:"))
+        return int(values[names.index(name)])
+
+    def close(self):
+        self.unplug()
+        if self.pair:
+            self.pair.close()
+        super().close()
+
+
 class Lab:
     """The network. One for a whole run of tests is enough."""
 
@@ -249,6 +318,37 @@ class Lab:
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(argv)}: status {done.returncode}: {text}")
         return done.returncode, text
+
+    def vm(self, *options, kind=None, dhcp=False, plug=(), program=None):
+        """A guest of `vm`. `kind`: the program gets one end of a socket pair of this type instead of a path to listen at;
+        `plug`: options of the relay; `dhcp`: the guest asks for its addresses and the MTU."""
+        program, path = program or self.program, self.file("socket")
+        os.unlink(path)
+        pid_file = self.file("pid")
+        mtu = options[options.index("-m") + 1] if "-m" in options else 65520
+        options = ["-f", "--pid", pid_file, *options]
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind) if kind else (None, None)
+        options += ["--fd", str(theirs.fileno())] if kind else ["--socket", path]
+        log = self.file("log")
+        with open(log, "wb") as errors, theirs or contextlib.nullcontext():
+            argv = self.as_user(program.vm(options))
+            process = self.popen(argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+                                 pass_fds=[theirs.fileno()] if kind else [])
+        guest = None
+        try:
+            # It is written when all is ready, the listening ports included.
+            wait_until(lambda: os.path.getsize(pid_file) or process.poll() is not None, 5, "the program's readiness")
+            if process.poll() is not None:
+                with open(log, encoding="utf-8", errors="replace") as file:
+                    raise RuntimeError(f"{' '.join(argv)}: status {process.returncode}: {file.read()}")
+            empty = self.empty_guest()
+            guest = VmGuest(self, empty.pid, process, empty.holder, log, path, ours)
+            guest.plug(*plug)
+            guest.ask_for_addresses() if dhcp else guest.configure(mtu)
+            return guest
+        except BaseException:
+            guest.close() if guest else self.end(process)
+            raise
 
     def plug(self, tap, *options, **more):
         """A relay between the tap (namespace file, colon, name) and a socket."""

@@ -130,6 +130,23 @@ class Case(unittest.TestCase):
         self.assertEqual(read_exactly(one, 6), b"answer")
 
 
+class VmCase(Case):
+    """A class with `options` has a guest of `vm`, behind a socket; `more` is for the laboratory's `vm`."""
+
+    more = {}
+
+    def another_guest(self, *options):
+        return self.lab.vm(*options, **self.more)
+
+    def tearDown(self):
+        super().tearDown()
+        shared = type(self)._shared
+        if shared and shared.cable and shared.cable.process.poll() is not None:
+            type(self)._shared = None
+            shared.close()
+            self.fail("the connection between guest and program ended")
+
+
 def _bind(method, family):
     def test(self):
         return method(self, family)
