@@ -1,8 +1,8 @@
 #!/bin/bash
 # Fetches the newest passt/pasta of Debian sid into a directory of its own, without touching the system's packages:
 #     test/perf/fetch-peers.sh DIRECTORY
-# and prints the path of the pasta to give to `test/perf/run.py --peer newest=PATH`. It is built against a newer libc
-# than a stable release has, so that libc comes along and the program is told to load it.
+# and prints the path of the pasta to give to `test/perf/run.py --peer newest=PATH`; passt is beside it. They are built
+# against a newer libc than a stable release has, so that libc comes along and the programs are told to load it.
 set -euo pipefail
 
 dir=${1:?usage: $0 DIRECTORY}

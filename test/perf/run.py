@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Measures programs side by side, as root:
 
-    test/perf/run.py [--quick] [--rounds N] [--only PATTERN]... [--programs a,b] [--peer NAME=PATH]... [--json FILE]
+    test/perf/run.py [--socket] [--quick] [--rounds N] [--only PATTERN]... [--programs a,b] [--peer NAME=PATH]...
+                     [--json FILE]
 
 Every row is measured for one program after the other, `rounds` times over, and the median counts: this way the drift of a
 shared machine meets all of them. Compare inside one run only. The most robust figure is the processor time the
@@ -9,7 +10,10 @@ translator itself takes (all its threads, no helpers), given per GB, per packet 
 
 Programs: spelt (SPELT_BIN), debian (/usr/bin/pasta), slirp4netns, each `--peer` (a pasta; test/perf/fetch-peers.sh gets
 the newest), and two references without any translation in user space: loopback (client and server in one namespace)
-and kernel (veth pairs and NAT by nftables, to a server in the next namespace).
+and kernel (veth pairs and NAT by nftables, to a server in the next namespace). With `--socket` the guest is behind a
+stream socket, as a virtual machine is, and the programs are spelt-vm, debian-vm (/usr/bin/passt), NAME-vm of each peer
+that has a passt beside its pasta, and loopback. `lab plug --offload` stands for the machine: it cuts, sums and joins
+segments as QEMU and a guest's network card do, and what that costs is shown beside what the translator costs.
 
 Traffic goes to a server on the host through the gateway address (out), and from the host to a forwarded port at the
 host's own address (in); over loopback from side to side (splice) it skips the link where the program can do that. Kernel buffers are the defaults, congestion control is CUBIC.
@@ -49,7 +53,7 @@ class Path:
 
     def __init__(self, lab):
         self.lab, self.outside = lab, lab.host
-        self.guest, self.pid = None, None
+        self.guest, self.pid, self.relay = None, None, None
 
     def target(self, version):
         """Address a client in the guest connects to."""
@@ -67,7 +71,12 @@ class Path:
         pass
 
     def cpu(self):
-        return laboratory.cpu_seconds(self.pid) if self.pid else None
+        """Seconds so far of the translator, and of the relay in the place of a machine."""
+        return {name: laboratory.cpu_seconds(pid) for name, pid in (("cpu", self.pid), ("relay", self.relay)) if pid}
+
+    def spent(self, before, amount, scale):
+        """Processor time since `before` for each of so many things."""
+        return {name: (now - before[name]) / amount * scale for name, now in self.cpu().items()} if amount else {}
 
 
 class Translated(Path):
@@ -99,6 +108,23 @@ class Translated(Path):
         self.lab.end(self.process)
         self.guest.close()
         self.log.close()
+
+
+class Machine(Path):
+    """A guest behind a socket, and the relay in the place of a virtual machine."""
+
+    def __init__(self, lab, program, mtu):
+        super().__init__(lab)
+        self.guest = lab.vm("-q", "-m", str(mtu), "-t", FORWARDED, "-u", FORWARDED, plug=("--offload",),
+                            program=program)
+        laboratory.tune(self.guest)
+        self.process = self.guest.process
+        self.pid, self.relay = self.process.pid, self.guest.cable.process.pid
+
+    target, entry = Translated.target, Translated.entry
+
+    def close(self):
+        self.guest.close()
 
 
 class Slirp(Path):
@@ -209,9 +235,10 @@ class Kernel(Path):
 
 
 PATHS = {"spelt": Translated, "pasta": Translated, "slirp4netns": Slirp, "loopback": Loopback, "kernel": Kernel}
+SOCKET_PATHS = {"spelt": Machine, "passt": Machine, "loopback": Loopback}
 
 
-# What is measured; each takes (harness, path) and returns {"value": ..., "cpu": ...}
+# What is measured; each takes (harness, path) and returns {"value": ..., "cpu": ..., "relay": ...}
 
 
 def tcp(direction, version, streams):
@@ -225,15 +252,14 @@ def tcp(direction, version, streams):
                 argv = ["iperf3", "-c", address, "-p", str(port), "-t", str(harness.seconds), "-P", str(streams), "-C",
                         "cubic", "-J"]
                 done = path.lab.call(harness.argv(path, client, argv), timeout=harness.seconds + 15, check=False)
-                after = path.cpu()
                 result = json.loads(done.stdout)
                 if "error" in result:
                     raise RuntimeError(result["error"])
+                received = result["end"]["sum_received"]
+                spent = path.spent(before, received["bytes"], 1e9)
             finally:
                 path.lab.end(listening)
-        received = result["end"]["sum_received"]
-        cpu = (after - before) / received["bytes"] * 1e9 if path.pid and received["bytes"] else None
-        return {"value": received["bits_per_second"] / 1e9, "cpu": cpu}
+        return {"value": received["bits_per_second"] / 1e9, **spent}
     return measure
 
 
@@ -264,18 +290,17 @@ def udp(direction, size, gso=0):
                 sent = path.lab.traffic(client, "udp-flood", "--connect", f"{address}:{port}", "--size", size,
                                         "--gso", gso, "--seconds", harness.seconds)
                 time.sleep(0.2)
-                after = path.cpu()
+                spent = path.spent(before, 1, 1e6)
                 got = sink.stop()
-        cpu = (after - before) / got["received"] * 1e6 if path.pid and got["received"] else None
-        return {"value": got["received"] / sent["seconds"] / 1e3, "cpu": cpu,
-                "lost": 1 - got["received"] / max(1, sent["sent"])}
+        return {"value": got["received"] / sent["seconds"] / 1e3, "lost": 1 - got["received"] / max(1, sent["sent"]),
+                **({name: seconds / got["received"] for name, seconds in spent.items()} if got["received"] else {})}
     return measure
 
 
 def round_trip(tool, version, direction="out"):
     """All on one core: across two, what is measured is how fast an idle core wakes up."""
     def measure(harness, path):
-        with on_one_core(path.pid), harness.ends(path, direction, version) as (client, server, address, port):
+        with on_one_core(path), harness.ends(path, direction, version) as (client, server, address, port):
             with path.lab.service(server, "echo", "--listen", f"{any_of(version)}:{port}"):
                 done = path.lab.traffic(client, tool, "--connect", f"{bracket(address)}:{port}", "--count",
                                         harness.round_trips)
@@ -286,15 +311,16 @@ def round_trip(tool, version, direction="out"):
 
 
 @contextlib.contextmanager
-def on_one_core(pid):
-    """This process, what it starts, and process `pid`."""
+def on_one_core(path):
+    """This process, what it starts, and those of the path."""
     cores = os.sched_getaffinity(0)
-    for one in {0, pid or 0}:
+    processes = {0, path.pid or 0, path.relay or 0}
+    for one in processes:
         os.sched_setaffinity(one, {min(cores)})
     try:
         yield
     finally:
-        for one in {0, pid or 0}:
+        for one in processes:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(one, cores)
 
@@ -306,8 +332,8 @@ def connections(parallel, direction="out"):
                 before = path.cpu()
                 done = path.lab.traffic(client, "tcp-crr", "--connect", f"{address}:{port}", "--count",
                                         harness.connections, "--parallel", parallel)
-                cpu = (path.cpu() - before) / max(1, done["count"]) * 1e6 if path.pid else None
-        return {"value": done["per_second"] / 1e3, "cpu": cpu, "failed": done["failed"]}
+                spent = path.spent(before, done["count"], 1e6)
+        return {"value": done["per_second"] / 1e3, "failed": done["failed"], **spent}
     return measure
 
 
@@ -405,6 +431,7 @@ def rows():
 class Harness:
     def __init__(self, lab, options, programs):
         self.lab, self.options, self.programs = lab, options, programs
+        self.paths = SOCKET_PATHS if options.socket else PATHS
         quick = options.quick
         self.rounds = options.rounds or (1 if quick else 5)
         self.seconds = options.seconds or (1 if quick else 3)
@@ -429,6 +456,9 @@ class Harness:
     def measure(self):
         chosen = [row for row in rows()
                   if not self.options.only or any(pattern in row[0] for pattern in self.options.only)]
+        if self.options.socket:
+            # A machine's loopback is its own, and its start is another's affair.
+            chosen = [row for row in chosen if row[5] and "splice" not in row[0]]
         for name, title, unit, cpu_unit, better, _, _ in chosen:
             self.results[name] = {"title": title, "unit": unit, "cpu_unit": cpu_unit, "better": better, "programs": {}}
         for mtu in dict.fromkeys(row[5] for row in chosen):
@@ -442,7 +472,7 @@ class Harness:
     def measure_group(self, group, mtu, program):
         if mtu is None:
             for row in group:
-                if PATHS[program.kind] is Translated:
+                if self.paths[program.kind] is Translated:
                     self.record(row, program, lambda how=row[6]: how(self, self.lab, program))
             return
         path = None
@@ -453,7 +483,7 @@ class Harness:
                 path = None
             if path is None:
                 try:
-                    path = PATHS[program.kind](self.lab, program, mtu)
+                    path = self.paths[program.kind](self.lab, program, mtu)
                 except Exception as error:  # pylint: disable=broad-except
                     self.note(row, program, error=f"no start: {error}")
                     continue
@@ -484,7 +514,7 @@ def summed_up(found):
     """Medians of what worked, and every single value for those who want to know the spread."""
     worked = [one for one in found if "error" not in one]
     summary = {"values": [one["value"] for one in worked], "errors": [one["error"] for one in found if "error" in one]}
-    for key in ("value", "cpu", "p99", "lost", "failed", "rss"):
+    for key in ("value", "cpu", "relay", "p99", "lost", "failed", "rss"):
         numbers = [one[key] for one in worked if one.get(key) is not None]
         if numbers:
             summary["median" if key == "value" else key] = statistics.median(numbers)
@@ -547,14 +577,22 @@ def chosen_programs(options, lab):
         program = laboratory.Program(path, kind) if path else laboratory.Program("", kind)
         program.name = name
         found.append(program)
-    add("spelt", "spelt", lab.program.path if lab.program.kind == "spelt" else None)
-    for peer in options.peer:
-        name, path = peer.split("=", 1)
-        add(name, "pasta", path)
-    for name, kind, command in (("debian", "pasta", "pasta"), ("slirp4netns", "slirp4netns", "slirp4netns")):
-        add(name, kind, shutil.which(command))
-    add("loopback", "loopback", "")
-    add("kernel", "kernel", "")
+    spelt = lab.program.path if lab.program.kind == "spelt" else None
+    peers = [peer.split("=", 1) for peer in options.peer]
+    if options.socket:
+        add("spelt-vm", "spelt", spelt)
+        for name, path in [*peers, ("debian", shutil.which("pasta") or "")]:
+            passt = os.path.join(os.path.dirname(path), "passt")
+            add(f"{name}-vm", "passt", passt if os.path.exists(passt) else None)
+        add("loopback", "loopback", "")
+    else:
+        add("spelt", "spelt", spelt)
+        for name, path in peers:
+            add(name, "pasta", path)
+        for name, kind, command in (("debian", "pasta", "pasta"), ("slirp4netns", "slirp4netns", "slirp4netns")):
+            add(name, kind, shutil.which(command))
+        add("loopback", "loopback", "")
+        add("kernel", "kernel", "")
     found = [program for program in found if program.path or program.kind in ("loopback", "kernel")]
     if options.programs:
         wanted = options.programs.split(",")
@@ -567,6 +605,7 @@ def chosen_programs(options, lab):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--socket", action="store_true", help="guests behind a socket, as virtual machines are")
     parser.add_argument("--quick", action="store_true", help="one round of short measurements")
     parser.add_argument("--rounds", type=int, help="rounds (default: 5)")
     parser.add_argument("--seconds", type=int, help="length of one throughput measurement (default: 3)")
@@ -581,7 +620,9 @@ def main():
     harness = Harness(lab, options, chosen_programs(options, lab))
     harness.measure()
     report = harness.report()
-    report["against"] = options.against or (options.peer[0].split("=")[0] if options.peer else "debian")
+    against = options.peer[0].split("=")[0] if options.peer else "debian"
+    report["against"] = options.against or against + "-vm" * options.socket
+    report["socket"] = options.socket
     with open(options.json, "w", encoding="utf-8") as file:
         json.dump(report, file, indent=1, ensure_ascii=False)
     print(table.text(report))

@@ -1,11 +1,10 @@
 #!/usr/bin/python3
 """Turns the JSON of test/perf/run.py into a table: `table.py FILE` prints it, `table.py FILE DOCUMENT` puts it between
-the two marker comments of the document (doc/performance.md)."""
+two marker comments of the document (doc/performance.md): `table: begin` and `table: end`, or for a run with --socket
+`socket table: begin` and `socket table: end`."""
 
 import json
 import sys
-
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def text(report):
@@ -15,7 +14,8 @@ def text(report):
     names = [name for name in report["order"] if name in used]
     lines = [f"Linux {meta['kernel']}, {meta['cpus']} cores, commit {meta['commit']}, {meta['date']}; medians of "
              f"{meta['rounds']} interleaved rounds of {meta['seconds']} s; tcp_wmem {meta['tcp_wmem']}, tcp_rmem "
-             f"{meta['tcp_rmem']}. In brackets: times {against}; behind the slash: processor time of the translator.", ""]
+             f"{meta['tcp_rmem']}. In brackets: times {against}; behind the slash: processor time of the translator"
+             + ("; behind the plus: of the relay that stands for a machine." if report.get("socket") else "."), ""]
     lines += [f"- {name}: {version}" for name, version in meta["versions"].items()]
     lines += ["", "| | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
     for row in report["rows"].values():
@@ -35,6 +35,8 @@ def cell(found, peer):
         words.append(f"(×{number(found['median'] / peer)})")
     if "cpu" in found:
         words.append(f"/ {number(found['cpu'])}")
+    if "relay" in found:
+        words.append(f"+ {number(found['relay'])}")
     if "p99" in found:
         words.append(f"p99 {number(found['p99'])}")
     if found.get("failed"):
@@ -55,18 +57,21 @@ def main():
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     with open(sys.argv[1], encoding="utf-8") as file:
-        made = text(json.load(file))
+        report = json.load(file)
+    made = text(report)
+    name = "socket table" if report.get("socket") else "table"
+    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if len(sys.argv) == 2:
         print(made)
         return
     with open(sys.argv[2], encoding="utf-8") as file:
         document = file.read()
-    if BEGIN not in document or END not in document:
-        sys.exit(f"{sys.argv[2]} has no lines {BEGIN} and {END}.")
-    before, rest = document.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
+    if first not in document or last not in document:
+        sys.exit(f"{sys.argv[2]} has no lines {first} and {last}.")
+    before, rest = document.split(first, 1)
+    after = rest.split(last, 1)[1]
     with open(sys.argv[2], "w", encoding="utf-8") as file:
-        file.write(f"{before}{BEGIN}\n{made}\n{END}{after}")
+        file.write(f"{before}{first}\n{made}\n{last}{after}")
 
 
 if __name__ == "__main__":
