@@ -63,6 +63,8 @@ pub struct Engine {
     pub(super) link_has_more: bool,
     /// How many ends the link has had: events of an earlier one are not those of this.
     pub(super) plugged_in: u32,
+    /// We hear of room in the link.
+    pub(super) link_watched: bool,
     /// The link became writable in this turn.
     pub(super) link_takes: bool,
     pub(super) gateway: Gateway,
@@ -168,6 +170,7 @@ impl Engine {
             link_has_more: true,
             link_takes: false,
             plugged_in: 0,
+            link_watched: false,
             gateway_due: Instant::FAR,
             counters: Counters::default(),
             l2: parts.l2,
@@ -331,6 +334,7 @@ impl Engine {
         if self.link.flush().is_err() {
             self.client_gone(now);
         }
+        self.watch_link();
         self.join_datagrams(now);
         self.share_descriptors();
     }

@@ -7,8 +7,7 @@ use mio::unix::SourceFd;
 
 use super::engine::Engine;
 use crate::base::{Instant, Kind, Token};
-use crate::guest::Facts;
-use crate::link::Link;
+use crate::guest::{Facts, Room, ToGuest};
 
 /// The caller's event for a client that has gone.
 pub(super) const CLIENT_GONE: Token = Token { kind: Kind::Quit, generation: 0, index: 3 };
@@ -18,13 +17,22 @@ impl Engine {
     pub(super) fn register_link(&mut self) -> io::Result<()> {
         let Some(fd) = self.link.fd() else { return Ok(()) };
         self.plugged_in = (self.plugged_in + 1) % Token::GENERATIONS;
-        let token = mio::Token(Token::new(Kind::Link, 0, self.plugged_in).to_usize());
-        let interest = match self.link {
-            Link::Socket(_) => Interest::READABLE | Interest::WRITABLE,
-            // A tap takes everything.
-            Link::Tap(_) | Link::None => Interest::READABLE,
-        };
-        self.poll.registry().register(&mut SourceFd(&fd), token, interest)
+        self.link_watched = false;
+        self.poll.registry().register(&mut SourceFd(&fd), self.link_token(), Interest::READABLE)
+    }
+
+    /// Hears of room in the link only while it is full. A socket whose reader keeps up would tell of it after every write.
+    pub(super) fn watch_link(&mut self) {
+        let full = self.link.room() == Room::Full;
+        let Some(fd) = self.link.fd().filter(|_| full != self.link_watched) else { return };
+        let interest = if full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        // Fails only for a descriptor that is not registered, and this one is.
+        let done = self.poll.registry().reregister(&mut SourceFd(&fd), self.link_token(), interest);
+        self.link_watched = full && done.is_ok();
+    }
+
+    fn link_token(&self) -> mio::Token {
+        mio::Token(Token::new(Kind::Link, 0, self.plugged_in).to_usize())
     }
 
     /// The link has frames, or takes frames again.
