@@ -14,7 +14,7 @@ use crate::sys::iov::Gather;
 use crate::wire::{Gso, Packet, TcpHeader, Transport};
 
 /// Payload pieces of one `sendmsg`: a batch of whole frames, or fewer that lie in many pieces.
-const PIECES: usize = 64;
+const PIECES: usize = 192;
 
 impl Tcp {
     /// Consecutive segments of one flow, in order of arrival; checksums have been verified.

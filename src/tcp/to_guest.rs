@@ -11,7 +11,7 @@ use super::*;
 use crate::guest::{Facts, Reservation, Room, SLOTS_MAX, ToGuest, errors};
 use crate::sys::iov::Scatter;
 use crate::wire::checksum::Sum;
-use crate::wire::emit::{self, Head, PayloadSum, TcpFields};
+use crate::wire::emit::{self, Head, PayloadSum, TcpFields, TcpTrain};
 use crate::wire::{Csum, ETH_LEN, Gso, Offload, TcpFlags, TcpHeader};
 
 /// Bytes of one peek at most: a few large frames stay in the cache between the socket's copy and the link's.
@@ -146,18 +146,17 @@ impl Tcp {
             }
         };
         let macs = (facts.l2.mac_for(&key.remote.addr), facts.l2.guest_mac);
-        let mut fields = fields(key, &mut flow.conn, TcpFlags::ACK);
+        let fields = fields(key, &mut flow.conn, TcpFlags::ACK);
+        let mut train = TcpTrain::new(macs, 0, &fields);
         let mut sent = 0;
         while sent < peeked {
             let len = size.min(peeked - sent);
             // RFC 9293 §3.9.1.2: PSH where the sender's data ends for now.
             let push = sent + len == peeked && (peeked < room || room == want);
-            fields.flags.set(TcpFlags::PSH, push);
-            fields.seq = (seq + sent as u32).0;
-            let mut head = Head::new();
-            let csum = emit::tcp(&mut head, macs, 0, &fields, len, reservation.payload_sum(len));
+            let flags = if push { TcpFlags::ACK | TcpFlags::PSH } else { TcpFlags::ACK };
+            let csum = train.segment((seq + sent as u32).0, flags, len, reservation.payload_sum(len));
             let gso = if len > usize::from(mss) { Gso::Tcp(mss) } else { Gso::None };
-            if reservation.commit(&head, len, Offload { csum, gso }).is_err() {
+            if reservation.commit(train.head(), len, Offload { csum, gso }).is_err() {
                 break;
             }
             sent += len;

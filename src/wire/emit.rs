@@ -101,22 +101,86 @@ pub struct TcpFields<'a> {
 
 /// The headers of a TCP segment with `payload_len` bytes of payload. Returns the checksum state for the offload header.
 pub fn tcp(out: &mut Head, macs: (Mac, Mac), tos: u8, t: &TcpFields<'_>, payload_len: usize, sum: PayloadSum) -> Csum {
-    let l4_len = TCP_LEN + t.options.len() + payload_len;
-    let f = IpFields { src_mac: macs.0, dst_mac: macs.1, src: t.src.addr, dst: t.dst.addr, ttl: TTL, tos, id: 0 };
-    ip(out, &f, PROTO_TCP, l4_len);
-    let at = out.len();
-    let mut h = [0u8; TCP_LEN];
-    h[0..2].copy_from_slice(&t.src.port.to_be_bytes());
-    h[2..4].copy_from_slice(&t.dst.port.to_be_bytes());
-    h[4..8].copy_from_slice(&t.seq.to_be_bytes());
-    h[8..12].copy_from_slice(&t.ack.to_be_bytes());
-    h[12] = ((TCP_LEN + t.options.len()) as u8 / 4) << 4;
-    h[13] = t.flags.bits();
-    h[14..16].copy_from_slice(&t.window.to_be_bytes());
-    push(out, &h);
-    push(out, t.options);
-    finish_checksum(out, at, 16, &f, PROTO_TCP, l4_len, sum)
+    let mut train = TcpTrain::new(macs, tos, t);
+    let csum = train.segment(t.seq, t.flags, payload_len, sum);
+    push(out, train.head());
+    csum
 }
+
+/// The headers of segments in a row, which differ in sequence number, flags, length and checksum only: what they have in
+/// common is summed once.
+#[derive(Debug)]
+pub struct TcpTrain<'a> {
+    fields: &'a TcpFields<'a>,
+    ip: IpFields,
+    head: Head,
+    /// Where the TCP header starts.
+    l4: usize,
+    /// Payload bytes that the IP header counts now.
+    payload_len: usize,
+    /// Over the pseudo-header, and over that and the TCP header with zeros for sequence number, flags and checksum.
+    pseudo: Sum,
+    common: Sum,
+}
+
+impl<'a> TcpTrain<'a> {
+    /// `fields` without sequence number and flags.
+    pub fn new(macs: (Mac, Mac), tos: u8, fields: &'a TcpFields<'a>) -> TcpTrain<'a> {
+        let (src, dst) = (fields.src.addr, fields.dst.addr);
+        let ip = IpFields { src_mac: macs.0, dst_mac: macs.1, src, dst, ttl: TTL, tos, id: 0 };
+        let (pseudo, common) = (Sum::new(), Sum::new());
+        TcpTrain { fields, ip, head: Head::new(), l4: 0, payload_len: 0, pseudo, common }
+    }
+
+    /// Sets the headers for a segment with `payload_len` bytes of payload, for [`TcpTrain::head`] to return. Returns the
+    /// checksum state for the offload header.
+    pub fn segment(&mut self, seq: u32, flags: TcpFlags, payload_len: usize, sum: PayloadSum) -> Csum {
+        if self.head.is_empty() || payload_len != self.payload_len {
+            self.begin(payload_len);
+        }
+        let (value, state) = match sum {
+            PayloadSum::Partial => {
+                (self.pseudo.folded(), Csum::Partial { start: self.l4 as u16, offset: TCP_CHECKSUM as u16 })
+            }
+            PayloadSum::Of(payload) => {
+                let own = self.common.add_u32(seq).add_u16(u16::from(flags.bits()));
+                (own.add_u16(payload.folded()).checksum(), Csum::Complete)
+            }
+        };
+        let h = &mut self.head[self.l4..];
+        h[4..8].copy_from_slice(&seq.to_be_bytes());
+        h[13] = flags.bits();
+        h[TCP_CHECKSUM..TCP_CHECKSUM + 2].copy_from_slice(&value.to_be_bytes());
+        state
+    }
+
+    /// The headers of the last [`TcpTrain::segment`].
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    fn begin(&mut self, payload_len: usize) {
+        let t = self.fields;
+        let l4_len = TCP_LEN + t.options.len() + payload_len;
+        self.head.clear();
+        ip(&mut self.head, &self.ip, PROTO_TCP, l4_len);
+        self.l4 = self.head.len();
+        let mut h = [0u8; TCP_LEN];
+        h[0..2].copy_from_slice(&t.src.port.to_be_bytes());
+        h[2..4].copy_from_slice(&t.dst.port.to_be_bytes());
+        h[8..12].copy_from_slice(&t.ack.to_be_bytes());
+        h[12] = ((TCP_LEN + t.options.len()) as u8 / 4) << 4;
+        h[14..16].copy_from_slice(&t.window.to_be_bytes());
+        push(&mut self.head, &h);
+        push(&mut self.head, t.options);
+        self.payload_len = payload_len;
+        self.pseudo = Sum::pseudo(&self.ip.src, &self.ip.dst, PROTO_TCP, l4_len);
+        self.common = self.pseudo.add(&self.head[self.l4..]);
+    }
+}
+
+/// Where the checksum stands in a TCP header.
+const TCP_CHECKSUM: usize = 16;
 
 /// The headers of a UDP datagram with `payload_len` bytes of payload.
 pub fn udp(out: &mut Head, f: &IpFields, ports: (u16, u16), payload_len: usize, sum: PayloadSum) -> Csum {
@@ -128,30 +192,21 @@ pub fn udp(out: &mut Head, f: &IpFields, ports: (u16, u16), payload_len: usize, 
     h[2..4].copy_from_slice(&ports.1.to_be_bytes());
     h[4..6].copy_from_slice(&(l4_len as u16).to_be_bytes());
     push(out, &h);
-    finish_checksum(out, at, 6, f, PROTO_UDP, l4_len, sum)
-}
-
-fn finish_checksum(
-    out: &mut Head,
-    at: usize,
-    field: usize,
-    f: &IpFields,
-    proto: u8,
-    l4_len: usize,
-    sum: PayloadSum,
-) -> Csum {
-    let pseudo = Sum::pseudo(&f.src, &f.dst, proto, l4_len);
+    let pseudo = Sum::pseudo(&f.src, &f.dst, PROTO_UDP, l4_len);
     let (value, state) = match sum {
-        PayloadSum::Partial => (pseudo.folded(), Csum::Partial { start: at as u16, offset: field as u16 }),
+        PayloadSum::Partial => (pseudo.folded(), Csum::Partial { start: at as u16, offset: UDP_CHECKSUM as u16 }),
         PayloadSum::Of(payload) => {
             let value = pseudo.add(&out[at..]).add_u16(payload.folded()).checksum();
             // RFC 768: an all-zero checksum means none was made.
-            (if value == 0 && proto == PROTO_UDP { 0xffff } else { value }, Csum::Complete)
+            (if value == 0 { 0xffff } else { value }, Csum::Complete)
         }
     };
-    out[at + field..at + field + 2].copy_from_slice(&value.to_be_bytes());
+    out[at + UDP_CHECKSUM..at + UDP_CHECKSUM + 2].copy_from_slice(&value.to_be_bytes());
     state
 }
+
+/// Where the checksum stands in a UDP header.
+const UDP_CHECKSUM: usize = 6;
 
 fn push(out: &mut Head, bytes: &[u8]) {
     out.try_extend_from_slice(bytes).expect("HEAD_MAX holds the longest headers");
@@ -206,6 +261,37 @@ mod tests {
                 _ => panic!(),
             };
             assert_eq!(h.checksum, expect);
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever came before them, segments of a train are those that would have been made one by one.
+        #[test]
+        fn a_train_is_made_of_segments(
+            segments in proptest::collection::vec((proptest::num::u32::ANY, 0..64u8, 0..70usize, proptest::bool::ANY), 1..9),
+            six: bool,
+        ) {
+            let (a, b) = if six { (v6(1), v6(2)) } else { (Addr::v4([10, 0, 0, 1]), Addr::v4([10, 0, 0, 2])) };
+            let fields = TcpFields {
+                src: Endpoint::new(a, 80), dst: Endpoint::new(b, 4000), seq: 0, ack: 0x0102_0304,
+                flags: TcpFlags::empty(), window: 777, options: &[1, 3, 3, 8],
+            };
+            let macs = (Mac([2; 6]), Mac([4; 6]));
+            let mut train = TcpTrain::new(macs, 3, &fields);
+            for (seq, flags, len, partial) in segments {
+                let flags = TcpFlags::from_bits_retain(flags);
+                let sum = if partial { PayloadSum::Partial } else { PayloadSum::Of(Sum::new().add(&vec![7; len])) };
+                let csum = train.segment(seq, flags, len, sum);
+                let mut alone = Head::new();
+                let expected = tcp(&mut alone, macs, 3, &TcpFields { seq, flags, ..fields }, len, sum);
+                proptest::prop_assert_eq!((train.head(), csum), (&alone[..], expected));
+                if !partial {
+                    let frame = [&alone[..], &vec![7; len]].concat();
+                    let l4 = ETH_LEN + if six { IPV6_LEN } else { IPV4_LEN };
+                    let whole = Sum::pseudo(&a, &b, PROTO_TCP, frame.len() - l4).add(&frame[l4..]);
+                    proptest::prop_assert!(whole.is_valid());
+                }
+            }
         }
     }
 }
