@@ -59,10 +59,10 @@ impl Plugged {
 
     /// The end of a link with this MTU.
     pub fn link(self, mtu: u16, tee: Tee) -> Link {
-        Link::Socket(match self {
+        Link::Socket(Box::new(match self {
             Plugged::Listening(listener, _) => Socket::listening(listener, mtu, tee),
             Plugged::Connected(fd, kind) => Socket::connected(fd, kind, mtu, tee),
-        })
+        }))
     }
 }
 

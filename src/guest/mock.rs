@@ -63,7 +63,7 @@ impl ToGuest for MockLink {
         self.push(frame.to_vec(), offload)
     }
 
-    fn reserve(&mut self, areas: usize, len: usize) -> usize {
+    fn reserve(&mut self, areas: usize, _: usize, len: usize) -> usize {
         let n = areas.min(SLOTS_MAX).min(self.room);
         self.areas = (0..n).map(|_| vec![0; len]).collect();
         n
@@ -98,7 +98,7 @@ mod tests {
     fn committed_areas_become_frames_and_the_rest_is_given_back() {
         let mut link = MockLink::default();
         {
-            let mut r = Reservation::new(&mut link, 3, 4).unwrap();
+            let mut r = Reservation::new(&mut link, 3, 4, 4).unwrap();
             assert_eq!((r.left(), r.areas().len()), (3, 3));
             r.commit(b"head", 2, Offload::NONE).unwrap();
             assert_eq!(r.left(), 2);
@@ -112,7 +112,7 @@ mod tests {
         let mut link = MockLink { room: 1, ..MockLink::default() };
         assert_eq!(link.send(b"a", Offload::NONE), Ok(()));
         assert_eq!(link.send(b"b", Offload::NONE), Err(LinkFull));
-        assert!(Reservation::new(&mut link, 1, 1).is_none());
+        assert!(Reservation::new(&mut link, 1, 4, 1).is_none());
         assert_eq!(link.sent.len(), 1);
     }
 }

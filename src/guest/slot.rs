@@ -69,8 +69,9 @@ pub trait ToGuest {
     /// [`LinkFull`]: the frame was not sent.
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), LinkFull>;
 
-    /// Reserves up to `areas` payload areas of `len` bytes each and returns how many there are; use [`Reservation`].
-    fn reserve(&mut self, areas: usize, len: usize) -> usize;
+    /// Reserves up to `areas` payload areas of `len` bytes each, for frames whose headers have `head_len` bytes at most, and
+    /// returns how many there are; use [`Reservation`].
+    fn reserve(&mut self, areas: usize, head_len: usize, len: usize) -> usize;
 
     /// The areas reserved and not yet committed, in order.
     fn areas(&mut self) -> ArrayVec<Scatter<'_>, SLOTS_MAX>;
@@ -95,9 +96,9 @@ pub struct Reservation<'a> {
 }
 
 impl<'a> Reservation<'a> {
-    /// Up to `areas` areas of `len` bytes; `None` if the link has none to give now.
-    pub fn new(link: &'a mut dyn ToGuest, areas: usize, len: usize) -> Option<Reservation<'a>> {
-        let left = link.reserve(areas.min(SLOTS_MAX), len);
+    /// Up to `areas` areas of `len` bytes, behind headers of up to `head_len`; `None` if the link has none to give now.
+    pub fn new(link: &'a mut dyn ToGuest, areas: usize, head_len: usize, len: usize) -> Option<Reservation<'a>> {
+        let left = link.reserve(areas.min(SLOTS_MAX), head_len, len);
         (left > 0).then_some(Reservation { link, left })
     }
 

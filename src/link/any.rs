@@ -17,7 +17,7 @@ use crate::wire::checksum::Sum;
 #[derive(Debug)]
 pub enum Link {
     Tap(Tap),
-    Socket(Socket),
+    Socket(Box<Socket>),
     /// Frames to the guest are lost, and none come from it.
     None,
 }
@@ -170,10 +170,10 @@ impl ToGuest for Link {
         }
     }
 
-    fn reserve(&mut self, areas: usize, len: usize) -> usize {
+    fn reserve(&mut self, areas: usize, head_len: usize, len: usize) -> usize {
         match self {
-            Link::Tap(tap) => tap.reserve(areas, len),
-            Link::Socket(socket) => socket.reserve(areas, len),
+            Link::Tap(tap) => tap.reserve(areas, head_len, len),
+            Link::Socket(socket) => socket.reserve(areas, head_len, len),
             Link::None => 0,
         }
     }

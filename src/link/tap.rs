@@ -111,7 +111,7 @@ impl ToGuest for Tap {
         Ok(())
     }
 
-    fn reserve(&mut self, areas: usize, len: usize) -> usize {
+    fn reserve(&mut self, areas: usize, _: usize, len: usize) -> usize {
         self.area_len = len.max(1);
         self.next = 0;
         self.areas = areas.min(self.arena.len() / self.area_len).min(SLOTS_MAX);

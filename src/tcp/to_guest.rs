@@ -131,7 +131,8 @@ impl Tcp {
         let flow = self.flows.get_mut(id).expect("the caller has just used it");
         let mss = flow.conn.mss();
         let size = frame_payload(mss, &key.remote.addr, caps.tso && caps.csum);
-        let mut reservation = Reservation::new(link, want.div_ceil(size), size).ok_or(Stop::Link)?;
+        let mut reservation =
+            Reservation::new(link, want.div_ceil(size), head_len(&key.remote.addr), size).ok_or(Stop::Link)?;
         let socket = flow.socket.as_ref().ok_or(Stop::HostEnd)?;
         let skip = if self.peek_offset[key.guest.addr.family()] { 0 } else { skip };
         let room = want.min(reservation.left() * size);
@@ -361,6 +362,11 @@ fn fields<'a>(key: &FlowKey, conn: &mut Conn, flags: TcpFlags) -> TcpFields<'a> 
         window: conn.window_field(flags.contains(TcpFlags::SYN)),
         options: &[],
     }
+}
+
+/// Bytes of the headers of a segment with payload.
+fn head_len(remote: &Addr) -> usize {
+    ETH_LEN + ip_len(remote.family()) + TCP_LEN
 }
 
 /// Shortens the areas to `bytes` in all.

@@ -98,7 +98,8 @@ impl Framer {
         let mut odd = None;
         let mut large = Large::default();
         {
-            let mut room = Reservation::new(link, LARGE_AREAS, LARGE_LEN)?;
+            let mut room =
+                Reservation::new(link, LARGE_AREAS, ETH_LEN + ip_len(key.guest.addr.family()) + UDP_LEN, LARGE_LEN)?;
             let mut areas = room.areas();
             large.asked = areas.len().min(self.inbox.slots());
             large.got = match self.inbox.receive_into(flow.socket.as_fd(), &mut areas) {
