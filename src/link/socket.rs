@@ -39,7 +39,7 @@ use crate::wire::{Csum, FRAME_MAX, Gso, Offload};
 
 /// Frames wait until there are this many bytes of them: enough for one call to be worth its price, little enough to be in
 /// the cache still.
-const FLUSH_BYTES: usize = 128 << 10;
+const FLUSH_BYTES: usize = 64 << 10;
 /// Send buffer to ask for; an ordinary user gets what `net.core.wmem_max` allows. The kernel doubles it, and fills it by half
 /// as much again at most (`unix_stream_sendmsg`).
 const BUFFER_BYTES: i32 = 512 << 10;
