@@ -5,7 +5,7 @@ use std::io;
 use arrayvec::ArrayVec;
 
 use super::engine::Engine;
-use crate::base::{DropReason, Instant};
+use crate::base::{DropReason, Instant, Mac};
 use crate::fwd::Nat;
 use crate::guest::{Facts, Frame, L2};
 use crate::link::{FRAMES, Input};
@@ -17,6 +17,7 @@ impl Engine {
         let mut batch = std::mem::take(&mut self.batch);
         batch.clear();
         let input = self.link.receive(&mut batch);
+        let unknown = self.l2.guest_mac == Mac::BROADCAST;
         let mut run: ArrayVec<(Packet, Frame<'_>), FRAMES> = ArrayVec::new();
         for frame in batch.frames() {
             self.counters.frames_from_guest += 1;
@@ -47,6 +48,9 @@ impl Engine {
         self.udp.flush(&Facts { now, l2: &self.l2, nat: &self.nat }, &mut self.link);
         drop(run);
         self.batch = batch;
+        if unknown && self.l2.guest_mac != Mac::BROADCAST {
+            self.guest_found(now);
+        }
         input
     }
 

@@ -16,6 +16,9 @@ impl Engine {
     /// One event of a socket on the host's side.
     pub(super) fn host_event(&mut self, token: Token, ready: Ready, now: Instant) {
         let id = Id { index: token.index, generation: token.generation };
+        if token.kind == Kind::ListenUdp {
+            self.seek_guest(now);
+        }
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         match token.kind {
             Kind::Tcp => self.tcp.from_host(id, ready, &facts, &mut self.link, &mut self.timers),
@@ -97,6 +100,7 @@ impl Engine {
     }
 
     fn lead_to_link(&mut self, client: Socket, from: Endpoint, way: Way, now: Instant) {
+        self.seek_guest(now);
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         match facts.inbound(from, way.target, way.target_port) {
             // What is refused is reset and counted there.

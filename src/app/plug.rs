@@ -6,7 +6,7 @@ use mio::Interest;
 use mio::unix::SourceFd;
 
 use super::engine::Engine;
-use crate::base::{Instant, Kind, Token};
+use crate::base::{Instant, Kind, Mac, Token};
 use crate::guest::{Facts, Room, ToGuest};
 
 /// The caller's event for a client that has gone.
@@ -79,6 +79,20 @@ impl Engine {
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         self.gateway.start(&facts, &mut self.link);
         self.arm_gateway();
+    }
+
+    /// A guest that has not said anything yet has no MAC that we know, and frames to all stations are not for its TCP.
+    pub(super) fn seek_guest(&mut self, now: Instant) {
+        if self.l2.guest_mac == Mac::BROADCAST {
+            let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+            self.gateway.seek(&facts, &mut self.link);
+        }
+    }
+
+    /// The guest has said something for the first time: those who wait for it need not wait for their timers.
+    pub(super) fn guest_found(&mut self, now: Instant) {
+        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+        self.tcp.repeat_syns(&facts, &mut self.link);
     }
 
     pub(super) fn gateway_timer(&mut self, now: Instant) {

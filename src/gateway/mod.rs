@@ -57,12 +57,14 @@ pub struct Gateway {
     defended: Option<Instant>,
     /// Of changes in the host's neighbour table.
     announcements: RateLimit,
+    /// Of questions for a guest that has not said anything yet.
+    searches: RateLimit,
 }
 
 impl Gateway {
     pub fn new(config: Config, now: Instant) -> Gateway {
         let ra = ra::Schedule::new(config.seed, now);
-        Gateway { config, ra, defended: None, announcements: neighbours::rate() }
+        Gateway { config, ra, defended: None, announcements: neighbours::rate(), searches: RateLimit::new(1, 1) }
     }
 
     pub fn config(&self) -> &Config {
@@ -73,6 +75,13 @@ impl Gateway {
     pub fn start(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest) {
         self.ask_for_guest(facts, link);
         self.start_advertising(facts, link);
+    }
+
+    /// Something is for a guest whose MAC nobody knows: asks for it, once a second at most (RFC 1122 §2.3.2.1).
+    pub fn seek(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        if self.searches.allow(facts.now) {
+            self.ask_for_guest(facts, link);
+        }
     }
 
     /// Takes an ARP frame.

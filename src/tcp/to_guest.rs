@@ -223,6 +223,16 @@ impl Tcp {
         self.emit(&key, &fields, facts, link);
     }
 
+    /// SYNs that the guest has not answered, once more, beside their timers: it could not hear them until now.
+    pub fn repeat_syns(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        for at in 0..self.embryonic.len() {
+            let id = self.embryonic[at];
+            if self.flows.get(id).is_some_and(|f| f.conn.state() == State::SynSent) {
+                self.send_syn(id, facts, link);
+            }
+        }
+    }
+
     /// The ACKs owed since the last flush, one per flow. A full link is left alone: they are owed until it takes them.
     pub fn flush(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest) {
         if link.room() == Room::Full {

@@ -6,7 +6,7 @@ import time
 import lab
 import packets
 import world
-from client import Connection, inbound
+from client import MAC, Connection, inbound
 from packets import ACK, FIN, PSH, RST, TCP
 from support import both, read_to_end
 from world import Case
@@ -83,6 +83,15 @@ class Tcp(Case):
             client.send_ip(syn.source, TCP, packets.tcp(8001, syn.source_port, 0, syn.seq + 1, RST | ACK))
             with self.assertRaises(ConnectionResetError):
                 stream.recv(1)
+
+    @both
+    def test_guest_that_has_said_nothing_yet(self, net):
+        """It is asked for, and when it has answered it need not wait for the SYN to be sent again."""
+        client = self.client("-t", "8001")
+        with self.lab.remote.connect(net.host, 8001):
+            began = time.monotonic()
+            client.expect("SYN for the guest alone", lambda p: p.protocol == TCP and p.to_mac == MAC, 3)
+            self.assertLess(time.monotonic() - began, 0.5)
 
     @both
     def test_guest_that_is_slow_to_accept(self, net):
