@@ -231,7 +231,7 @@ impl Engine {
                 let Some(token) = Token::from_usize(event.token().0) else { continue };
                 match token.kind {
                     Kind::Link => self.link_event(token, event),
-                    Kind::Plug => self.plugged(now),
+                    Kind::Plug => self.plugged(now)?,
                     // After the traffic of this turn.
                     Kind::Signal | Kind::Quit => self.due.push(token),
                     _ => self.host_event(token, event.into(), now),
@@ -244,7 +244,7 @@ impl Engine {
                     self.client_gone(now);
                 }
             }
-            if self.expire(now, &mut on_event) {
+            if self.expire(now, &mut on_event)? {
                 return Ok(());
             }
             self.finish_turn(now);
@@ -274,7 +274,7 @@ impl Engine {
     }
 
     /// Due timers and the caller's events. True: the caller says stop.
-    fn expire(&mut self, now: Instant, on_event: &mut impl FnMut(Token) -> Next) -> bool {
+    fn expire(&mut self, now: Instant, on_event: &mut impl FnMut(Token) -> Next) -> io::Result<bool> {
         let mut due = std::mem::take(&mut self.due);
         self.timers.expire(now, &mut due);
         let mut stop = false;
@@ -288,11 +288,14 @@ impl Engine {
                     Next::Stop => stop = true,
                 },
                 Kind::Scan => self.scan_timer(now),
+                Kind::Plug => self.plugged(now)?,
                 _ => self.flow_timer(token, now),
             }
         }
+        // What came meanwhile is for the next turn.
+        due.append(&mut self.due);
         self.due = due;
-        stop
+        Ok(stop)
     }
 
     fn tell_stats(&mut self, now: Instant) {

@@ -8,7 +8,10 @@ use mio::unix::SourceFd;
 use super::engine::Engine;
 use crate::base::{Instant, Kind, Mac, Token};
 use crate::guest::{Facts, Room, ToGuest};
+use crate::link::Input;
 
+/// Passes over what a client has left behind: more than fits into its socket.
+const LAST_PASSES: usize = 64;
 /// The caller's event for a client that has gone.
 pub(super) const CLIENT_GONE: Token = Token { kind: Kind::Quit, generation: 0, index: 3 };
 
@@ -50,21 +53,37 @@ impl Engine {
     }
 
     /// Somebody connects to the link's socket.
-    pub(super) fn plugged(&mut self, now: Instant) {
-        // One that is started again may be here before the event of its end.
+    pub(super) fn plugged(&mut self, now: Instant) -> io::Result<()> {
+        // One that is started again may be here before we have heard of its end.
         if self.link.has_lost_client() {
-            self.client_gone(now);
+            self.hear_out_client(now)?;
         }
         if !self.link.accept(now) {
-            return;
+            return Ok(());
         }
+        // Whether those behind it are turned away depends on whether it is there still.
+        self.due.push(Token::only(Kind::Plug));
         if let Err(e) = self.register_link() {
             log::warn!("cannot serve the client: {e}");
-            return self.client_gone(now);
+            self.client_gone(now);
+            return Ok(());
         }
         // What waits for room has it now.
         (self.link_has_more, self.link_takes) = (true, true);
         self.greet(now);
+        Ok(())
+    }
+
+    /// A client that has closed its end: its last frames count.
+    fn hear_out_client(&mut self, now: Instant) -> io::Result<()> {
+        self.link.ending();
+        for _ in 0..LAST_PASSES {
+            if self.drain_link(now)? != Input::More {
+                break;
+            }
+        }
+        self.client_gone(now);
+        Ok(())
     }
 
     /// The client has gone. Its guest's flows stay, for it may come again; the caller decides whether we do.

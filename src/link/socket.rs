@@ -139,24 +139,24 @@ impl Socket {
         self.client.as_ref().is_some_and(|c| c.gone || process::is_hung_up(&c.fd))
     }
 
-    /// Takes those who wait at the listener: the first, if there is nobody, and closes the connections of all others. True
-    /// if somebody new is there. To be called at each event of the listener.
+    /// Takes who waits at the listener, if there is nobody yet, and closes the connections of all who wait if there is. True
+    /// if somebody new is there: then others may wait still. To be called at each event of the listener, and once more after
+    /// somebody new has come, or the client has gone.
     pub fn accept(&mut self, now: Instant) -> bool {
-        let mut new = false;
         while let Some(listener) = &self.listener {
             match listener.accept() {
-                Ok((stream, _)) => match &self.client {
-                    None => {
-                        let client = Client::new(stream.into(), Kind::Stream);
-                        tell(&mut self.news, now, || format!("client connected{}", by(client.pid)));
-                        self.client = Some(client);
-                        new = true;
-                    }
-                    Some(first) => tell(&mut self.news, now, || {
-                        let (another, first) = (by(unix::peer_pid(&stream)), by(first.pid));
-                        format!("another client{another} was turned away: one{first} is connected")
-                    }),
-                },
+                Ok((stream, _)) => {
+                    let pid = unix::peer_pid(&stream);
+                    let Some(first) = &self.client else {
+                        tell(&mut self.news, now, || format!("client connected{}", by(pid)));
+                        self.client = Some(Client::new(stream.into(), Kind::Stream));
+                        return true;
+                    };
+                    let first = by(first.pid);
+                    tell(&mut self.news, now, || {
+                        format!("another client{} was turned away: one{first} is connected", by(pid))
+                    });
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => {
@@ -165,7 +165,7 @@ impl Socket {
                 }
             }
         }
-        new
+        false
     }
 
     /// The client is gone, or to go: nothing of it remains but the flows of its guest.
