@@ -4,6 +4,7 @@ or D21 are those of known defects of other translators."""
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 import unittest.mock
@@ -324,7 +325,7 @@ class Places(PrivilegeCase):
             for address in (lab.UNREACHABLE4, lab.UNREACHABLE6, lab.REMOTE4, lab.REMOTE6):
                 with self.assertRaises(OSError):
                     guest.connect(address, 9, timeout=3)
-                with guest.socket(lab.family_of(address), lab.socket.SOCK_DGRAM) as datagrams:
+                with guest.socket(lab.family_of(address), socket.SOCK_DGRAM) as datagrams:
                     datagrams.sendto(b"?", (address, 9))
             self.assert_served(guest)
             self.assertIn(lab.UNREACHABLE4, guest.errors())

@@ -1,0 +1,10 @@
+"""The addresses of the network, as the head of the package has them, and some where nobody is."""
+
+HOST4, HOST6 = "192.0.2.2", "2001:db8:1::2"
+GATEWAY4, GATEWAY6 = "192.0.2.1", "2001:db8:1::1"
+REMOTE4, REMOTE6 = "192.0.2.10", "2001:db8:1::10"
+OTHER4, OTHER6 = "203.0.113.5", "2001:db8:4::5"
+DEAD4, DEAD6 = "192.0.2.99", "2001:db8:1::99"
+FAR4, FAR6 = "198.51.100.2", "2001:db8:2::2"
+UNREACHABLE4, UNREACHABLE6 = "203.0.113.200", "2001:db8:ffff::1"
+SLOW4, SLOW6 = "198.18.0.2", "2001:db8:5::2"
