@@ -247,7 +247,7 @@ impl Engine {
             if self.expire(now, &mut on_event)? {
                 return Ok(());
             }
-            self.finish_turn(now);
+            self.finish_turn(now)?;
         }
     }
 
@@ -310,21 +310,16 @@ impl Engine {
     }
 
     /// Flows that wait for their turn or for the link, then everything that was put off to the end of the turn.
-    fn finish_turn(&mut self, now: Instant) {
+    fn finish_turn(&mut self, now: Instant) -> io::Result<()> {
         self.accept_waiting(now);
         self.run_splice(now);
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-        let mut link = std::mem::take(&mut self.link_takes);
+        let mut link = std::mem::take(&mut self.link_takes) || self.link.is_stuck();
         if link {
             self.link.writable();
             link = self.link.room() == Room::Free;
         }
-        if self.tcp.has_pending() {
-            self.tcp.run_pending(&facts, &mut self.link, &mut self.timers);
-        }
-        if link {
-            self.tcp.link_ready(&facts, &mut self.link, &mut self.timers);
-        }
+        // TCP fills whatever room there is, and would leave none for the others, turn after turn; they have little.
         let due = |p| p == Pending::Turn || p == Pending::Link && link;
         if due(self.udp.pending()) {
             self.udp.resume(&facts, &mut self.link, &mut self.timers);
@@ -332,14 +327,21 @@ impl Engine {
         if due(self.icmp.pending()) {
             self.icmp.resume(&facts, &mut self.link);
         }
+        if self.tcp.has_pending() {
+            self.tcp.run_pending(&facts, &mut self.link, &mut self.timers);
+        }
+        if link {
+            self.tcp.link_ready(&facts, &mut self.link, &mut self.timers);
+        }
         self.tcp.flush(&facts, &mut self.link);
         self.udp.flush(&facts, &mut self.link);
         if self.link.flush().is_err() {
-            self.client_gone(now);
+            self.hear_out_client(now)?;
         }
         self.watch_link();
         self.join_datagrams(now);
         self.share_descriptors();
+        Ok(())
     }
 
     /// Lets each kind of flow grow into what the others do not use.

@@ -62,12 +62,15 @@ impl Engine {
 
     /// ARP, and fragments, which may complete a packet.
     fn not_whole(&mut self, parsed: &Parsed, frame: &Frame<'_>, now: Instant) {
-        if let Parsed::Arp { src_mac } = parsed {
-            self.l2.guest_mac = *src_mac;
-        }
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         let outcome = match parsed {
-            Parsed::Arp { .. } => self.gateway.arp(frame, &facts, &mut self.link),
+            Parsed::Arp { src_mac } => {
+                let outcome = self.gateway.arp(frame, &facts, &mut self.link);
+                if outcome != Err(DropReason::Arp) {
+                    learn_mac(&mut self.l2, *src_mac);
+                }
+                outcome
+            }
             Parsed::Fragment(fragment) => match self.reassembly.add(fragment, frame, now) {
                 Ok(Some(whole)) => {
                     let frame = Frame { head: &whole.frame, rest: &[], offload: Offload::NONE };
@@ -157,12 +160,19 @@ fn checksum_holds(packet: &Packet, frame: &Frame<'_>) -> bool {
     sum.is_valid()
 }
 
+/// Who sends frames under our own MAC is no guest: something on the way sends back what we said.
+fn learn_mac(l2: &mut L2, mac: Mac) {
+    if mac != l2.our_mac {
+        l2.guest_mac = mac;
+    }
+}
+
 /// The guest shows which addresses it uses; inbound flows go to the last one of each kind. One that it knows somebody else
 /// by is not its own: led there, clients would come back to us.
 fn learn(l2: &mut L2, nat: &Nat, packet: &Packet) {
     // One that has no address yet, and asks for it, has a MAC.
     if packet.src.is_unicast() || packet.src.is_unspecified() {
-        l2.guest_mac = packet.src_mac;
+        learn_mac(l2, packet.src_mac);
     }
     if !packet.src.is_unicast() {
         return;

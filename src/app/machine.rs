@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -137,5 +137,7 @@ fn is_stale(path: &Path) -> io::Result<bool> {
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
         return Err(io::Error::other("there is a file of that name that is no socket"));
     }
-    Ok(UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused))
+    // A datagram socket cannot be connected to a listener (EPROTOTYPE), and so is not taken for a client by who waits there.
+    let connected = UnixDatagram::unbound()?.connect(path);
+    Ok(connected.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused))
 }

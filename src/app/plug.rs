@@ -1,6 +1,7 @@
 //! Who is at the other end of the link: guests that come and go behind a socket.
 
 use std::io;
+use std::time::Duration;
 
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -8,10 +9,12 @@ use mio::unix::SourceFd;
 use super::engine::Engine;
 use crate::base::{Instant, Kind, Mac, Token};
 use crate::guest::{Facts, Room, ToGuest};
-use crate::link::Input;
+use crate::link::{Accepted, Input};
 
-/// Passes over what a client has left behind: more than fits into its socket.
-const LAST_PASSES: usize = 64;
+/// Passes over what a client has left behind: more than fits into its socket, unless that has been made far larger.
+const LAST_PASSES: usize = 1024;
+/// Until those who could not be taken in are looked at again.
+const LATER: Duration = Duration::from_millis(100);
 /// The caller's event for a client that has gone.
 pub(super) const CLIENT_GONE: Token = Token { kind: Kind::Quit, generation: 0, index: 3 };
 
@@ -58,11 +61,20 @@ impl Engine {
         if self.link.has_lost_client() {
             self.hear_out_client(now)?;
         }
-        if !self.link.accept(now) {
-            return Ok(());
+        let plug = Token::only(Kind::Plug);
+        match self.link.accept(now) {
+            Accepted::Nobody => return Ok(()),
+            Accepted::Some => {
+                self.due.push(plug);
+                return Ok(());
+            }
+            Accepted::Failed => {
+                self.timers.arm(now + LATER, plug);
+                return Ok(());
+            }
+            // Whether those behind it are turned away depends on whether it is there still.
+            Accepted::Client => self.due.push(plug),
         }
-        // Whether those behind it are turned away depends on whether it is there still.
-        self.due.push(Token::only(Kind::Plug));
         if let Err(e) = self.register_link() {
             log::warn!("cannot serve the client: {e}");
             self.client_gone(now);
@@ -75,7 +87,7 @@ impl Engine {
     }
 
     /// A client that has closed its end: its last frames count.
-    fn hear_out_client(&mut self, now: Instant) -> io::Result<()> {
+    pub(super) fn hear_out_client(&mut self, now: Instant) -> io::Result<()> {
         self.link.ending();
         for _ in 0..LAST_PASSES {
             if self.drain_link(now)? != Input::More {
@@ -90,7 +102,8 @@ impl Engine {
     pub(super) fn client_gone(&mut self, now: Instant) {
         self.link.disconnect(&mut self.batch, now);
         self.link_has_more = false;
-        self.due.push(CLIENT_GONE);
+        // Somebody may wait already.
+        self.due.extend([CLIENT_GONE, Token::only(Kind::Plug)]);
     }
 
     /// A guest is there: asks who it is and tells who we are.

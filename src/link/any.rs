@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use arrayvec::ArrayVec;
 
 use super::socket::Gone;
-use super::{Batch, Socket, Tap};
+use super::{Accepted, Batch, Socket, Tap};
 use crate::base::Instant;
 use crate::guest::{Caps, LinkFull, Room, SLOTS_MAX, ToGuest};
 use crate::sys::iov::Scatter;
@@ -74,10 +74,10 @@ impl Link {
     }
 
     /// See [`Socket::accept`].
-    pub fn accept(&mut self, now: Instant) -> bool {
+    pub fn accept(&mut self, now: Instant) -> Accepted {
         match self {
             Link::Socket(socket) => socket.accept(now),
-            _ => false,
+            _ => Accepted::Nobody,
         }
     }
 

@@ -15,6 +15,7 @@ use arrayvec::ArrayVec;
 use super::framing::{PREFIX_LEN, prefix};
 use crate::guest::{LinkFull, SLOTS_MAX};
 use crate::sys::iov::{Gather, Scatter};
+use crate::sys::pages::Pages;
 
 /// Pieces that one system call takes at most.
 pub const PIECES_MAX: usize = 256;
@@ -28,7 +29,7 @@ const FRAME_MIN: usize = 60;
 /// Frames that wait, oldest first. Positions count on for ever; the ring's length divides them into places.
 #[derive(Debug)]
 pub struct Outbox {
-    ring: Vec<u8>,
+    ring: Pages,
     waiting: VecDeque<Waiting>,
     /// Bytes of the oldest frame, prefix included, that have left.
     begun: usize,
@@ -71,7 +72,7 @@ impl Areas {
 impl Outbox {
     pub fn new() -> Outbox {
         Outbox {
-            ring: vec![0; MEMORY_BYTES],
+            ring: Pages::new(MEMORY_BYTES),
             waiting: VecDeque::new(),
             begun: 0,
             bytes: 0,
@@ -97,9 +98,10 @@ impl Outbox {
         !self.lent.is_empty()
     }
 
-    /// Throws away what waits, and what of the oldest frame has not left. Pages that are lent are not used again: whoever has
-    /// them must not see what others are sent.
-    pub fn clear(&mut self) {
+    /// Throws away what waits, and what of the oldest frame has not left; returns how many frames. Pages that are lent are not
+    /// used again, neither here nor elsewhere: whoever has them must not see what others are sent.
+    pub fn clear(&mut self) -> usize {
+        let frames = self.waiting.len();
         if self.has_lent() {
             *self = Outbox::new();
         } else {
@@ -107,6 +109,7 @@ impl Outbox {
             (self.begun, self.bytes, self.areas) = (0, 0, Areas::default());
             self.begin_anew();
         }
+        frames
     }
 
     /// Up to `areas` areas for `len` bytes of payload behind headers of up to `head_len` bytes; returns how many.

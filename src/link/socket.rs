@@ -15,7 +15,8 @@
 //! *Without copying.* What a stream is sent much of is not copied into the socket: the socket is lent the pages that it lies in
 //! (vmsplice(2), splice(2)), and its reader copies from there. They are written again only when the kernel says that they have
 //! been read (`SIOCOUTQ`); `outbox` keeps the books. That costs a fifth of the processor time less. It asks of the reader that
-//! it reads, and does not splice the pages on to somewhere else; no hypervisor does. One that goes keeps the pages it has.
+//! it reads, and does not splice the pages on to somewhere else; no hypervisor does. One that goes keeps the pages it has. And
+//! it asks of whoever shares a socket with us (`--fd`) that it leaves it nonblocking: splice(2) waits otherwise.
 //!
 //! A VFKT message, with which vfkit greets, is no frame.
 
@@ -47,7 +48,7 @@ const BUFFER_BYTES: i32 = 512 << 10;
 const LEND_MIN: usize = 32 << 10;
 /// Capacity of the pipe by which pages go into the socket.
 const PIPE_BYTES: usize = 256 << 10;
-// What a reader may not have read yet, and as much as waits meanwhile, has room in the memory.
+// What a reader may not have read yet has room in the memory, and so has what waits for the socket meanwhile.
 const _: () = assert!(3 * BUFFER_BYTES as usize + PIPE_BYTES + (1 << 20) <= MEMORY_BYTES);
 /// How vfkit, and who is started in its stead, greets the other end of a datagram socket.
 const GREETING: &[u8] = b"VFKT";
@@ -84,9 +85,11 @@ struct Client {
     pid: Option<i32>,
     /// The socket is full; its event will tell when it is not.
     blocked: bool,
+    /// No event may tell when there is room: the kernel had no memory, or what was lent fills ours.
+    stuck: bool,
     /// The other end will send nothing more; what it has sent is to be read to its end.
     ending: bool,
-    /// The other end is closed.
+    /// The other end takes nothing any more.
     gone: bool,
     /// A frame's length that ended the connection.
     fault: Option<BadLength>,
@@ -95,6 +98,21 @@ struct Client {
 /// The client has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone;
+
+/// What [`Socket::accept`] found at the listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// A new client is there; others may wait behind it.
+    Client,
+    /// Some were turned away, and others may wait.
+    Some,
+    Nobody,
+    /// The host has no means to take who waits; no event will tell when it has.
+    Failed,
+}
+
+/// Connections that one call takes.
+const ACCEPTS: usize = 16;
 
 impl Socket {
     /// Waits for clients. `listener`: nonblocking.
@@ -139,18 +157,18 @@ impl Socket {
         self.client.as_ref().is_some_and(|c| c.gone || process::is_hung_up(&c.fd))
     }
 
-    /// Takes who waits at the listener, if there is nobody yet, and closes the connections of all who wait if there is. True
-    /// if somebody new is there: then others may wait still. To be called at each event of the listener, and once more after
-    /// somebody new has come, or the client has gone.
-    pub fn accept(&mut self, now: Instant) -> bool {
-        while let Some(listener) = &self.listener {
+    /// Takes who waits at the listener, if there is nobody yet, and closes the connections of those who wait if there is. To be
+    /// called at each event of the listener, as the answer says, and when the client has gone.
+    pub fn accept(&mut self, now: Instant) -> Accepted {
+        let Some(listener) = &self.listener else { return Accepted::Nobody };
+        for _ in 0..ACCEPTS {
             match listener.accept() {
                 Ok((stream, _)) => {
                     let pid = unix::peer_pid(&stream);
                     let Some(first) = &self.client else {
                         tell(&mut self.news, now, || format!("client connected{}", by(pid)));
                         self.client = Some(Client::new(stream.into(), Kind::Stream));
-                        return true;
+                        return Accepted::Client;
                     };
                     let first = by(first.pid);
                     tell(&mut self.news, now, || {
@@ -158,14 +176,14 @@ impl Socket {
                     });
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Accepted::Nobody,
                 Err(e) => {
                     tell(&mut self.news, now, || format!("cannot accept a client: {e}"));
-                    break;
+                    return Accepted::Failed;
                 }
             }
         }
-        false
+        Accepted::Some
     }
 
     /// The client is gone, or to go: nothing of it remains but the flows of its guest.
@@ -178,17 +196,20 @@ impl Socket {
                 }
             });
         }
-        self.out.clear();
+        self.lost += self.out.clear() as u64;
         batch.forget_stream();
     }
 
     /// Frames of the client, until the batch is full or there are no more.
     pub fn receive(&mut self, batch: &mut Batch) -> Input {
-        match &self.client {
-            None => Input::Drained,
-            Some(c) if c.gone => Input::Gone,
+        let input = match &self.client {
+            None => return Input::Drained,
             Some(Client { kind: Kind::Stream, .. }) => self.receive_stream(batch),
             Some(_) => self.receive_messages(batch),
+        };
+        match &self.client {
+            Some(c) if c.gone && input == Input::Drained => Input::Gone,
+            _ => input,
         }
     }
 
@@ -214,7 +235,8 @@ impl Socket {
             batch.stream_came(got);
             match self.take_frames(batch) {
                 Err(Gone) => return Input::Gone,
-                // A short read has emptied the queue (epoll(7)), but says nothing of an end that was told before it.
+                // A short read has emptied the queue (epoll(7)), unless descriptors come with a frame, which none does; it says
+                // nothing of an end that was told before it.
                 Ok(()) if got < asked && !ending && !batch.is_full() => return Input::Drained,
                 Ok(()) if !batch.is_empty() => return Input::More,
                 Ok(()) => {}
@@ -288,7 +310,7 @@ impl Socket {
     /// The socket takes more.
     pub fn writable(&mut self) {
         if let Some(client) = &mut self.client {
-            client.blocked = false;
+            (client.blocked, client.stuck) = (false, false);
         }
         self.transmit();
     }
@@ -298,14 +320,16 @@ impl Socket {
     /// # Errors
     /// [`Gone`].
     pub fn flush(&mut self) -> Result<(), Gone> {
-        self.transmit();
+        if self.client.as_ref().is_some_and(|c| !c.stuck) {
+            self.transmit();
+        }
         self.tee.flush();
         if self.client.as_ref().is_some_and(|c| c.gone) { Err(Gone) } else { Ok(()) }
     }
 
-    /// Frames wait that no event will ask for: the kernel had no memory.
+    /// No event may tell when it goes on: [`Socket::writable`] is to be called after a while.
     pub fn is_stuck(&self) -> bool {
-        self.client.as_ref().is_some_and(|c| !c.blocked && (c.piped > 0 || !self.out.is_empty()))
+        self.client.as_ref().is_some_and(|c| c.stuck && !c.gone)
     }
 
     /// Frames and bytes that it took.
@@ -329,7 +353,10 @@ impl Socket {
                     client.blocked = true;
                     break;
                 }
-                Err(e) if is_exhaustion(&e) => break,
+                Err(e) if is_exhaustion(&e) => {
+                    client.stuck = true;
+                    break;
+                }
                 Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => {
                     self.out.messages_left(1);
                     self.lost += 1;
@@ -354,7 +381,7 @@ impl Client {
         let _ = sockopt::set(fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, BUFFER_BYTES);
         let pid = unix::peer_pid(&fd);
         let pipe = if kind == Kind::Stream { lender(&fd).ok() } else { None };
-        Client { fd, kind, pipe, piped: 0, pid, blocked: false, ending: false, gone: false, fault: None }
+        Client { fd, kind, pipe, piped: 0, pid, blocked: false, stuck: false, ending: false, gone: false, fault: None }
     }
 
     /// One call's worth of what waits.
@@ -407,7 +434,7 @@ impl ToGuest for Socket {
     fn room(&self) -> Room {
         match &self.client {
             Some(c) if c.gone => Room::Nobody,
-            Some(c) if c.blocked => Room::Full,
+            Some(c) if c.blocked || c.stuck => Room::Full,
             Some(_) => Room::Free,
             None => Room::Nobody,
         }
@@ -432,11 +459,13 @@ impl ToGuest for Socket {
             return 0;
         }
         let reserved = self.out.reserve(areas, head_len, len);
-        if reserved == 0
-            && let Some(client) = &mut self.client
-        {
-            // Lent to the last page, which no socket's buffer allows; whoever asked waits for an event all the same.
-            client.blocked = true;
+        if reserved > 0 {
+            return reserved;
+        }
+        self.transmit();
+        let reserved = if self.room() == Room::Free { self.out.reserve(areas, head_len, len) } else { 0 };
+        if let Some(client) = self.client.as_mut().filter(|c| reserved == 0 && !c.blocked) {
+            client.stuck = true;
         }
         reserved
     }

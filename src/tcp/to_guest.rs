@@ -184,7 +184,8 @@ impl Tcp {
         }
         let from = flow.conn.resend_seq();
         if flow.conn.resend_is_fin() {
-            return self.send_bare(id, flow.conn.una(), TcpFlags::FIN | TcpFlags::ACK, facts, link);
+            self.send_bare(id, flow.conn.una(), TcpFlags::FIN | TcpFlags::ACK, facts, link);
+            return;
         }
         let want = (flow.conn.resend_len() as usize).min(PEEK_BYTES);
         let Some(key) = self.flows.key(id).copied() else { return };
@@ -233,18 +234,21 @@ impl Tcp {
         }
     }
 
-    /// The ACKs owed since the last flush, one per flow. A full link is left alone: they are owed until it takes them.
+    /// The ACKs owed since the last flush, one per flow. A full link takes them too, for they are small; those that it does
+    /// not take are owed until it does.
     pub fn flush(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        if link.room() == Room::Full {
-            return;
-        }
         let mut owed = std::mem::take(&mut self.owed);
-        for id in owed.drain(..) {
-            if self.flows.get(id).is_some_and(|f| f.ack_owed) {
-                self.offer(id);
-                self.send_ack(id, facts, link);
+        owed.retain(|id| {
+            if self.flows.get(*id).is_none_or(|f| !f.ack_owed) {
+                return false;
             }
-        }
+            self.offer(*id);
+            let refused = !self.send_ack(*id, facts, link) && link.room() == Room::Full;
+            if refused && let Some(flow) = self.flows.get_mut(*id) {
+                flow.ack_owed = true;
+            }
+            refused
+        });
         self.owed = owed;
     }
 
@@ -254,11 +258,12 @@ impl Tcp {
         self.flow(id).conn.offer(space);
     }
 
-    pub(super) fn send_ack(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        let Some(flow) = self.flows.get_mut(id) else { return };
+    /// As [`Tcp::emit`].
+    pub(super) fn send_ack(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) -> bool {
+        let Some(flow) = self.flows.get_mut(id) else { return true };
         flow.ack_owed = false;
         let seq = flow.conn.bare_seq();
-        self.send_bare(id, seq, TcpFlags::ACK, facts, link);
+        self.send_bare(id, seq, TcpFlags::ACK, facts, link)
     }
 
     /// An ACK with an old sequence number: the guest must answer it with its own ACK and window.
@@ -333,19 +338,20 @@ impl Tcp {
         self.errors.send(facts, link, (reporter, key.guest.addr), kind, &original[ETH_LEN..]);
     }
 
-    fn send_bare(&mut self, id: Id, seq: Seq, flags: TcpFlags, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        let Some(key) = self.flows.key(id).copied() else { return };
+    /// As [`Tcp::emit`].
+    fn send_bare(&mut self, id: Id, seq: Seq, flags: TcpFlags, facts: &Facts<'_>, link: &mut dyn ToGuest) -> bool {
+        let Some(key) = self.flows.key(id).copied() else { return true };
         let mut fields = fields(&key, &mut self.flow(id).conn, flags);
         fields.seq = seq.0;
-        self.emit(&key, &fields, facts, link);
+        self.emit(&key, &fields, facts, link)
     }
 
-    /// A segment without payload. If the link is full it is lost like any frame, and a timer makes up for it.
-    fn emit(&self, key: &FlowKey, fields: &TcpFields<'_>, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+    /// A segment without payload. False: the link did not take it. It is lost like any frame then, and a timer makes up for it.
+    fn emit(&self, key: &FlowKey, fields: &TcpFields<'_>, facts: &Facts<'_>, link: &mut dyn ToGuest) -> bool {
         let macs = (facts.l2.mac_for(&key.remote.addr), facts.l2.guest_mac);
         let mut head = Head::new();
         emit::tcp(&mut head, macs, 0, fields, 0, PayloadSum::Of(Sum::new()));
-        let _ = link.send(&head, Offload { csum: Csum::Complete, gso: Gso::None });
+        link.send(&head, Offload { csum: Csum::Complete, gso: Gso::None }).is_ok()
     }
 }
 
