@@ -1,13 +1,16 @@
-"""For clients without a system behind them: packets that no kernel would send, and the first packet of each port."""
+"""For clients without a system behind them: packets that no kernel would send, the first packet of each port, and what
+is answered soon whatever else goes on."""
 
+import contextlib
 import socket
+import sys
 import time
 
 import lab
 import packets
 import world
-from client import MAC, Connection, inbound
-from packets import ACK, FIN, PSH, RST, TCP
+from client import BULK, MAC, Connection, inbound
+from packets import ACK, ARP, FIN, PSH, RST, TCP
 from support import both, read_to_end
 from world import Case
 
@@ -204,3 +207,158 @@ class Gateway(Case):
             deaf.settimeout(0.3)
             with self.assertRaises(TimeoutError):
                 deaf.recv(100)
+
+
+class Learning(Case):
+    """Which hardware address inbound traffic goes to."""
+
+    OTHER = bytes.fromhex("525400aabbcc")
+
+    def setUp(self):
+        super().setUp()
+        self.one = self.client("-t", "8001")
+        self.one.assert_served()
+
+    def send_arp(self, mac, length=28):
+        """The first bytes of a question from this hardware address, with the guest's address."""
+        question = packets.arp(1, mac, lab.HOST4, bytes(6), lab.GATEWAY4)
+        self.one.send(packets.ethernet(packets.BROADCAST, mac, ARP, question[:length]))
+        # Until it has been seen: not everything is answered.
+        time.sleep(0.2)
+
+    def assert_leads_to(self, mac):
+        with self.lab.remote.connect(lab.HOST4, 8001):
+            self.assertEqual(inbound(self.one, 8001)[0].to_mac, mac)
+
+    def test_arp_tells(self):
+        self.send_arp(self.OTHER)
+        self.assert_leads_to(self.OTHER)
+
+    def test_arp_that_is_cut_short_tells_nothing(self):
+        for length in (27, 14, 8, 0):
+            self.send_arp(self.OTHER, length)
+            self.assert_leads_to(MAC)
+
+    def test_frames_under_the_programs_own_address_tell_nothing(self):
+        """Something on the way sends back what the program said."""
+        ours = self.one.resolve(4)
+        self.send_arp(ours)
+        self.assert_leads_to(MAC)
+        echo = packets.ip(lab.HOST4, lab.GATEWAY4, packets.ICMP, packets.echo(4, 77, 1))
+        self.one.send(packets.ethernet(ours, ours, packets.IPV4, echo))
+        time.sleep(0.2)
+        self.assert_leads_to(MAC)
+
+
+class SlowReader:
+    """Reads a few downloads that have no end. Meanwhile it asks questions in UDP and uploads, a little at a time. The
+    other ends are here as well: nothing runs but when `step` is called."""
+
+    RATE = 8 << 20
+    """Bytes a second."""
+
+    def __init__(self, case, client, downloads):
+        self.client, self.asked, self.took = client, {}, {}
+        client.piece = 1 << 16
+        remote = case.lab.remote
+        self.echo = case.closing(remote.bind(lab.REMOTE4))
+        self.echo.setblocking(False)
+        with remote.listen(lab.REMOTE4) as listener:
+            def connection():
+                near = Connection(client, lab.REMOTE4, listener.getsockname()[1], options=BULK).open()
+                far = case.closing(listener.accept()[0])
+                far.setblocking(False)
+                return near, far
+            self.downloads = [connection() for _ in range(downloads)]
+            self.upload, self.sink = connection()
+        self.began, self.read = time.monotonic(), 0
+
+    def ask(self, number):
+        """Question `number`, and the next bytes of the upload."""
+        self.client.send_udp(lab.REMOTE4, self.echo.getsockname()[1], b"%08d" % number)
+        self.upload.transmit(ACK | PSH, bytes(1000))
+        self.asked["answer", number] = self.asked["acknowledgement", self.upload.seq] = time.monotonic()
+
+    def step(self):
+        with contextlib.suppress(BlockingIOError):
+            self.sink.recv(1 << 20)
+        with contextlib.suppress(BlockingIOError):
+            self.echo.sendto(*self.echo.recvfrom(100))
+        for _, far in self.downloads:
+            with contextlib.suppress(BlockingIOError):
+                far.send(bytes(1 << 18))
+        if self.read >= (time.monotonic() - self.began) * self.RATE:
+            time.sleep(0.001)
+        elif packet := self.client.receive(0.01):
+            self.read += len(packet.frame)
+            self._came(packet)
+
+    def _came(self, packet):
+        if packet.is_udp() and packet.source == lab.REMOTE4:
+            self._done("answer", int(packet.data))
+        elif self.upload.ours(packet):
+            for what, seq in list(self.asked):
+                if what == "acknowledgement" and (packet.ack - seq) & 0xFFFFFFFF < 1 << 31:
+                    self._done(what, seq)
+        for near, _ in self.downloads:
+            if near.ours(packet) and packet.data and packet.seq == near.ack:
+                near.ack = (near.ack + len(packet.data)) & 0xFFFFFFFF
+                near.transmit(ACK)
+
+    def _done(self, what, number):
+        self.took[what, number] = time.monotonic() - self.asked.pop((what, number))
+
+
+class Promptness(Case):
+    """What is small is answered within a second, whatever else goes on."""
+
+    def test_slow_reader_of_downloads(self):
+        """The link is full all the time, and what it has room for is not for those alone who have most."""
+        slow = SlowReader(self, self.client(), 4)
+        self.go_on(slow, 1)
+        for number in range(20):
+            slow.ask(number)
+            self.go_on(slow, 0.05)
+        self.go_on(slow, 1, lambda: not slow.asked)
+        self.note(f"{max(slow.took.values(), default=0):.2f} s at most; {slow.read >> 20} MiB read")
+        self.assertEqual(list(slow.asked), [], "not answered")
+        self.assertLess(max(slow.took.values()), 1)
+        # Otherwise nothing was in the way.
+        self.assertGreater(slow.read, 4 << 20)
+
+    def go_on(self, slow, seconds, done=lambda: False):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not done():
+            slow.step()
+
+    def test_others_that_connect_all_the_time(self):
+        """They are turned away, and the first client is served meanwhile."""
+        server = self.server()
+        client = self.closing(server.client())
+        client.assert_served()
+        others = [self.lab.popen([sys.executable, "-c", CONNECTS, server.path]) for _ in range(2)]
+        try:
+            time.sleep(0.5)
+            with self.lab.remote.bind(lab.REMOTE4) as echo:
+                took = [self.exchange(client, echo, b"%08d" % number) for number in range(20)]
+            self.assertEqual([process.poll() for process in others], [None, None])
+        finally:
+            for process in others:
+                self.lab.end(process)
+        self.note(f"{max(took):.2f} s at most")
+        self.assertLess(max(took), 1)
+
+    def exchange(self, client, echo, data):
+        began = time.monotonic()
+        client.send_udp(lab.REMOTE4, echo.getsockname()[1], data)
+        echo.sendto(*echo.recvfrom(100))
+        client.expect("answer", lambda p: p.is_udp() and p.data == data)
+        return time.monotonic() - began
+
+
+CONNECTS = """
+import socket, sys
+while True:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(sys.argv[1])
+"""

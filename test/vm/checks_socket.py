@@ -1,7 +1,9 @@
 """The stream socket itself: frames, clients that come and go, what no client should send, and the program's life."""
 
+import itertools
 import os
 import random
+import signal
 import socket
 import struct
 import time
@@ -10,11 +12,12 @@ import lab
 import packets
 import world
 from client import MAC, Client, Connection, inbound
-from packets import ARP, ICMP6, IPV4, IPV6
-from support import both
+from packets import ACK, ARP, ICMP6, IPV4, IPV6, PSH
+from support import both, read_exactly
 from world import Case
 
 JUNK = random.Random(7).randbytes(4096)
+SO_SNDBUFFORCE = 32
 
 
 class Frames(Case):
@@ -265,6 +268,29 @@ class Clients(Case):
         with server.client() as client:
             client.assert_served()
 
+    def test_one_that_writes_much_and_closes_at_once(self):
+        """All of it counts, though the first answers find nobody there. Each connection keeps to its window."""
+        server = self.server()
+        client = self.closing(server.client())
+        with self.lab.remote.listen(lab.REMOTE4) as listener:
+            streams = [Connection(client, lab.REMOTE4, listener.getsockname()[1]).open() for _ in range(25)]
+            served = [self.closing(listener.accept()[0]) for _ in streams]
+        client.connection.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 4 << 20)
+        client.connection.settimeout(5)
+        pieces = [b"%06d " % number * 200 for number in range(23)]
+        # It is all there, and the client gone, before the program sees any of it.
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            with client.at_once():
+                for stream, piece in itertools.product(streams, pieces):
+                    stream.transmit(ACK | PSH, piece)
+            client.close()
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        for far in served:
+            far.settimeout(5)
+            self.assertEqual(read_exactly(far, 23 * 1400), b"".join(pieces))
+
 
 class Malformed(Case):
     """A good client, one that sends nonsense, and a good one again."""
@@ -379,6 +405,20 @@ class Life(Case):
         self.assertEqual(done.returncode, 1)
         self.assertIn(server.path, done.stderr)
         client.assert_served()
+
+    def test_looking_whether_a_path_is_in_use_is_no_client(self):
+        """An instance that waits for its one client goes on waiting for it while others want its path."""
+        server = self.server("--one-off")
+        for options in ((), ("--one-off",), ("--check",)):
+            argv = self.lab.as_user(self.lab.program.vm(["-f", *options, "--socket", server.path]))
+            done = self.lab.call(argv, check=False)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(server.path, done.stderr)
+            time.sleep(0.2)
+            self.assertTrue(server.alive(), f"ended by another one with {options}")
+        with server.client() as client:
+            client.assert_served()
+        self.assertEqual(server.ended(), 0)
 
     def test_path_that_cannot_be_made(self):
         argv = self.lab.as_user(self.lab.program.vm(["-f", "--socket", "/proc/nowhere/socket"]))

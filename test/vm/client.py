@@ -12,6 +12,8 @@ from packets import ACK, ARP, FIN, ICMP, ICMP6, IPV4, IPV6, PSH, RST, SYN, TCP, 
 
 MAC = bytes.fromhex("525400654321")
 LINK_LOCAL = "fe80::5054:ff:fe65:4321"
+BULK = b"\2\4\xff\xd0\1\3\3\x08"
+"""Options of a SYN for much data: segments as long as can be, and a window of 16 MB."""
 
 
 class Closed(Exception):
@@ -29,6 +31,7 @@ class Client:
             self.connection.connect(path)
         self.connection.settimeout(10)
         self.held, self.piece = b"", 1 << 18
+        self.gathered = None
         self.seen = []
         """Every packet that came, the oldest first."""
 
@@ -36,10 +39,23 @@ class Client:
 
     def write(self, data):
         """Bytes as they are, without a length."""
+        if self.gathered is not None:
+            self.gathered += data
+            return
         try:
             self.connection.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
             raise Closed from None
+
+    @contextlib.contextmanager
+    def at_once(self):
+        """What is sent meanwhile leaves in one piece, at the end."""
+        self.gathered = bytearray()
+        try:
+            yield
+        finally:
+            data, self.gathered = self.gathered, None
+        self.write(data)
 
     def send(self, frame):
         self.write(struct.pack("!I", len(frame)) + frame)
