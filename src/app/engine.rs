@@ -124,9 +124,6 @@ impl Engine {
         let poll = Poll::new()?;
         let clock = Clock::start();
         let registry = poll.registry();
-        if let Some(fd) = parts.link.listener() {
-            registry.register(&mut SourceFd(&fd), only(Kind::Plug), Interest::READABLE)?;
-        }
         let secret = || KeySecret::random().map_err(io::Error::other);
         let mtu = parts.link.caps().mtu;
         let limits = Flows::default().limits(parts.descriptors);
@@ -138,19 +135,16 @@ impl Engine {
             short,
             long,
             outbound: parts.outbound.clone(),
-            hand_back: match parts.link {
-                Link::None => HandBack::Everybody,
-                Link::Tap(_) | Link::Socket(_) if local.on => HandBack::Loopback,
-                Link::Tap(_) | Link::Socket(_) => HandBack::Nobody,
-            },
+            hand_back: hand_back(&parts.link, &local),
         };
         let udp = Udp::new(registry.try_clone()?, secret()?, config);
         let config = icmp::Config { limit: limits.icmp, outbound: parts.outbound, ..icmp::Config::default() };
         let icmp = Icmp::new(registry.try_clone()?, secret()?, config);
         let config = splice::Config { tcp_limit: limits.spliced_tcp, udp_limit: limits.spliced_udp, short, long };
         let spliced = parts.local.map(|_| Splice::new(registry.try_clone()?, secret()?, config)).transpose()?;
-        if let Some(neighbours) = &parts.neighbours {
-            registry.register(&mut SourceFd(&neighbours.as_raw_fd()), only(Kind::Neighbours), Interest::READABLE)?;
+        let neighbours = parts.neighbours.as_ref().map(AsRawFd::as_raw_fd);
+        for (fd, kind) in [(parts.link.listener(), Kind::Plug), (neighbours, Kind::Neighbours)] {
+            fd.map_or(Ok(()), |fd| registry.register(&mut SourceFd(&fd), only(kind), Interest::READABLE))?;
         }
         let mut engine = Engine {
             timers: Wheel::new(clock.now()),
@@ -390,6 +384,14 @@ impl Engine {
         (all.frames_to_guest, all.bytes_to_guest) = self.link.sent();
         all.drop_many(DropReason::LinkFull, self.link.lost());
         all
+    }
+}
+
+fn hand_back(link: &Link, local: &Local) -> HandBack {
+    match link {
+        Link::None => HandBack::Everybody,
+        _ if local.on => HandBack::Loopback,
+        _ => HandBack::Nobody,
     }
 }
 
