@@ -1,6 +1,6 @@
 """A Debian system of its own on the laboratory's `host`, in which an ordinary user's containers run.
 
-Its files are those that build-root.sh made, under an overlay that is gone with the world; its processes have their own
+Its files are those that debian-root.sh made, under an overlay that is gone with the world; its processes have their own
 process ids, and `catatonit` reaps those that nobody waits for. The program under test is /usr/local/bin/pasta there,
 through a script that records the command line it is started with.
 """
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import threading
 
+import debian_root
 import lab
 
 IMAGE = "localhost/consumers:latest"
@@ -270,20 +271,9 @@ echo "{name} ${{*@Q}}" >>/run/consumers/argv
 exec {program} "$@"
 """
 
-# pivot_root instead of chroot: the kernel gives no user namespace to a process in a chroot.
-START = r"""
-root=$1 argv=$2
-mount --make-rprivate /
-mount -t tmpfs -o mode=755 none /mnt
-mkdir /mnt/upper /mnt/work /mnt/root
-mount -t overlay -o "lowerdir=$root,upperdir=/mnt/upper,workdir=/mnt/work" none /mnt/root
-cd /mnt/root
-mount -t proc proc proc
-mount -t sysfs sysfs sys
+START = debian_root.script(r"""
+argv=$2
 mount -t cgroup2 none sys/fs/cgroup
-mount --rbind /dev dev
-mount -t tmpfs -o mode=755 none run
-mount -t tmpfs -o mode=1777 none tmp
 mount -t tmpfs -o mode=700,uid=1000,gid=1000 none home/user
 mkdir -p run/user/1000 run/consumers run/lock
 chown 1000:1000 run/user/1000
@@ -291,12 +281,8 @@ chmod 700 run/user/1000
 touch run/consumers/argv
 chmod 666 "$argv"
 mount --bind "$argv" run/consumers/argv
-cat /etc/resolv.conf >etc/resolv.conf
-printf '127.0.0.1 localhost\n::1 localhost\n' >etc/hosts
 hostname consumers
-pivot_root . mnt
-umount -l /mnt
-mount --make-rshared /
+""", r"""
 echo ready
 exec chroot / /usr/bin/catatonit -P </dev/null >/dev/null 2>&1
-"""
+""")
