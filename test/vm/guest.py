@@ -27,11 +27,12 @@ def stream(path):
 
 
 class Guest:
-    """A guest that the server's program gives its network; it is up, and nothing is configured."""
+    """A guest that the program under test gives its network; it is up, and nothing is configured."""
 
-    def __init__(self, laboratory, images, server, link=stream, where=None):
-        """`images` is a kernel and an initial file system."""
-        self.lab, self.server = laboratory, server
+    def __init__(self, laboratory, images, netdev, run_as=None, pass_fds=()):
+        """`images` is a kernel and an initial file system; `netdev` are QEMU's options for the network. `run_as` makes
+        the command line that runs another one."""
+        self.lab = laboratory
         self.log, self.errors = laboratory.file("guest"), laboratory.file("qemu")
         self.said = []
         ours, its = socket.socketpair()
@@ -42,12 +43,12 @@ class Guest:
                 "-append", "console=ttyS0 loglevel=4 panic=1 tsc=reliable no_timer_check cryptomgr.notests",
                 "-chardev", f"file,id=log,path={self.log},append=on", "-serial", "chardev:log",
                 "-chardev", f"socket,id=line,fd={its.fileno()}", "-serial", "chardev:line",
-                *link(server.path), "-device", f"virtio-net-pci,netdev=net,mac={MAC},romfile=",
+                *netdev, "-device", f"virtio-net-pci,netdev=net,mac={MAC},romfile=",
                 "-device", "virtio-rng-pci"]
         with its, open(self.errors, "wb") as errors:
-            self.process = laboratory.popen(laboratory.as_user(["setpriv", "--pdeathsig=KILL", *argv], where),
-                                            pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, stdout=errors,
-                                            stderr=errors)
+            self.process = laboratory.popen((run_as or laboratory.as_user)(["setpriv", "--pdeathsig=KILL", *argv]),
+                                            pass_fds=[its.fileno(), *pass_fds], stdin=subprocess.DEVNULL,
+                                            stdout=errors, stderr=errors)
         self.line = Line(ours)
         try:
             self.wait_ready()

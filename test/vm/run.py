@@ -79,7 +79,7 @@ class Result(unittest.TestResult):
 
 
 def name_of(test):
-    module, kind = type(test).__module__.removeprefix("checks_"), type(test).__name__.lower()
+    module, kind = type(test).__module__.partition("_")[2], type(test).__name__.lower()
     return f"{module}.{kind}.{test._testMethodName.removeprefix('test_')}"
 
 
@@ -95,11 +95,11 @@ def out_of_time(*_):
     raise OutOfTime("the check took longer than its limit")
 
 
-def checks():
+def checks(files="checks_*.py"):
     """All of them, those without a guest first, and those of one guest together."""
     loader = unittest.TestLoader()
     found = []
-    for file in sorted(pathlib.Path(__file__).parent.glob("checks_*.py")):
+    for file in sorted(pathlib.Path(__file__).parent.glob(files)):
         for suite in loader.loadTestsFromModule(importlib.import_module(file.stem)):
             found += suite
     return sorted(found, key=lambda test: test.session.name if test.session else "")
@@ -131,7 +131,8 @@ def main():
     results = {}
     for column, program in programs.items():
         results[column] = Result(f"{column}: " if options.peer else "")
-        make(chosen, laboratory, program, results[column])
+        laboratory.program = program
+        make(chosen, world.World(laboratory), results[column])
     if options.peer:
         print_table(chosen, results)
     for column, result in results.items():
@@ -140,10 +141,8 @@ def main():
     return int(results["ours"].passed() < len(chosen))
 
 
-def make(chosen, laboratory, program, result):
-    """All checks with one program."""
-    laboratory.program = program
-    place = world.World(laboratory)
+def make(chosen, place, result):
+    """All checks in one world."""
     world.Case.world = place
     try:
         for test in chosen:

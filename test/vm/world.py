@@ -120,7 +120,8 @@ class World:
     def boot(self):
         """A new guest for the program that runs, configured as a user's would be."""
         where = self.lab.bare if self.session.bare else None
-        self.guest = guest.Guest(self.lab, self.images, self.server, where=where)
+        self.guest = guest.Guest(self.lab, self.images, guest.stream(self.server.path),
+                                 run_as=lambda argv: self.lab.as_user(argv, where))
         configure(self.guest, self.session.bare)
 
     def healthy(self):
