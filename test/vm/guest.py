@@ -14,6 +14,7 @@ import shlex
 import socket
 import subprocess
 import threading
+import time
 
 import lab
 
@@ -102,10 +103,13 @@ class Guest:
 
     def wait_ready(self):
         """Waits until the guest has started and is ready to be asked."""
-        try:
-            self.line.ready.get(timeout=BOOT_SECONDS)
-        except queue.Empty:
-            raise TimeoutError(f"the guest did not start within {BOOT_SECONDS} s: {self.problems()}") from None
+        end = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < end and self.alive():
+            with contextlib.suppress(queue.Empty):
+                self.line.ready.get(timeout=0.5)
+                return
+        ended = "" if self.alive() else f", QEMU ended with status {self.process.returncode}"
+        raise TimeoutError(f"the guest did not start within {BOOT_SECONDS} s{ended}: {self.problems()}")
 
     def reset(self):
         """The guest's reset button; returns when it has started again, without any configuration."""
