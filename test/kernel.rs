@@ -4,14 +4,12 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use spelt::sys::iov::{Gather, Scatter};
-use spelt::sys::splice::Pipe;
-use spelt::sys::{socket, sockopt, unix};
+use spelt::sys::socket;
 
 /// A connected pair over loopback: ours, nonblocking, and the peer's.
 fn pair(address: &str) -> (TcpStream, TcpStream) {
@@ -158,117 +156,4 @@ fn data_that_came_before_a_reset_is_still_there() {
     assert_eq!(peek(&ours, 9).unwrap(), b"before");
     assert_eq!(socket::discard(ours.as_fd(), 6).unwrap(), 6);
     assert_eq!(peek(&ours, 9).unwrap_err().kind(), ErrorKind::ConnectionReset);
-}
-
-/// A UNIX stream that carries one pattern for ever, in copies and in lent pages, and books about what was read of it.
-struct Lending {
-    to: UnixStream,
-    reader: UnixStream,
-    pipe: Pipe,
-    memory: Vec<u8>,
-    /// Bytes that are in the pipe, and that ever went into the socket and out of it.
-    piped: usize,
-    sent: usize,
-    read: usize,
-    /// Of those sent.
-    lent: usize,
-    seed: u64,
-}
-
-impl Lending {
-    const PERIOD: usize = 251;
-    /// Of parts of a page, a page and its neighbours, what the kernel puts into one buffer of a copy, and more.
-    const SIZES: [usize; 10] = [1, 60, 1400, 4095, 4096, 4097, 9000, 32_768, 65_549, 200_000];
-
-    fn new(seed: u64) -> Lending {
-        let (to, reader) = UnixStream::pair().unwrap();
-        to.set_nonblocking(true).unwrap();
-        sockopt::set(to.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, 512 << 10).unwrap();
-        reader.set_nonblocking(true).unwrap();
-        let pipe = Pipe::new().unwrap();
-        pipe.resize(256 << 10).unwrap();
-        let memory = (0..1 << 20).map(|i| (i % Lending::PERIOD) as u8).collect();
-        Lending { to, reader, pipe, memory, piped: 0, sent: 0, read: 0, lent: 0, seed }
-    }
-
-    fn chance(&mut self, below: usize) -> usize {
-        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (self.seed >> 33) as usize % below
-    }
-
-    fn size(&mut self) -> usize {
-        Lending::SIZES[self.chance(Lending::SIZES.len())]
-    }
-
-    /// Where in memory the pattern goes on from byte `position` of the stream, in one of many pages.
-    fn place(&mut self, position: usize) -> usize {
-        self.chance(3000) * Lending::PERIOD + position % Lending::PERIOD
-    }
-
-    /// One call's worth of the stream; false: the socket takes no more.
-    fn write(&mut self) -> bool {
-        let len = self.size();
-        if self.piped > 0 {
-            // Not always all of what is in the pipe, nor whole pages.
-            let done = self.pipe.drain(self.to.as_fd(), len.min(self.piped));
-            let n = count(&done);
-            (self.piped, self.sent, self.lent) = (self.piped - n, self.sent + n, self.lent + n);
-            return done.is_ok();
-        }
-        let (copied, one, other) = (self.chance(2) == 0, self.place(self.sent), self.place(self.sent + len));
-        let pieces = [Gather::new(&self.memory[one..one + len]), Gather::new(&self.memory[other..other + 100])];
-        if copied {
-            let done = socket::send(self.to.as_fd(), &pieces);
-            self.sent += count(&done);
-            return done.is_ok();
-        }
-        self.piped = self.pipe.lend(&pieces).unwrap();
-        true
-    }
-
-    /// Reads a part of what there is, which is as it should be; false: there was nothing.
-    fn read(&mut self) -> bool {
-        let mut room = vec![0; self.size()];
-        let done = self.reader.read(&mut room);
-        let n = count(&done);
-        let expected = self.read % Lending::PERIOD;
-        assert!(room[..n] == self.memory[expected..expected + n], "after {} bytes", self.read);
-        self.read += n;
-        done.is_ok()
-    }
-
-    fn assert_counted(&self) {
-        let (counted, left) = (unix::unread(self.to.as_fd()).unwrap(), self.sent - self.read);
-        assert!(counted >= left, "{counted} bytes counted, {left} not read, {} read", self.read);
-    }
-}
-
-/// Bytes that a call moved. The only reason for none is that it would wait.
-fn count(done: &std::io::Result<usize>) -> usize {
-    done.as_ref().map_or_else(|e| assert_eq!(e.kind(), ErrorKind::WouldBlock), |n| assert!(*n > 0));
-    *done.as_ref().unwrap_or(&0)
-}
-
-/// Pages that are lent to a UNIX stream are written again when this count says that they have been read.
-#[test]
-fn a_unix_stream_counts_no_less_than_its_reader_has_not_read() {
-    let mut lending = Lending::new(7);
-    for _ in 0..1000 {
-        for _ in 0..lending.chance(60) {
-            if !lending.write() {
-                break;
-            }
-            lending.assert_counted();
-        }
-        // Now and then all of it.
-        for _ in 0..lending.chance(300) {
-            if !lending.read() {
-                assert_eq!((lending.sent, unix::unread(lending.to.as_fd()).unwrap()), (lending.read, 0));
-                break;
-            }
-            lending.assert_counted();
-        }
-    }
-    let (lent, copied) = (lending.lent, lending.sent - lending.lent);
-    assert!(lent > 32 << 20 && copied > 32 << 20, "{lent} bytes lent and {copied} copied are few");
 }
