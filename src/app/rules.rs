@@ -92,7 +92,7 @@ pub fn reaches_inside(config: &Config, forwards: &Forwards) -> bool {
 /// Descriptors left for ports and flows: the limit less what is open and what we ourselves will still open. `inside`:
 /// sockets of the guest's namespace are kept in store, and pipes lead to them. `requests`: programs may ask for ports.
 pub fn spare_descriptors(inside: bool, requests: bool) -> usize {
-    /// Namespace and tap, or a machine's listener, client and pipe; event loop and its copies, a client that is being
+    /// Namespace and tap, or a machine's listener and client; event loop and its copies, a client that is being
     /// accepted, and some air.
     const OWN: usize = 32;
     let most = process::open_files_max();

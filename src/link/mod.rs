@@ -8,12 +8,11 @@
 //! frame that is refused for another reason is lost as on a wire. The capture, if there is one, records what crosses this
 //! line, and ends at its first failure.
 //!
-//! Limits: [`FRAMES`] a pass; frames of up to 64 KiB; 1 MiB for the batch and payload on its way out: 1 MiB of a tap, 3 MiB of a socket.
+//! Limits: [`FRAMES`] a pass; frames of up to 64 KiB; 1 MiB for the batch and payload on its way out: 1 MiB too.
 //!
 //! System calls. Tap: read (frames from the guest), writev (frames to it), ioctl (`TUNSETPERSIST`, once, at the end). Socket:
-//! accept4, getsockopt (`SO_PEERCRED`), setsockopt (`SO_SNDBUF`), pipe2 and fcntl (a client's pipe), poll (whether a client is
-//! still there), recvfrom, sendmsg, vmsplice, splice and ioctl (`SIOCOUTQ`) (stream), recvmmsg and sendmmsg (messages), mmap and
-//! munmap (frames to it), close. Both: openat (once), write (capture file).
+//! accept4, getsockopt (`SO_PEERCRED`), setsockopt (`SO_SNDBUF`), poll (whether a client is still there), recvfrom and sendmsg
+//! (stream), recvmmsg and sendmmsg (messages), close. Both: openat (once), write (capture file).
 
 mod any;
 mod batch;

@@ -3,10 +3,9 @@
 //! Each lies in one piece, its length in front: [prefix][headers][payload]. Payload is received right where its frame will
 //! be, the headers are written in front of it, and the next frame begins where it ends: many frames are one piece.
 //!
-//! The memory is a ring, given out in order and free again in order. A socket that copies what it takes frees it at once. One
-//! that is lent the pages ([`Outbox::lent`]) has them until its reader has read them: [`Outbox::outstanding`] says how many
-//! bytes at most are not read yet, which frees what lies before them. When nothing waits and nothing is lent, the ring
-//! begins anew, which is after nearly every flush to a reader that keeps up: then the same few pages stay in the cache.
+//! The memory is a ring, given out in order and free again in order. When nothing waits it begins anew, which is after nearly
+//! every flush to a reader that keeps up: then the same few pages stay in the cache. (To lend the socket these pages instead of
+//! having them copied, by vmsplice(2), saves us a copy, but costs the reader more than that: it finds them in no cache.)
 
 use std::collections::VecDeque;
 
@@ -15,13 +14,12 @@ use arrayvec::ArrayVec;
 use super::framing::{PREFIX_LEN, prefix};
 use crate::guest::{LinkFull, SLOTS_MAX};
 use crate::sys::iov::{Gather, Scatter};
-use crate::sys::pages::Pages;
 
 /// Pieces that one system call takes at most.
 pub const PIECES_MAX: usize = 256;
 
-/// Memory for all frames, those that are lent included.
-pub const MEMORY_BYTES: usize = 3 << 20;
+/// Memory for all frames.
+pub const MEMORY_BYTES: usize = 1 << 20;
 /// An Ethernet frame without its checksum is no shorter (IEEE 802.3 §3.2.8): zeros follow what is. Some virtual network cards
 /// take nothing shorter (b166).
 const FRAME_MIN: usize = 60;
@@ -29,7 +27,7 @@ const FRAME_MIN: usize = 60;
 /// Frames that wait, oldest first. Positions count on for ever; the ring's length divides them into places.
 #[derive(Debug)]
 pub struct Outbox {
-    ring: Pages,
+    ring: Vec<u8>,
     waiting: VecDeque<Waiting>,
     /// Bytes of the oldest frame, prefix included, that have left.
     begun: usize,
@@ -39,9 +37,6 @@ pub struct Outbox {
     free: usize,
     end: usize,
     areas: Areas,
-    /// What was lent and not returned: how many bytes had been lent then, and the position behind the last of them.
-    lent: VecDeque<(u64, usize)>,
-    lent_bytes: u64,
 }
 
 /// A frame that waits: the position of its prefix, and the length of both.
@@ -72,15 +67,13 @@ impl Areas {
 impl Outbox {
     pub fn new() -> Outbox {
         Outbox {
-            ring: Pages::new(MEMORY_BYTES),
+            ring: vec![0; MEMORY_BYTES],
             waiting: VecDeque::new(),
             begun: 0,
             bytes: 0,
             free: 0,
             end: 0,
             areas: Areas::default(),
-            lent: VecDeque::new(),
-            lent_bytes: 0,
         }
     }
 
@@ -93,22 +86,12 @@ impl Outbox {
         self.bytes
     }
 
-    /// True if a reader may not have read all that it was lent.
-    pub fn has_lent(&self) -> bool {
-        !self.lent.is_empty()
-    }
-
-    /// Throws away what waits, and what of the oldest frame has not left; returns how many frames. Pages that are lent are not
-    /// used again, neither here nor elsewhere: whoever has them must not see what others are sent.
+    /// Throws away what waits, and what of the oldest frame has not left; returns how many frames.
     pub fn clear(&mut self) -> usize {
         let frames = self.waiting.len();
-        if self.has_lent() {
-            *self = Outbox::new();
-        } else {
-            self.waiting.clear();
-            (self.begun, self.bytes, self.areas) = (0, 0, Areas::default());
-            self.begin_anew();
-        }
+        self.waiting.clear();
+        (self.begun, self.bytes, self.areas) = (0, 0, Areas::default());
+        self.begin_anew();
         frames
     }
 
@@ -224,39 +207,12 @@ impl Outbox {
         Gather::new(&self.ring[at..at + positions.len()])
     }
 
-    /// `n` bytes of [`Outbox::stream`] have left. What was lent before them is in front of them in the reader's queue.
+    /// `n` bytes of [`Outbox::stream`] have left.
     pub fn bytes_left(&mut self, n: usize) {
-        if self.has_lent() {
-            return self.lent(n);
-        }
-        self.free = self.leave(n);
-        self.begin_anew();
-    }
-
-    /// `n` bytes of [`Outbox::stream`] have left, their pages with them.
-    pub fn lent(&mut self, n: usize) {
-        let behind = self.leave(n);
-        self.lent_bytes += n as u64;
-        self.lent.push_back((self.lent_bytes, behind));
-    }
-
-    /// Of all that was ever lent, the reader has not read the last `n` bytes yet, or less.
-    pub fn outstanding(&mut self, n: usize) {
-        let read = self.lent_bytes.saturating_sub(n as u64);
-        while let Some((_, behind)) = self.lent.front().filter(|(bytes, _)| *bytes <= read) {
-            self.free = *behind;
-            self.lent.pop_front();
-        }
-        self.begin_anew();
-    }
-
-    /// Forgets the first `n` bytes that wait, and returns the position behind the last of them.
-    fn leave(&mut self, n: usize) -> usize {
-        let mut behind = self.free;
         self.begun += n;
         self.bytes -= n;
         while let Some(first) = self.waiting.front().copied() {
-            behind = first.at + self.begun.min(first.len);
+            self.free = first.at + self.begun.min(first.len);
             if self.begun < first.len {
                 break;
             }
@@ -266,7 +222,7 @@ impl Outbox {
                 break;
             }
         }
-        behind
+        self.begin_anew();
     }
 
     /// The `n` oldest frames have left.
@@ -275,9 +231,9 @@ impl Outbox {
         self.bytes_left(bytes);
     }
 
-    /// All has left and nothing is lent: the ring begins anew, unless somebody still has areas of it.
+    /// All has left: the ring begins anew, unless somebody still has areas of it.
     fn begin_anew(&mut self) {
-        if self.waiting.is_empty() && self.lent.is_empty() && self.areas.next == self.areas.count {
+        if self.waiting.is_empty() && self.areas.next == self.areas.count {
             (self.free, self.end) = (0, 0);
         }
     }

@@ -12,12 +12,6 @@
 //! socket is full they stay: no payload is taken on any more ([`Room::Full`]), so nothing is lost; answers of ours, which
 //! are small, are taken as long as there is memory.
 //!
-//! *Without copying.* What a stream is sent much of is not copied into the socket: the socket is lent the pages that it lies in
-//! (vmsplice(2), splice(2)), and its reader copies from there. They are written again only when the kernel says that they have
-//! been read (`SIOCOUTQ`); `outbox` keeps the books. That costs a fifth of the processor time less. It asks of the reader that
-//! it reads, and does not splice the pages on to somewhere else; no hypervisor does. One that goes keeps the pages it has. And
-//! it asks of whoever shares a socket with us (`--fd`) that it leaves it nonblocking: splice(2) waits otherwise.
-//!
 //! A VFKT message, with which vfkit greets, is no frame.
 
 use std::io;
@@ -27,12 +21,11 @@ use std::os::unix::net::UnixListener;
 use arrayvec::ArrayVec;
 
 use super::framing::BadLength;
-use super::outbox::{MEMORY_BYTES, Outbox};
+use super::outbox::Outbox;
 use super::{Batch, Input, ROOMS, Tee, framing};
 use crate::base::{Instant, RateLimit};
 use crate::guest::{Caps, LinkFull, Room, SLOTS_MAX, ToGuest};
 use crate::sys::iov::Scatter;
-use crate::sys::splice::Pipe;
 use crate::sys::unix::Kind;
 use crate::sys::{is_exhaustion, process, socket, sockopt, unix};
 use crate::wire::checksum::Sum;
@@ -44,12 +37,6 @@ const FLUSH_BYTES: usize = 64 << 10;
 /// Send buffer to ask for; an ordinary user gets what `net.core.wmem_max` allows. The kernel doubles it, and fills it by half
 /// as much again at most (`unix_stream_sendmsg`).
 const BUFFER_BYTES: i32 = 512 << 10;
-/// Bytes that are worth lending their pages; fewer are copied.
-const LEND_MIN: usize = 32 << 10;
-/// Capacity of the pipe by which pages go into the socket.
-const PIPE_BYTES: usize = 256 << 10;
-// What a reader may not have read yet has room in the memory, and so has what waits for the socket meanwhile.
-const _: () = assert!(3 * BUFFER_BYTES as usize + PIPE_BYTES + (1 << 20) <= MEMORY_BYTES);
 /// How vfkit, and who is started in its stead, greets the other end of a datagram socket.
 const GREETING: &[u8] = b"VFKT";
 
@@ -78,14 +65,11 @@ pub struct Socket {
 struct Client {
     fd: OwnedFd,
     kind: Kind,
-    /// By which a stream is lent pages, and the bytes in it; `None`: everything is copied.
-    pipe: Option<Pipe>,
-    piped: usize,
     /// For messages.
     pid: Option<i32>,
     /// The socket is full; its event will tell when it is not.
     blocked: bool,
-    /// No event may tell when there is room: the kernel had no memory, or what was lent fills ours.
+    /// No event will tell when there is room: the kernel had no memory.
     stuck: bool,
     /// The other end will send nothing more; what it has sent is to be read to its end.
     ending: bool,
@@ -345,7 +329,7 @@ impl Socket {
     /// Hands what waits to the socket, as much as that takes.
     fn transmit(&mut self) {
         let Some(client) = self.client.as_mut().filter(|c| !c.blocked && !c.gone) else { return };
-        while client.piped > 0 || !self.out.is_empty() {
+        while !self.out.is_empty() {
             match client.send(&mut self.out) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -367,11 +351,6 @@ impl Socket {
                 }
             }
         }
-        if self.out.has_lent()
-            && let Ok(unread) = unix::unread(client.fd.as_fd())
-        {
-            self.out.outstanding(client.piped + unread);
-        }
     }
 }
 
@@ -380,39 +359,21 @@ impl Client {
         // More than asked for is never given, and less works too.
         let _ = sockopt::set(fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, BUFFER_BYTES);
         let pid = unix::peer_pid(&fd);
-        let pipe = if kind == Kind::Stream { lender(&fd).ok() } else { None };
-        Client { fd, kind, pipe, piped: 0, pid, blocked: false, stuck: false, ending: false, gone: false, fault: None }
+        Client { fd, kind, pid, blocked: false, stuck: false, ending: false, gone: false, fault: None }
     }
 
     /// One call's worth of what waits.
     fn send(&mut self, out: &mut Outbox) -> io::Result<()> {
         let fd = self.fd.as_fd();
-        match &self.pipe {
-            _ if self.kind != Kind::Stream => {
-                let n = unix::send_many(fd, &out.messages())?;
-                out.messages_left(n);
-            }
-            Some(pipe) if self.piped > 0 => self.piped -= pipe.drain(fd, self.piped)?,
-            Some(pipe) if out.bytes() >= LEND_MIN => {
-                self.piped = pipe.lend(&out.stream())?;
-                out.lent(self.piped);
-            }
-            _ => {
-                let n = socket::send(fd, &out.stream())?;
-                out.bytes_left(n);
-            }
+        if self.kind == Kind::Stream {
+            let n = socket::send(fd, &out.stream())?;
+            out.bytes_left(n);
+        } else {
+            let n = unix::send_many(fd, &out.messages())?;
+            out.messages_left(n);
         }
         Ok(())
     }
-}
-
-/// What pages go through into the socket. It must not block then, by its own mode: splice(2) asks for no other.
-fn lender(fd: &OwnedFd) -> io::Result<Pipe> {
-    let pipe = Pipe::new()?;
-    // With less it works too.
-    let _ = pipe.resize(PIPE_BYTES);
-    socket2::SockRef::from(fd).set_nonblocking(true)?;
-    Ok(pipe)
 }
 
 fn tell(limit: &mut RateLimit, now: Instant, text: impl FnOnce() -> String) {

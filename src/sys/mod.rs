@@ -9,7 +9,6 @@ pub mod fields;
 pub mod iov;
 pub mod netlink;
 pub mod netns;
-pub mod pages;
 pub mod pidfd;
 pub mod process;
 pub mod signal;

@@ -1,11 +1,10 @@
 //! splice(2) between stream sockets, by way of a pipe: pages change hands and no byte is copied.
 //!
-//! System calls: pipe2, fcntl (`F_SETPIPE_SZ`), splice, vmsplice, close.
+//! System calls: pipe2, fcntl (`F_SETPIPE_SZ`), splice, close.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::iov::Gather;
 use super::result;
 
 /// A pipe that holds pages between two sockets. Neither end blocks.
@@ -45,18 +44,6 @@ impl Pipe {
     /// The kernel's, `WouldBlock` when the socket's queue is empty or the pipe is full.
     pub fn fill(&self, from: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
         splice(from, self.writer.as_fd(), max)
-    }
-
-    /// Puts the pages of these pieces into the pipe, as many bytes as it has room for, and returns how many. No byte is copied:
-    /// whoever reads them from the pipe, or from where it is drained to, reads what is in our memory then.
-    ///
-    /// # Errors
-    /// The kernel's, `WouldBlock` when the pipe is full.
-    pub fn lend(&self, pieces: &[Gather<'_>]) -> io::Result<usize> {
-        let (fd, count) = (self.writer.as_raw_fd(), pieces.len());
-        // SAFETY: the list lives through the call and each piece is readable by Gather's contract. The kernel keeps the pages
-        // themselves, not our mapping of them; that it may read them later, while we write, makes no reference of ours.
-        result(unsafe { libc::vmsplice(fd, Gather::as_raw(pieces), count, libc::SPLICE_F_NONBLOCK) })
     }
 
     /// Moves up to `max` bytes from the pipe to a non-blocking socket. Raises SIGPIPE as write(2) does.
@@ -103,22 +90,6 @@ mod tests {
         assert_eq!(&got, b"hello");
         drop(a);
         assert_eq!(pipe.fill(from.as_fd(), 100).unwrap(), 0);
-    }
-
-    #[test]
-    fn lent_bytes_are_read_from_where_they_are() {
-        let (to, mut reader) = UnixStream::pair().unwrap();
-        to.set_nonblocking(true).unwrap();
-        let pipe = Pipe::new().unwrap();
-        let mut memory = vec![b'a'; 10_000];
-        assert_eq!(pipe.lend(&[Gather::new(&memory[..5]), Gather::new(&memory[5000..5004])]).unwrap(), 9);
-        assert_eq!(pipe.drain(to.as_fd(), 9).unwrap(), 9);
-        let unread = crate::sys::unix::unread(to.as_fd()).unwrap();
-        assert!(unread >= 9, "{unread}");
-        memory[5001] = b'b';
-        let mut got = [0; 9];
-        reader.read_exact(&mut got).unwrap();
-        assert_eq!((&got, crate::sys::unix::unread(to.as_fd()).unwrap()), (b"aaaaaabaa", 0));
     }
 
     #[test]

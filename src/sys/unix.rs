@@ -48,17 +48,6 @@ pub fn peer_pid(fd: &impl AsFd) -> Option<i32> {
     getsockopt(fd, sockopt::PeerCredentials).ok().map(|c| c.pid()).filter(|pid| *pid > 0)
 }
 
-/// Bytes that the other end has not read yet, with what the kernel counts on top of them.
-///
-/// # Errors
-/// The kernel's.
-pub fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: SIOCOUTQ, which has the number of TIOCOUTQ, writes one int, which lives on this stack.
-    result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
-    Ok(usize::try_from(bytes).unwrap_or(0))
-}
-
 /// Bytes of a stream; 0 is its end.
 ///
 /// # Errors

@@ -273,28 +273,3 @@ fn a_full_datagram_socket_waits_too() {
     }
     assert!(link.room() == Room::Free && link.lost() == 0);
 }
-
-/// Frames behind which pages are lent, of one byte's value, to a client that never reads and never lets go.
-#[test]
-fn pages_that_a_client_kept_show_nothing_of_later_ones() {
-    let (mut link, dir) = listening();
-    let mut kept = Vec::new();
-    for generation in 1..=8u8 {
-        let mut client = connect(&mut link, &dir);
-        for _ in 0..8 {
-            link.send(&[generation; 8000], Offload::NONE).unwrap();
-        }
-        link.flush().unwrap();
-        client.write_all(&1u32.to_be_bytes()).unwrap();
-        let mut batch = Batch::new();
-        assert_eq!(link.receive(&mut batch), Input::Gone);
-        link.disconnect(&mut batch, Instant::ZERO);
-        kept.push((generation, client));
-    }
-    for (generation, mut client) in kept {
-        let mut all = Vec::new();
-        client.read_to_end(&mut all).unwrap();
-        let frames: Vec<&[u8]> = all.chunks(8004).map(|f| &f[4..]).collect();
-        assert!(frames.len() == 8 && frames.iter().all(|f| f.iter().all(|b| *b == generation)), "{generation}");
-    }
-}
