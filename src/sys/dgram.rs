@@ -91,38 +91,46 @@ impl Inbox {
             let room = &mut slot[HEADROOM..];
             self.iovs[i] = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
         }
-        self.call(fd, want, names)
+        let iovs = self.iovs.as_mut_ptr();
+        self.call(fd, iovs, (want, 1), names)
     }
 
-    /// The same, each datagram into an area of its own; [`Inbox::meta`] tells about them, [`Inbox::payload`] does not.
+    /// The same for `want` datagrams, each into an area of its own, all of as many pieces; [`Inbox::meta`] tells about them,
+    /// [`Inbox::payload`] does not.
+    ///
+    /// # Panics
+    /// If there are no areas, or more than slots.
     ///
     /// # Errors
     /// As [`Inbox::receive`].
-    pub fn receive_into(&mut self, fd: BorrowedFd<'_>, areas: &mut [Scatter<'_>]) -> io::Result<usize> {
-        let want = areas.len().min(self.slots());
-        let raw = Scatter::as_raw(areas);
-        for i in 0..want {
-            // SAFETY: `raw` points to `areas.len()` values laid out as iovec, and `i` is below that.
-            self.iovs[i] = unsafe { *raw.add(i) };
-        }
-        self.call(fd, want, false)
+    pub fn receive_into(&mut self, fd: BorrowedFd<'_>, areas: &mut [Scatter<'_>], want: usize) -> io::Result<usize> {
+        let pieces = areas.len() / want;
+        assert!(want <= self.slots() && pieces > 0);
+        self.call(fd, Scatter::as_raw(areas), (want, pieces), false)
     }
 
-    fn call(&mut self, fd: BorrowedFd<'_>, want: usize, names: bool) -> io::Result<usize> {
-        let (iovs, control) = (self.iovs.as_mut_ptr(), self.control.as_mut_ptr());
+    /// Receives up to `want` datagrams, each into `pieces` of the pieces at `iovs`.
+    fn call(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        iovs: *mut libc::iovec,
+        (want, pieces): (usize, usize),
+        names: bool,
+    ) -> io::Result<usize> {
+        let control = self.control.as_mut_ptr();
         let name = self.names.as_mut_ptr();
         for (i, m) in self.headers[..want].iter_mut().enumerate() {
             // The kernel overwrites these lengths with what it used: set all of them each time.
-            m.msg_hdr.msg_iov = iovs.wrapping_add(i);
-            m.msg_hdr.msg_iovlen = 1;
+            m.msg_hdr.msg_iov = iovs.wrapping_add(i * pieces);
+            m.msg_hdr.msg_iovlen = pieces as _;
             m.msg_hdr.msg_control = control.wrapping_add(i).cast();
             m.msg_hdr.msg_controllen = mem::size_of::<Control>() as _;
             m.msg_hdr.msg_flags = 0;
             m.msg_hdr.msg_name = if names { name.wrapping_add(i).cast() } else { std::ptr::null_mut() };
             m.msg_hdr.msg_namelen = if names { mem::size_of::<libc::sockaddr_in6>() as _ } else { 0 };
         }
-        // SAFETY: `want` headers are set up above; each points to one iovec over memory that is exclusively ours (or that
-        // the caller's Scatter vouches for), to a control buffer and a name buffer of the lengths given.
+        // SAFETY: `want` headers are set up above; each points to iovecs over memory that is exclusively ours (or that
+        // the caller's Scatters vouch for), to a control buffer and a name buffer of the lengths given.
         result(unsafe {
             libc::recvmmsg(
                 fd.as_raw_fd(),
@@ -425,7 +433,7 @@ mod tests {
         a.send(b"longer").unwrap();
         let (mut x, mut y) = ([0; 4], [0; 4]);
         let mut inbox = Inbox::new(4);
-        let n = inbox.receive_into(b.as_fd(), &mut [Scatter::new(&mut x), Scatter::new(&mut y)]).unwrap();
+        let n = inbox.receive_into(b.as_fd(), &mut [Scatter::new(&mut x), Scatter::new(&mut y)], 2).unwrap();
         assert_eq!((n, &x[..3], &y[..]), (2, &b"one"[..], &b"long"[..]));
         assert_eq!((inbox.meta(0).truncated, inbox.meta(1).truncated), (false, true));
     }

@@ -56,6 +56,18 @@ pub fn recv(from: BorrowedFd<'_>, room: usize) -> io::Result<(Vec<u8>, Option<Ow
 /// # Errors
 /// As [`recv`].
 pub fn recv_many(from: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    recv_with(from, room, fds, 0)
+}
+
+/// As [`recv_many`], of a stream and without waiting.
+///
+/// # Errors
+/// As [`recv`], and `WouldBlock` when there is nothing.
+pub fn recv_now(from: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    recv_with(from, room, fds, libc::MSG_DONTWAIT)
+}
+
+fn recv_with(from: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>, flags: i32) -> io::Result<usize> {
     let mut control = ControlRoom([0; CONTROL_BYTES]);
     let mut iov = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
     // SAFETY: all zeros is a message header without any part.
@@ -64,7 +76,7 @@ pub fn recv_many(from: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>) 
     (header.msg_control, header.msg_controllen) = ((&raw mut control).cast(), CONTROL_BYTES as _);
     let len = loop {
         // SAFETY: the header names `room` and `control` with their lengths; both outlive the call.
-        let got = unsafe { libc::recvmsg(from.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+        let got = unsafe { libc::recvmsg(from.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | flags) };
         match usize::try_from(got) {
             Ok(len) => break len,
             Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}

@@ -16,6 +16,14 @@ impl<'a> Gather<'a> {
         Gather(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }, PhantomData)
     }
 
+    /// Memory that others may change meanwhile.
+    ///
+    /// # Safety
+    /// `len` bytes at `base` stay mapped for 'a.
+    pub(super) unsafe fn of_shared(base: *mut u8, len: usize) -> Gather<'a> {
+        Gather(libc::iovec { iov_base: base.cast(), iov_len: len }, PhantomData)
+    }
+
     pub fn len(&self) -> usize {
         self.0.iov_len
     }
@@ -64,6 +72,14 @@ impl<'a> Gather<'a> {
 impl<'a> Scatter<'a> {
     pub fn new(room: &'a mut [u8]) -> Scatter<'a> {
         Scatter(libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() }, PhantomData)
+    }
+
+    /// Memory that others may change meanwhile.
+    ///
+    /// # Safety
+    /// `len` initialised bytes at `base` stay mapped and writable for 'a.
+    pub(super) unsafe fn of_shared(base: *mut u8, len: usize) -> Scatter<'a> {
+        Scatter(libc::iovec { iov_base: base.cast(), iov_len: len }, PhantomData)
     }
 
     pub fn len(&self) -> usize {

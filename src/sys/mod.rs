@@ -4,13 +4,16 @@
 pub mod caps;
 pub mod dgram;
 pub mod errqueue;
+pub mod event;
 pub mod fdpass;
 pub mod fields;
 pub mod iov;
+pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod pidfd;
 pub mod process;
+pub mod sigbus;
 pub mod signal;
 pub mod socket;
 pub mod sockets;
