@@ -224,7 +224,8 @@ impl Engine {
             for event in &events {
                 let Some(token) = Token::from_usize(event.token().0) else { continue };
                 match token.kind {
-                    Kind::Link => self.link_event(token, event),
+                    Kind::Link => self.link_event(token, event, now),
+                    Kind::Ring => self.ring_event(token),
                     Kind::Plug => self.plugged(now)?,
                     // After the traffic of this turn.
                     Kind::Signal | Kind::Quit => self.due.push(token),
@@ -283,6 +284,7 @@ impl Engine {
                 },
                 Kind::Scan => self.scan_timer(now),
                 Kind::Plug => self.plugged(now)?,
+                Kind::Link => self.converse(now),
                 _ => self.flow_timer(token, now),
             }
         }
@@ -383,6 +385,7 @@ impl Engine {
         self.splice.iter().for_each(|s| all.add(s.counters()));
         (all.frames_to_guest, all.bytes_to_guest) = self.link.sent();
         all.drop_many(DropReason::LinkFull, self.link.lost());
+        all.drop_many(DropReason::Descriptors, self.link.faults());
         all
     }
 }

@@ -47,6 +47,7 @@ impl Engine {
         self.tcp_run(&mut run, now);
         self.udp.flush(&Facts { now, l2: &self.l2, nat: &self.nat }, &mut self.link);
         drop(run);
+        self.link.release();
         self.batch = batch;
         if unknown && self.l2.guest_mac != Mac::BROADCAST {
             self.guest_found(now);

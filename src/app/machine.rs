@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use nix::unistd::{AccessFlags, eaccess};
 
 use crate::config::{Config, Personality, Plug};
-use crate::link::{Link, Socket, Tee};
+use crate::link::{Link, Socket, Tee, Vhost};
 use crate::sys::process;
 use crate::sys::unix::{self, Kind};
 
@@ -25,7 +25,14 @@ impl Plugged {
     /// A sentence.
     pub fn open(plug: &Plug, config: &Config) -> anyhow::Result<Plugged> {
         match plug {
-            Plug::Descriptor(fd) => descriptor(*fd).map(|(fd, kind)| Plugged::Connected(fd, kind)),
+            Plug::Descriptor(number) => match descriptor(*number)? {
+                (_, Kind::Datagram | Kind::SeqPacket) if config.vhost_user => {
+                    bail!(
+                        "descriptor {number} (option '--fd') keeps messages apart: '--vhost-user' needs a stream socket"
+                    )
+                }
+                (fd, kind) => Ok(Plugged::Connected(fd, kind)),
+            },
             Plug::Socket(Some(path)) => {
                 let listener = listen(path).with_context(|| cannot_listen(path))?;
                 Ok(Plugged::Listening(listener, path.clone()))
@@ -58,7 +65,13 @@ impl Plugged {
     }
 
     /// The end of a link with this MTU.
-    pub fn link(self, mtu: u16, tee: Tee) -> Link {
+    pub fn link(self, mtu: u16, vhost_user: bool, tee: Tee) -> Link {
+        if vhost_user {
+            return Link::Vhost(Box::new(match self {
+                Plugged::Listening(listener, _) => Vhost::listening(listener, mtu, tee),
+                Plugged::Connected(fd, _) => Vhost::connected(fd, mtu, tee),
+            }));
+        }
         Link::Socket(Box::new(match self {
             Plugged::Listening(listener, _) => Socket::listening(listener, mtu, tee),
             Plugged::Connected(fd, kind) => Socket::connected(fd, kind, mtu, tee),

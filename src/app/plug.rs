@@ -1,6 +1,7 @@
 //! Who is at the other end of the link: guests that come and go behind a socket.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use mio::Interest;
@@ -9,10 +10,12 @@ use mio::unix::SourceFd;
 use super::engine::Engine;
 use crate::base::{Instant, Kind, Mac, Token};
 use crate::guest::{Facts, Room, ToGuest};
-use crate::link::{Accepted, Input};
+use crate::link::{Accepted, Input, Link, Talk, Vhost, Watch};
 
 /// Passes over what a client has left behind: more than fits into its socket, unless that has been made far larger.
 const LAST_PASSES: usize = 1024;
+/// Requests of the hypervisor that a turn deals with.
+const REQUESTS: usize = 64;
 /// Until those who could not be taken in are looked at again.
 const LATER: Duration = Duration::from_millis(100);
 /// The caller's event for a client that has gone.
@@ -29,6 +32,10 @@ impl Engine {
 
     /// Hears of room in the link only while it is full. A socket whose reader keeps up would tell of it after every write.
     pub(super) fn watch_link(&mut self) {
+        // Of room in rings, kicks tell.
+        if let Link::Vhost(_) = self.link {
+            return;
+        }
         let full = self.link.room() == Room::Full;
         let Some(fd) = self.link.fd().filter(|_| full != self.link_watched) else { return };
         let interest = if full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
@@ -42,9 +49,12 @@ impl Engine {
     }
 
     /// The link has frames, or takes frames again.
-    pub(super) fn link_event(&mut self, token: Token, event: &mio::event::Event) {
+    pub(super) fn link_event(&mut self, token: Token, event: &mio::event::Event, now: Instant) {
         if token.generation != self.plugged_in {
             return;
+        }
+        if let Link::Vhost(_) = self.link {
+            return self.converse(now);
         }
         // Reading tells which error: the interface, or the client, is gone.
         let ends = event.is_error() || event.is_read_closed();
@@ -53,6 +63,57 @@ impl Engine {
         }
         self.link_has_more |= event.is_readable() || ends;
         self.link_takes |= event.is_writable();
+    }
+
+    /// The driver has put something into a ring.
+    pub(super) fn ring_event(&mut self, token: Token) {
+        if token.generation != self.plugged_in {
+            return;
+        }
+        if Vhost::is_to_guest(token.index as usize) {
+            self.link_takes = true;
+        } else {
+            self.link_has_more = true;
+        }
+    }
+
+    /// The hypervisor has something to say.
+    pub(super) fn converse(&mut self, now: Instant) {
+        let was_there = self.link.room() != Room::Nobody;
+        let mut talk = Talk::More;
+        for _ in 0..REQUESTS {
+            talk = self.link.converse(now);
+            self.watch_rings();
+            if talk != Talk::More {
+                break;
+            }
+        }
+        // What waits in rings may never be told of again.
+        (self.link_has_more, self.link_takes) = (true, true);
+        match talk {
+            Talk::More => self.due.push(Token::only(Kind::Link)),
+            Talk::Silence => {}
+            Talk::Gone => self.client_gone(now),
+        }
+        if !was_there && self.link.room() != Room::Nobody {
+            self.greet(now);
+        }
+    }
+
+    fn watch_rings(&mut self) {
+        for change in self.link.polling() {
+            let registry = self.poll.registry();
+            let done = match &change {
+                Watch::Begin(fd, ring) => {
+                    let token = Token::new(Kind::Ring, *ring as u32, self.plugged_in);
+                    registry.register(&mut SourceFd(fd), mio::Token(token.to_usize()), Interest::READABLE)
+                }
+                Watch::End(fd) => registry.deregister(&mut SourceFd(&fd.as_raw_fd())),
+            };
+            if let Err(e) = done {
+                log::warn!("cannot follow a ring of the guest: {e}");
+            }
+        }
     }
 
     /// Somebody connects to the link's socket.
@@ -82,7 +143,9 @@ impl Engine {
         }
         // What waits for room has it now.
         (self.link_has_more, self.link_takes) = (true, true);
-        self.greet(now);
+        if self.link.room() != Room::Nobody {
+            self.greet(now);
+        }
         Ok(())
     }
 
@@ -101,6 +164,7 @@ impl Engine {
     /// The client has gone. Its guest's flows stay, for it may come again; the caller decides whether we do.
     pub(super) fn client_gone(&mut self, now: Instant) {
         self.link.disconnect(&mut self.batch, now);
+        self.watch_rings();
         self.link_has_more = false;
         // Somebody may wait already.
         self.due.extend([CLIENT_GONE, Token::only(Kind::Plug)]);

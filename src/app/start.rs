@@ -241,7 +241,7 @@ fn engine(
     let l2 = plan.l2(config, tap.as_ref().map(|t| t.mac), tap.as_ref().and_then(|t| t.link_local));
     let descriptors = flow_descriptors(&opened.forwarding.forwards, opened.descriptors, opened.listeners.len());
     let mut engine = Engine::new(Parts {
-        link: link(plan.mtu, tap, opened.plugged, Tee::new(opened.files.capture)),
+        link: link(plan.mtu, tap, opened.plugged, config.vhost_user, Tee::new(opened.files.capture)),
         l2,
         nat: plan.nat.clone(),
         outbound: plan.outbound.clone(),
@@ -263,9 +263,9 @@ fn engine(
     Ok(engine)
 }
 
-fn link(mtu: u16, tap: Option<ns::Tap>, plugged: Option<Plugged>, tee: Tee) -> Link {
+fn link(mtu: u16, tap: Option<ns::Tap>, plugged: Option<Plugged>, vhost_user: bool, tee: Tee) -> Link {
     if let Some(plugged) = plugged {
-        return plugged.link(mtu, tee);
+        return plugged.link(mtu, vhost_user, tee);
     }
     match tap {
         Some(ns::Tap { fd: Some(fd), offloads: on, .. }) => {

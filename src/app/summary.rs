@@ -43,6 +43,7 @@ pub fn summary(config: &Config, network: &Network, plan: &Plan, rules: Rules) ->
     Summary {
         // Known once it is made.
         socket: None,
+        vhost_user: config.vhost_user,
         template: PerFamily::new(template(Family::V4), template(Family::V6)),
         outbound_if: config.outbound_if.clone(),
         outbound_addr: config.outbound_addr,

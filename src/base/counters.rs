@@ -75,6 +75,8 @@ drop_reasons! {
     TcpOutOfOrder => "tcp_out_of_order",
     /// Guest data beyond the window we offered.
     TcpBeyondWindow => "tcp_beyond_window",
+    /// A chain of descriptors that makes no sense, or a header that no frame has.
+    Descriptors => "descriptors",
     /// The guest link took no more frames.
     LinkFull => "link_full",
 }

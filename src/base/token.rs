@@ -44,10 +44,12 @@ pub enum Kind {
     Stats = 19,
     /// Where clients of the guest link connect.
     Plug = 20,
+    /// A ring of the guest link.
+    Ring = 21,
 }
 
 impl Kind {
-    const ALL: [Kind; 20] = [
+    const ALL: [Kind; 21] = [
         Kind::Link,
         Kind::Tcp,
         Kind::Udp,
@@ -68,6 +70,7 @@ impl Kind {
         Kind::ApiClient,
         Kind::Stats,
         Kind::Plug,
+        Kind::Ring,
     ];
 }
 

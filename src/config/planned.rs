@@ -24,6 +24,5 @@ struct Planned {
 
 static PLANNED: &[Planned] = &[
     Planned { opts: &[Opt::ConfPath], given: |c| c.conf_path.as_ref().map(|_| "--conf-path") },
-    Planned { opts: &[Opt::VhostUser, Opt::PrintCapabilities], given: |c| c.vhost_user.then_some("--vhost-user") },
     Planned { opts: &[Opt::RepairPath, Opt::MigrateExit, Opt::MigrateNoLinger], given: |c| c.migration },
 ];

@@ -6,8 +6,9 @@ use crate::sys::iov::Gather;
 use crate::wire::icmp::quote_max;
 use crate::wire::{Offload, Packet};
 
-/// Pieces a frame's payload may lie in.
-pub const PIECES_MAX: usize = 18;
+/// Pieces that `rest` may have; with `head` there is one more.
+pub const FRAME_PIECES: usize = 18;
+const PIECES_MAX: usize = FRAME_PIECES + 1;
 
 /// A frame as a link delivered it; valid until the link's batch is released.
 #[derive(Clone, Copy, Debug)]

@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 
-use arrayvec::ArrayVec;
-
-use super::{Caps, LinkFull, SLOTS_MAX, ToGuest};
+use super::{Areas, Caps, Fill, LinkFull, SLOTS_MAX, ToGuest};
 use crate::sys::iov::Scatter;
 use crate::wire::Offload;
 use crate::wire::checksum::Sum;
@@ -63,14 +61,14 @@ impl ToGuest for MockLink {
         self.push(frame.to_vec(), offload)
     }
 
-    fn reserve(&mut self, areas: usize, _: usize, len: usize) -> usize {
+    fn reserve(&mut self, areas: usize, _: usize, len: usize, _: Fill) -> usize {
         let n = areas.min(SLOTS_MAX).min(self.room);
         self.areas = (0..n).map(|_| vec![0; len]).collect();
         n
     }
 
-    fn areas(&mut self) -> ArrayVec<Scatter<'_>, SLOTS_MAX> {
-        self.areas.iter_mut().map(|a| Scatter::new(a)).collect()
+    fn areas<'a>(&'a mut self, list: &mut Areas<'a>) {
+        list.extend(self.areas.iter_mut().map(|a| Scatter::new(a)));
     }
 
     fn sum(&self, len: usize) -> Sum {
@@ -98,8 +96,12 @@ mod tests {
     fn committed_areas_become_frames_and_the_rest_is_given_back() {
         let mut link = MockLink::default();
         {
-            let mut r = Reservation::new(&mut link, 3, 4, 4).unwrap();
-            assert_eq!((r.left(), r.areas().len()), (3, 3));
+            let mut r = Reservation::new(&mut link, 3, 4, 4, Fill::Stream).unwrap();
+            let mut areas = Areas::new();
+            r.areas(&mut areas);
+            assert_eq!(areas.len(), 3);
+            drop(areas);
+            assert_eq!(r.left(), 3);
             r.commit(b"head", 2, Offload::NONE).unwrap();
             assert_eq!(r.left(), 2);
         }
@@ -112,7 +114,7 @@ mod tests {
         let mut link = MockLink { room: 1, ..MockLink::default() };
         assert_eq!(link.send(b"a", Offload::NONE), Ok(()));
         assert_eq!(link.send(b"b", Offload::NONE), Err(LinkFull));
-        assert!(Reservation::new(&mut link, 1, 4, 1).is_none());
+        assert!(Reservation::new(&mut link, 1, 4, 1, Fill::Stream).is_none());
         assert_eq!(link.sent.len(), 1);
     }
 }

@@ -15,8 +15,8 @@ mod slot;
 
 pub use errors::IcmpErrors;
 pub use facts::Facts;
-pub use frame::Frame;
+pub use frame::{FRAME_PIECES, Frame};
 pub use l2::L2;
 pub use neighbours::Neighbours;
 pub use sent::{SentHeader, send_fields};
-pub use slot::{Caps, LinkFull, Reservation, Room, SLOTS_MAX, ToGuest, counted};
+pub use slot::{Areas, Caps, Fill, LinkFull, PIECES_MAX, Reservation, Room, SLOTS_MAX, ToGuest, counted};

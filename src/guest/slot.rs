@@ -10,6 +10,20 @@ use crate::wire::emit::PayloadSum;
 
 /// Payload areas one reservation can have.
 pub const SLOTS_MAX: usize = 64;
+/// Pieces that all areas of a reservation together can have.
+pub const PIECES_MAX: usize = 320;
+
+/// What areas consist of, in order: to receive into.
+pub type Areas<'a> = ArrayVec<Scatter<'a>, PIECES_MAX>;
+
+/// How areas are going to be filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// One behind the other: only the last that is used may have room left.
+    Stream,
+    /// A message in each, however short.
+    Messages,
+}
 
 /// What the link can take off our hands. All lengths in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,12 +83,12 @@ pub trait ToGuest {
     /// [`LinkFull`]: the frame was not sent.
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), LinkFull>;
 
-    /// Reserves up to `areas` payload areas of `len` bytes each, for frames whose headers have `head_len` bytes at most, and
+    /// Reserves up to `areas` payload areas of `len` bytes each, for frames whose headers have `head_len` bytes, and
     /// returns how many there are; use [`Reservation`].
-    fn reserve(&mut self, areas: usize, head_len: usize, len: usize) -> usize;
+    fn reserve(&mut self, areas: usize, head_len: usize, len: usize, fill: Fill) -> usize;
 
-    /// The areas reserved and not yet committed, in order.
-    fn areas(&mut self) -> ArrayVec<Scatter<'_>, SLOTS_MAX>;
+    /// Appends the areas reserved and not yet committed, in order, to `list`. Each is one piece, unless there is but one area.
+    fn areas<'a>(&'a mut self, list: &mut Areas<'a>);
 
     /// Sum over the first `len` bytes of the next area, for links without checksum offload.
     fn sum(&self, len: usize) -> Sum;
@@ -96,9 +110,15 @@ pub struct Reservation<'a> {
 }
 
 impl<'a> Reservation<'a> {
-    /// Up to `areas` areas of `len` bytes, behind headers of up to `head_len`; `None` if the link has none to give now.
-    pub fn new(link: &'a mut dyn ToGuest, areas: usize, head_len: usize, len: usize) -> Option<Reservation<'a>> {
-        let left = link.reserve(areas.min(SLOTS_MAX), head_len, len);
+    /// Up to `areas` areas of `len` bytes, behind headers of `head_len`; `None` if the link has none to give now.
+    pub fn new(
+        link: &'a mut dyn ToGuest,
+        areas: usize,
+        head_len: usize,
+        len: usize,
+        fill: Fill,
+    ) -> Option<Reservation<'a>> {
+        let left = link.reserve(areas.min(SLOTS_MAX), head_len, len, fill);
         (left > 0).then_some(Reservation { link, left })
     }
 
@@ -107,9 +127,9 @@ impl<'a> Reservation<'a> {
         self.left
     }
 
-    /// The areas left, to receive into.
-    pub fn areas(&mut self) -> ArrayVec<Scatter<'_>, SLOTS_MAX> {
-        self.link.areas()
+    /// Appends the areas left to `list`, to receive into.
+    pub fn areas<'b>(&'b mut self, list: &mut Areas<'b>) {
+        self.link.areas(list);
     }
 
     /// How to make the transport checksum of a frame with `len` payload bytes in the next area.

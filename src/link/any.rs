@@ -3,13 +3,10 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use arrayvec::ArrayVec;
-
 use super::socket::Gone;
-use super::{Accepted, Batch, Socket, Tap};
+use super::{Accepted, Batch, Socket, Talk, Tap, Vhost, Watch};
 use crate::base::Instant;
-use crate::guest::{Caps, LinkFull, Room, SLOTS_MAX, ToGuest};
-use crate::sys::iov::Scatter;
+use crate::guest::{Areas, Caps, Fill, LinkFull, Room, ToGuest};
 use crate::wire::Offload;
 use crate::wire::checksum::Sum;
 
@@ -18,6 +15,7 @@ use crate::wire::checksum::Sum;
 pub enum Link {
     Tap(Tap),
     Socket(Box<Socket>),
+    Vhost(Box<Vhost>),
     /// Frames to the guest are lost, and none come from it.
     None,
 }
@@ -42,6 +40,7 @@ impl Link {
         match self {
             Link::Tap(tap) => tap.receive(batch),
             Link::Socket(socket) => Ok(socket.receive(batch)),
+            Link::Vhost(card) => Ok(card.receive(batch)),
             Link::None => Ok(Input::Drained),
         }
     }
@@ -51,11 +50,12 @@ impl Link {
         !matches!(self, Link::None)
     }
 
-    /// What to poll for frames now.
+    /// What to poll for frames, or for what the other end has to say, now.
     pub fn fd(&self) -> Option<RawFd> {
         match self {
             Link::Tap(tap) => Some(tap.as_raw_fd()),
             Link::Socket(socket) => socket.client(),
+            Link::Vhost(card) => card.client(),
             Link::None => None,
         }
     }
@@ -64,27 +64,58 @@ impl Link {
     pub fn listener(&self) -> Option<RawFd> {
         match self {
             Link::Socket(socket) => socket.listener(),
+            Link::Vhost(card) => card.listener(),
             _ => None,
         }
     }
 
     /// See [`Socket::has_lost_client`].
     pub fn has_lost_client(&self) -> bool {
-        matches!(self, Link::Socket(socket) if socket.has_lost_client())
+        match self {
+            Link::Socket(socket) => socket.has_lost_client(),
+            Link::Vhost(card) => card.has_lost_client(),
+            Link::Tap(_) | Link::None => false,
+        }
     }
 
     /// See [`Socket::accept`].
     pub fn accept(&mut self, now: Instant) -> Accepted {
         match self {
             Link::Socket(socket) => socket.accept(now),
+            Link::Vhost(card) => card.accept(now),
             _ => Accepted::Nobody,
         }
     }
 
     /// See [`Socket::disconnect`].
     pub fn disconnect(&mut self, batch: &mut Batch, now: Instant) {
-        if let Link::Socket(socket) = self {
-            socket.disconnect(batch, now);
+        match self {
+            Link::Socket(socket) => socket.disconnect(batch, now),
+            Link::Vhost(card) => card.disconnect(batch, now),
+            Link::Tap(_) | Link::None => {}
+        }
+    }
+
+    /// See [`Vhost::converse`].
+    pub fn converse(&mut self, now: Instant) -> Talk {
+        match self {
+            Link::Vhost(card) => card.converse(now),
+            _ => Talk::Silence,
+        }
+    }
+
+    /// See [`Vhost::polling`].
+    pub fn polling(&mut self) -> Vec<Watch> {
+        match self {
+            Link::Vhost(card) => card.polling(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The frames of the last pass are done with.
+    pub fn release(&mut self) {
+        if let Link::Vhost(card) = self {
+            card.release();
         }
     }
 
@@ -97,8 +128,10 @@ impl Link {
 
     /// It takes frames again.
     pub fn writable(&mut self) {
-        if let Link::Socket(socket) = self {
-            socket.writable();
+        match self {
+            Link::Socket(socket) => socket.writable(),
+            Link::Vhost(card) => card.writable(),
+            Link::Tap(_) | Link::None => {}
         }
     }
 
@@ -122,6 +155,7 @@ impl Link {
         match self {
             Link::Tap(tap) => tap.flush(),
             Link::Socket(socket) => return socket.flush(),
+            Link::Vhost(card) => return card.flush(),
             Link::None => {}
         }
         Ok(())
@@ -132,7 +166,16 @@ impl Link {
         match self {
             Link::Tap(tap) => tap.sent(),
             Link::Socket(socket) => socket.sent(),
+            Link::Vhost(card) => card.sent(),
             Link::None => (0, 0),
+        }
+    }
+
+    /// Frames of the guest that could not be read.
+    pub fn faults(&self) -> u64 {
+        match self {
+            Link::Vhost(card) => card.faults(),
+            _ => 0,
         }
     }
 
@@ -150,6 +193,7 @@ impl ToGuest for Link {
         match self {
             Link::Tap(tap) => tap.caps(),
             Link::Socket(socket) => socket.caps(),
+            Link::Vhost(card) => card.caps(),
             Link::None => Caps { csum: false, tso: false, uso: false, mtu: ETHERNET_MTU },
         }
     }
@@ -158,6 +202,7 @@ impl ToGuest for Link {
         match self {
             Link::Tap(tap) => tap.room(),
             Link::Socket(socket) => socket.room(),
+            Link::Vhost(card) => card.room(),
             Link::None => Room::Free,
         }
     }
@@ -166,23 +211,26 @@ impl ToGuest for Link {
         match self {
             Link::Tap(tap) => tap.send(frame, offload),
             Link::Socket(socket) => socket.send(frame, offload),
+            Link::Vhost(card) => card.send(frame, offload),
             Link::None => Ok(()),
         }
     }
 
-    fn reserve(&mut self, areas: usize, head_len: usize, len: usize) -> usize {
+    fn reserve(&mut self, areas: usize, head_len: usize, len: usize, fill: Fill) -> usize {
         match self {
-            Link::Tap(tap) => tap.reserve(areas, head_len, len),
-            Link::Socket(socket) => socket.reserve(areas, head_len, len),
+            Link::Tap(tap) => tap.reserve(areas, head_len, len, fill),
+            Link::Socket(socket) => socket.reserve(areas, head_len, len, fill),
+            Link::Vhost(card) => card.reserve(areas, head_len, len, fill),
             Link::None => 0,
         }
     }
 
-    fn areas(&mut self) -> ArrayVec<Scatter<'_>, SLOTS_MAX> {
+    fn areas<'a>(&'a mut self, list: &mut Areas<'a>) {
         match self {
-            Link::Tap(tap) => tap.areas(),
-            Link::Socket(socket) => socket.areas(),
-            Link::None => ArrayVec::new(),
+            Link::Tap(tap) => tap.areas(list),
+            Link::Socket(socket) => socket.areas(list),
+            Link::Vhost(card) => card.areas(list),
+            Link::None => {}
         }
     }
 
@@ -190,6 +238,7 @@ impl ToGuest for Link {
         match self {
             Link::Tap(tap) => tap.sum(len),
             Link::Socket(socket) => socket.sum(len),
+            Link::Vhost(card) => card.sum(len),
             Link::None => Sum::new(),
         }
     }
@@ -198,6 +247,7 @@ impl ToGuest for Link {
         match self {
             Link::Tap(tap) => tap.commit(head, len, offload),
             Link::Socket(socket) => socket.commit(head, len, offload),
+            Link::Vhost(card) => card.commit(head, len, offload),
             Link::None => Ok(()),
         }
     }
@@ -206,6 +256,7 @@ impl ToGuest for Link {
         match self {
             Link::Tap(tap) => tap.cancel(),
             Link::Socket(socket) => socket.cancel(),
+            Link::Vhost(card) => card.cancel(),
             Link::None => {}
         }
     }

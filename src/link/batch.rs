@@ -1,10 +1,12 @@
 //! Frames of one pass over a link's input.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
 use crate::guest::Frame;
+use crate::sys::memory::{GuestMemory, Lent, Piece};
 use crate::wire::vnet::VNET_LEN;
 use crate::wire::{FRAME_MAX, Offload};
 
@@ -33,6 +35,8 @@ pub struct Batch {
     next: usize,
     /// Of a stream: what came and is not a frame yet. It outlives [`Batch::clear`].
     stream: Range<usize>,
+    /// Payload that was left in the guest's memory.
+    lent: Lent,
 }
 
 #[derive(Clone, Copy)]
@@ -40,6 +44,8 @@ struct Received {
     at: usize,
     len: usize,
     offload: Offload,
+    /// Of `lent`: what follows elsewhere.
+    rest: (usize, usize),
 }
 
 impl Batch {
@@ -51,6 +57,7 @@ impl Batch {
         self.frames.clear();
         self.bytes = 0;
         self.next = 0;
+        self.lent.clear();
     }
 
     pub fn len(&self) -> usize {
@@ -84,6 +91,25 @@ impl Batch {
         debug_assert!(start + len <= ROOM);
         self.keep(self.next + start, len, offload);
         self.next += (start + len).next_multiple_of(LINE);
+    }
+
+    /// As [`Batch::push`], for a frame of which only the first `len` bytes were copied; the others are in `rest`.
+    pub fn push_lent(
+        &mut self,
+        len: usize,
+        offload: Offload,
+        memory: &Arc<GuestMemory>,
+        rest: impl Iterator<Item = Piece>,
+    ) {
+        let from = self.lent.len();
+        for piece in rest {
+            self.bytes += piece.len();
+            self.lent.push(memory, piece);
+        }
+        self.push(0, len, offload);
+        if let Some(frame) = self.frames.last_mut() {
+            frame.rest = (from, self.lent.len());
+        }
     }
 
     /// The same for one of [`Batch::rooms`], after which the others keep their places.
@@ -127,11 +153,15 @@ impl Batch {
 
     fn keep(&mut self, at: usize, len: usize, offload: Offload) {
         self.bytes += len;
-        self.frames.push(Received { at, len, offload });
+        self.frames.push(Received { at, len, offload, rest: (0, 0) });
     }
 
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> + '_ {
-        let frame = |r: &Received| Frame { head: &self.memory[r.at..r.at + r.len], rest: &[], offload: r.offload };
+        let frame = |r: &Received| Frame {
+            head: &self.memory[r.at..r.at + r.len],
+            rest: self.lent.get(r.rest.0, r.rest.1),
+            offload: r.offload,
+        };
         self.frames.iter().map(frame)
     }
 }

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use arrayvec::ArrayVec;
 
 use super::framing::{PREFIX_LEN, prefix};
-use crate::guest::{LinkFull, SLOTS_MAX};
+use crate::guest::{self, LinkFull, SLOTS_MAX};
 use crate::sys::iov::{Gather, Scatter};
 
 /// Pieces that one system call takes at most.
@@ -111,15 +111,15 @@ impl Outbox {
         self.areas.count
     }
 
-    /// The areas not used yet.
-    pub fn areas(&mut self) -> ArrayVec<Scatter<'_>, SLOTS_MAX> {
+    /// Appends the areas not used yet to `list`.
+    pub fn areas<'a>(&'a mut self, list: &mut guest::Areas<'a>) {
         let Areas { stride, headroom, len, next, count, .. } = self.areas;
         if next == count {
-            return ArrayVec::new();
+            return;
         }
         let from = self.place(self.areas.payload(next) - headroom);
         let all = &mut self.ring[from..from + (count - next) * stride];
-        all.chunks_exact_mut(stride).map(|area| Scatter::new(&mut area[headroom..headroom + len])).collect()
+        list.extend(all.chunks_exact_mut(stride).map(|area| Scatter::new(&mut area[headroom..headroom + len])));
     }
 
     /// The first `len` bytes of the next area.

@@ -22,9 +22,9 @@ use arrayvec::ArrayVec;
 
 use super::framing::BadLength;
 use super::outbox::Outbox;
-use super::{Batch, Input, ROOMS, Tee, framing};
-use crate::base::{Instant, RateLimit};
-use crate::guest::{Caps, LinkFull, Room, SLOTS_MAX, ToGuest};
+use super::{Accepted, Batch, Door, Input, ROOMS, Tee, framing};
+use crate::base::Instant;
+use crate::guest::{Areas, Caps, Fill, LinkFull, Room, ToGuest};
 use crate::sys::iov::Scatter;
 use crate::sys::unix::Kind;
 use crate::sys::{is_exhaustion, process, socket, sockopt, unix};
@@ -40,25 +40,19 @@ const BUFFER_BYTES: i32 = 512 << 10;
 /// How vfkit, and who is started in its stead, greets the other end of a datagram socket.
 const GREETING: &[u8] = b"VFKT";
 
-/// Messages about clients that come and go: in the long run, and at once.
-const NEWS_PER_SECOND: u32 = 1;
-const NEWS_BURST: u32 = 20;
-
 /// Frames of the guest as they come: see the module about their checksums.
 const VOUCHED_FOR: Offload = Offload { csum: Csum::Valid, gso: Gso::None };
 
 /// The socket of one guest.
 #[derive(Debug)]
 pub struct Socket {
-    listener: Option<UnixListener>,
+    door: Door,
     client: Option<Client>,
     out: Outbox,
     caps: Caps,
     tee: Tee,
     /// Frames that no message could hold.
     lost: u64,
-    /// Of log messages about clients, who may come and go as they like.
-    news: RateLimit,
 }
 
 #[derive(Debug)]
@@ -83,52 +77,25 @@ struct Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone;
 
-/// What [`Socket::accept`] found at the listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accepted {
-    /// A new client is there; others may wait behind it.
-    Client,
-    /// Some were turned away, and others may wait.
-    Some,
-    Nobody,
-    /// The host has no means to take who waits; no event will tell when it has.
-    Failed,
-}
-
-/// Connections that one call takes.
-const ACCEPTS: usize = 16;
-
 impl Socket {
-    /// Waits for clients. `listener`: nonblocking.
+    /// Waits for clients.
     pub fn listening(listener: UnixListener, mtu: u16, tee: Tee) -> Socket {
-        let mut socket = Socket::new(mtu, tee);
-        socket.listener = Some(listener);
-        socket
+        Socket::new(Door::new(Some(listener)), None, mtu, tee)
     }
 
     /// Has its one client already, at the other end of `fd`, a socket of this kind.
     pub fn connected(fd: OwnedFd, kind: Kind, mtu: u16, tee: Tee) -> Socket {
-        let mut socket = Socket::new(mtu, tee);
-        socket.client = Some(Client::new(fd, kind));
-        socket
+        Socket::new(Door::new(None), Some(Client::new(fd, kind)), mtu, tee)
     }
 
-    fn new(mtu: u16, tee: Tee) -> Socket {
+    fn new(door: Door, client: Option<Client>, mtu: u16, tee: Tee) -> Socket {
         let caps = Caps { csum: false, tso: false, uso: false, mtu };
-        Socket {
-            listener: None,
-            client: None,
-            out: Outbox::new(),
-            caps,
-            tee,
-            lost: 0,
-            news: RateLimit::new(NEWS_PER_SECOND, NEWS_BURST),
-        }
+        Socket { door, client, out: Outbox::new(), caps, tee, lost: 0 }
     }
 
     /// The listener, to poll for readability.
     pub fn listener(&self) -> Option<RawFd> {
-        self.listener.as_ref().map(AsRawFd::as_raw_fd)
+        self.door.fd()
     }
 
     /// The client's connection, to poll for both directions.
@@ -141,44 +108,17 @@ impl Socket {
         self.client.as_ref().is_some_and(|c| c.gone || process::is_hung_up(&c.fd))
     }
 
-    /// Takes who waits at the listener, if there is nobody yet, and closes the connections of those who wait if there is. To be
-    /// called at each event of the listener, as the answer says, and when the client has gone.
+    /// See [`Door::accept`].
     pub fn accept(&mut self, now: Instant) -> Accepted {
-        let Some(listener) = &self.listener else { return Accepted::Nobody };
-        for _ in 0..ACCEPTS {
-            match listener.accept() {
-                Ok((stream, _)) => {
-                    let pid = unix::peer_pid(&stream);
-                    let Some(first) = &self.client else {
-                        tell(&mut self.news, now, || format!("client connected{}", by(pid)));
-                        self.client = Some(Client::new(stream.into(), Kind::Stream));
-                        return Accepted::Client;
-                    };
-                    let first = by(first.pid);
-                    tell(&mut self.news, now, || {
-                        format!("another client{} was turned away: one{first} is connected", by(pid))
-                    });
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Accepted::Nobody,
-                Err(e) => {
-                    tell(&mut self.news, now, || format!("cannot accept a client: {e}"));
-                    return Accepted::Failed;
-                }
-            }
-        }
-        Accepted::Some
+        let present = self.client.as_ref().map(|c| c.pid);
+        self.door.accept(present, now, |fd| self.client = Some(Client::new(fd, Kind::Stream)))
     }
 
     /// The client is gone, or to go: nothing of it remains but the flows of its guest.
     pub fn disconnect(&mut self, batch: &mut Batch, now: Instant) {
         if let Some(client) = self.client.take() {
-            tell(&mut self.news, now, || match client.fault {
-                None => format!("client disconnected{}", by(client.pid)),
-                Some(BadLength(len)) => {
-                    format!("client disconnected{}: it sent a frame of {len} bytes, which no frame has", by(client.pid))
-                }
-            });
+            let why = client.fault.map(|BadLength(len)| format!("it sent a frame of {len} bytes, which no frame has"));
+            self.door.left(client.pid, why, now);
         }
         self.lost += self.out.clear() as u64;
         batch.forget_stream();
@@ -376,17 +316,6 @@ impl Client {
     }
 }
 
-fn tell(limit: &mut RateLimit, now: Instant, text: impl FnOnce() -> String) {
-    if limit.allow(now) {
-        log::info!("{}", text());
-    }
-}
-
-/// To follow the word "client".
-fn by(pid: Option<i32>) -> String {
-    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
-}
-
 impl ToGuest for Socket {
     fn caps(&self) -> Caps {
         self.caps
@@ -412,7 +341,7 @@ impl ToGuest for Socket {
         Ok(())
     }
 
-    fn reserve(&mut self, areas: usize, head_len: usize, len: usize) -> usize {
+    fn reserve(&mut self, areas: usize, head_len: usize, len: usize, _: Fill) -> usize {
         if self.out.bytes() >= FLUSH_BYTES {
             self.transmit();
         }
@@ -431,8 +360,8 @@ impl ToGuest for Socket {
         reserved
     }
 
-    fn areas(&mut self) -> ArrayVec<Scatter<'_>, SLOTS_MAX> {
-        self.out.areas()
+    fn areas<'a>(&'a mut self, list: &mut Areas<'a>) {
+        self.out.areas(list);
     }
 
     fn sum(&self, len: usize) -> Sum {

@@ -6,10 +6,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use arrayvec::ArrayVec;
-
 use super::{Batch, Input, Tee};
-use crate::guest::{Caps, LinkFull, SLOTS_MAX, ToGuest};
+use crate::guest::{Areas, Caps, Fill, LinkFull, SLOTS_MAX, ToGuest};
 use crate::sys::iov::{Gather, Scatter};
 use crate::sys::tap as sys;
 use crate::wire::checksum::Sum;
@@ -111,16 +109,16 @@ impl ToGuest for Tap {
         Ok(())
     }
 
-    fn reserve(&mut self, areas: usize, _: usize, len: usize) -> usize {
+    fn reserve(&mut self, areas: usize, _: usize, len: usize, _: Fill) -> usize {
         self.area_len = len.max(1);
         self.next = 0;
         self.areas = areas.min(self.arena.len() / self.area_len).min(SLOTS_MAX);
         self.areas
     }
 
-    fn areas(&mut self) -> ArrayVec<Scatter<'_>, SLOTS_MAX> {
+    fn areas<'a>(&'a mut self, list: &mut Areas<'a>) {
         let (from, to) = (self.next * self.area_len, self.areas * self.area_len);
-        self.arena[from..to].chunks_exact_mut(self.area_len).map(Scatter::new).collect()
+        list.extend(self.arena[from..to].chunks_exact_mut(self.area_len).map(Scatter::new));
     }
 
     fn sum(&self, len: usize) -> Sum {

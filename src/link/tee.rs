@@ -15,21 +15,36 @@ impl Tee {
         Tee { capture, ..Tee::default() }
     }
 
+    /// True if payload is recorded: frames are to be shown whole.
+    pub fn wants_payload(&self) -> bool {
+        self.capture.is_some()
+    }
+
     pub fn from_guest(&mut self, frame: &[u8]) {
+        self.from_guest_in_part(frame, 0);
+    }
+
+    /// A frame with `rest` bytes more, which nobody wants to see.
+    pub fn from_guest_in_part(&mut self, frame: &[u8], rest: usize) {
         if let Some(c) = &mut self.capture {
             c.record(&[frame]);
         }
-        trace::frame("from guest", frame, 0);
+        trace::frame("from guest", frame, rest);
     }
 
     /// A frame that the link took; `head` has at least all of its headers.
     pub fn to_guest(&mut self, head: &[u8], payload: &[u8]) {
-        self.frames_to_guest += 1;
-        self.bytes_to_guest += (head.len() + payload.len()) as u64;
         if let Some(c) = &mut self.capture {
             c.record(&[head, payload]);
         }
-        trace::frame("to guest", head, payload.len());
+        self.to_guest_in_part(head, payload.len());
+    }
+
+    /// The same with `rest` bytes of payload, which nobody wants to see.
+    pub fn to_guest_in_part(&mut self, head: &[u8], rest: usize) {
+        self.frames_to_guest += 1;
+        self.bytes_to_guest += (head.len() + rest) as u64;
+        trace::frame("to guest", head, rest);
     }
 
     /// Ends a loop turn.

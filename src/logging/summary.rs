@@ -23,6 +23,8 @@ pub struct Assigned {
 pub struct Summary {
     /// Where a virtual machine connects.
     pub socket: Option<PathBuf>,
+    /// There with vhost-user.
+    pub vhost_user: bool,
     pub template: PerFamily<Option<String>>,
     pub outbound_if: PerFamily<Option<String>>,
     pub outbound_addr: PerFamily<Option<Addr>>,
@@ -77,10 +79,19 @@ impl Summary {
         if let Some(path) = &self.socket {
             lines.push(String::new());
             lines.push("You can now start qemu (7.2 or later):".into());
-            lines.push(format!(
-                "    kvm ... -device virtio-net-pci,netdev=s -netdev stream,id=s,server=off,addr.type=unix,addr.path={}",
-                path.display()
-            ));
+            let path = path.display();
+            lines.push(if self.vhost_user {
+                format!(
+                    "    kvm ... -chardev socket,id=c,path={path} -netdev vhost-user,id=s,chardev=c \
+                     -device virtio-net-pci,netdev=s -m SIZE -object memory-backend-memfd,id=m,share=on,size=SIZE \
+                     -numa node,memdev=m"
+                )
+            } else {
+                format!(
+                    "    kvm ... -device virtio-net-pci,netdev=s \
+                     -netdev stream,id=s,server=off,addr.type=unix,addr.path={path}"
+                )
+            });
         }
         lines
     }
@@ -146,6 +157,7 @@ mod tests {
         let rules = |s: Result<Spec, String>| Ports::Specs(vec![s.unwrap()]).rules(&Ports::EPHEMERAL_DEFAULT).unwrap();
         let summary = Summary {
             socket: Some("/tmp/vm.socket".into()),
+            vhost_user: false,
             template: PerFamily::new(Some("eth0".into()), Some("eth1".into())),
             outbound_if: PerFamily::new(None, Some("eth1".into())),
             outbound_addr: PerFamily::new(Some(a("192.0.2.8")), None),

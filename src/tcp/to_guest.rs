@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 use super::conn::State;
 use super::seq::Seq;
 use super::*;
-use crate::guest::{Facts, Reservation, Room, SLOTS_MAX, ToGuest, errors};
+use crate::guest::{Areas, Facts, Fill, PIECES_MAX, Reservation, Room, ToGuest, errors};
 use crate::sys::iov::Scatter;
 use crate::wire::checksum::Sum;
 use crate::wire::emit::{self, Head, PayloadSum, TcpFields, TcpTrain};
@@ -132,12 +132,14 @@ impl Tcp {
         let mss = flow.conn.mss();
         let size = frame_payload(mss, &key.remote.addr, caps.tso && caps.csum);
         let mut reservation =
-            Reservation::new(link, want.div_ceil(size), head_len(&key.remote.addr), size).ok_or(Stop::Link)?;
+            Reservation::new(link, want.div_ceil(size), head_len(&key.remote.addr), size, Fill::Stream)
+                .ok_or(Stop::Link)?;
         let socket = flow.socket.as_ref().ok_or(Stop::HostEnd)?;
         let skip = if self.peek_offset[key.guest.addr.family()] { 0 } else { skip };
         let room = want.min(reservation.left() * size);
         let peeked = {
-            let mut areas = reservation.areas();
+            let mut areas = Areas::new();
+            reservation.areas(&mut areas);
             cut(&mut areas, room);
             match peek_after(socket, &mut self.scratch, skip, areas) {
                 Ok(0) => return Err(Stop::HostEnd),
@@ -386,7 +388,7 @@ fn head_len(remote: &Addr) -> usize {
 }
 
 /// Shortens the areas to `bytes` in all.
-fn cut(areas: &mut ArrayVec<Scatter<'_>, SLOTS_MAX>, mut bytes: usize) {
+fn cut(areas: &mut Areas<'_>, mut bytes: usize) {
     for i in 0..areas.len() {
         areas[i].truncate(bytes);
         bytes -= areas[i].len();
@@ -397,16 +399,11 @@ fn cut(areas: &mut ArrayVec<Scatter<'_>, SLOTS_MAX>, mut bytes: usize) {
 }
 
 /// Peeks behind the first `skip` bytes of the queue; `skip` is 0 where the kernel keeps the offset.
-fn peek_after(
-    socket: &Socket,
-    scratch: &mut [u8],
-    skip: usize,
-    mut areas: ArrayVec<Scatter<'_>, SLOTS_MAX>,
-) -> io::Result<usize> {
+fn peek_after(socket: &Socket, scratch: &mut [u8], skip: usize, mut areas: Areas<'_>) -> io::Result<usize> {
     if skip == 0 {
         return socket::peek(socket.as_fd(), &mut areas);
     }
-    let mut all: ArrayVec<Scatter<'_>, { SLOTS_MAX + 1 }> = ArrayVec::new();
+    let mut all: ArrayVec<Scatter<'_>, { PIECES_MAX + 1 }> = ArrayVec::new();
     all.push(Scatter::new(&mut scratch[..skip]));
     all.extend(areas);
     match socket::peek(socket.as_fd(), &mut all)? {

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use super::flow::Flow;
 use crate::base::Counters;
 use crate::flow::FlowKey;
-use crate::guest::{Caps, Facts, LinkFull, Reservation, ToGuest, counted};
+use crate::guest::{Areas, Caps, Facts, Fill, LinkFull, Reservation, ToGuest, counted};
 use crate::sys::dgram::{Inbox, Meta};
 use crate::wire::checksum::Sum;
 use crate::wire::emit::{self, Head, IpFields, PayloadSum};
@@ -98,15 +98,23 @@ impl Framer {
         let mut odd = None;
         let mut large = Large::default();
         {
-            let mut room =
-                Reservation::new(link, LARGE_AREAS, ETH_LEN + ip_len(key.guest.addr.family()) + UDP_LEN, LARGE_LEN)?;
-            let mut areas = room.areas();
-            large.asked = areas.len().min(self.inbox.slots());
-            large.got = match self.inbox.receive_into(flow.socket.as_fd(), &mut areas) {
+            let mut room = Reservation::new(
+                link,
+                LARGE_AREAS,
+                ETH_LEN + ip_len(key.guest.addr.family()) + UDP_LEN,
+                LARGE_LEN,
+                Fill::Messages,
+            )?;
+            large.asked = room.left().min(self.inbox.slots());
+            let received = {
+                let mut areas = Areas::new();
+                room.areas(&mut areas);
+                self.inbox.receive_into(flow.socket.as_fd(), &mut areas, large.asked)
+            };
+            large.got = match received {
                 Ok(n) => n,
                 Err(e) => return Some(Err(e)),
             };
-            drop(areas);
             for i in 0..large.got {
                 let meta = self.inbox.meta(i);
                 large.bytes += meta.len;
@@ -114,8 +122,13 @@ impl Framer {
                 if meta.truncated || !fits_whole(&caps, &f, &meta) {
                     // What the areas hold from here on has to be cut: take it out of them.
                     copied.clear();
-                    for (area, n) in room.areas().iter().zip(i..large.got) {
-                        area.copy_to(self.inbox.meta(n).len, &mut copied);
+                    let left = room.left();
+                    let mut areas = Areas::new();
+                    room.areas(&mut areas);
+                    let pieces = areas.len() / left;
+                    for (area, n) in areas.chunks(pieces).zip(i..large.got) {
+                        let end = copied.len() + self.inbox.meta(n).len;
+                        area.iter().for_each(|piece| piece.copy_to(end - copied.len(), &mut copied));
                     }
                     odd = Some(i);
                     break;

@@ -38,6 +38,8 @@ impl Offload {
 
 /// Length of the header without `num_buffers`, as tap uses it by default.
 pub const VNET_LEN: usize = 10;
+/// Length of the header of virtio 1.0 and later, the number of buffers at its end included.
+pub const VNET_V1_LEN: usize = 12;
 
 const F_NEEDS_CSUM: u8 = 1;
 const F_DATA_VALID: u8 = 2;
@@ -50,15 +52,24 @@ const GSO_ECN: u8 = 0x80;
 /// Reads the header a guest or the tap device wrote (native-endian fields, as tap does without `TUNSETVNETLE`).
 /// `None` for a GSO type we never offered, or a GSO frame without a segment size.
 pub fn read(h: &[u8; VNET_LEN]) -> Option<Offload> {
-    let ne = |at: usize| u16::from_ne_bytes([h[at], h[at + 1]]);
+    read_as(h, u16::from_ne_bytes)
+}
+
+/// The same with the little-endian fields of virtio 1.0.
+pub fn read_v1(h: &[u8; VNET_V1_LEN]) -> Option<Offload> {
+    read_as(h.first_chunk()?, u16::from_le_bytes)
+}
+
+fn read_as(h: &[u8; VNET_LEN], number: fn([u8; 2]) -> u16) -> Option<Offload> {
+    let field = |at: usize| number([h[at], h[at + 1]]);
     let csum = if h[0] & F_NEEDS_CSUM != 0 {
-        Csum::Partial { start: ne(6), offset: ne(8) }
+        Csum::Partial { start: field(6), offset: field(8) }
     } else if h[0] & F_DATA_VALID != 0 {
         Csum::Valid
     } else {
         Csum::Complete
     };
-    let size = ne(4);
+    let size = field(4);
     let gso = match h[1] & !GSO_ECN {
         GSO_NONE => Gso::None,
         _ if size == 0 => return None,
@@ -71,14 +82,25 @@ pub fn read(h: &[u8; VNET_LEN]) -> Option<Offload> {
 
 /// Writes the header for a frame of ours. `v6`: the frame is IPv6; `header_bytes`: Ethernet to transport header included.
 pub fn write(offload: &Offload, v6: bool, header_bytes: usize) -> [u8; VNET_LEN] {
+    write_as(offload, v6, header_bytes, u16::to_ne_bytes)
+}
+
+/// The same with the little-endian fields of virtio 1.0; the number of buffers is left to whoever knows it.
+pub fn write_v1(offload: &Offload, v6: bool, header_bytes: usize) -> [u8; VNET_V1_LEN] {
+    let mut h = [0; VNET_V1_LEN];
+    h[..VNET_LEN].copy_from_slice(&write_as(offload, v6, header_bytes, u16::to_le_bytes));
+    h
+}
+
+fn write_as(offload: &Offload, v6: bool, header_bytes: usize, raw: fn(u16) -> [u8; 2]) -> [u8; VNET_LEN] {
     let mut h = [0; VNET_LEN];
     match offload.csum {
         Csum::Complete => {}
         Csum::Valid => h[0] = F_DATA_VALID,
         Csum::Partial { start, offset } => {
             h[0] = F_NEEDS_CSUM;
-            h[6..8].copy_from_slice(&start.to_ne_bytes());
-            h[8..10].copy_from_slice(&offset.to_ne_bytes());
+            h[6..8].copy_from_slice(&raw(start));
+            h[8..10].copy_from_slice(&raw(offset));
         }
     }
     let (kind, size) = match offload.gso {
@@ -87,8 +109,8 @@ pub fn write(offload: &Offload, v6: bool, header_bytes: usize) -> [u8; VNET_LEN]
         Gso::Udp(size) => (GSO_UDP_L4, size),
     };
     h[1] = kind;
-    h[2..4].copy_from_slice(&(header_bytes as u16).to_ne_bytes());
-    h[4..6].copy_from_slice(&size.to_ne_bytes());
+    h[2..4].copy_from_slice(&raw(header_bytes as u16));
+    h[4..6].copy_from_slice(&raw(size));
     h
 }
 

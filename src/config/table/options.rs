@@ -238,7 +238,14 @@ pub(in crate::config) static OPTIONS: &[Def] = {
             "UNIX socket where the virtual machine connects; a stale one is replaced [default: a new one, which is printed]",
         ),
         value(Opt::Socket, "socket-path", NO, "PATH", Faces::PASST, Machines, "The same as --socket"),
-        flag(Opt::VhostUser, "vhost-user", NO, MACHINES, Machines, "Use vhost-user, the machine's own memory"),
+        flag(
+            Opt::VhostUser,
+            "vhost-user",
+            NO,
+            MACHINES,
+            Machines,
+            "Share the machine's memory by vhost-user instead of sending it frames: the fast way",
+        ),
         flag(
             Opt::PrintCapabilities,
             "print-capabilities",

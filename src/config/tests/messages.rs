@@ -235,10 +235,10 @@ fn help_and_version() {
     }
     assert!(printed("spelt", "attach --help").contains("--userns <PATH>"));
     let (vm, passt) = (printed("spelt", "vm --help"), printed("passt", "-h"));
-    for part in ["-s, --socket", "-F, --fd", "-1, --one-off", "--no-dhcp-dns"] {
+    for part in ["-s, --socket", "-F, --fd", "-1, --one-off", "--vhost-user", "--no-dhcp-dns"] {
         assert!(vm.contains(part) && passt.contains(part), "{part}");
     }
-    for hidden in ["--vhost-user", "--migrate-exit", "--ns-ifname", "--tcp-ns", "\n      --dhcp-dns"] {
+    for hidden in ["--repair-path", "--migrate-exit", "--ns-ifname", "--tcp-ns", "\n      --dhcp-dns"] {
         assert!(!vm.contains(hidden), "{hidden}");
     }
 }

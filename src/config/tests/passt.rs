@@ -185,7 +185,6 @@ fn d17_capabilities_go_to_standard_output() {
 #[test]
 fn what_is_not_there_yet_is_refused_by_name() {
     for (line, option) in [
-        ("--vhost-user", "--vhost-user"),
         ("--repair-path /r", "--repair-path"),
         ("--migrate-exit", "--migrate-exit"),
         ("--migrate-no-linger", "--migrate-no-linger"),

@@ -161,10 +161,7 @@ fn what_a_slow_client_leaves_waits_and_nothing_is_lost() {
     let mut sent = 0;
     // Payload is taken while there is room.
     loop {
-        let Some(mut r) = Reservation::new(&mut link, 4, 54, 60_000) else { break };
-        for mut area in r.areas() {
-            area.truncate(60_000);
-        }
+        let Some(mut r) = Reservation::new(&mut link, 4, 54, 60_000, Fill::Stream) else { break };
         r.commit(&frame(1, 54), 60_000, Offload::NONE).unwrap();
         sent += 1;
         drop(r);
@@ -188,14 +185,14 @@ fn what_a_slow_client_leaves_waits_and_nothing_is_lost() {
     }
     assert!(got[..sent].iter().all(|f| *f == (1, 60_054)) && got[sent..].iter().all(|f| *f == (2, 60)));
     assert!(stream.is_empty() && link.room() == Room::Free && !link.is_stuck());
-    assert!(Reservation::new(&mut link, 4, 54, 60_000).is_some());
+    assert!(Reservation::new(&mut link, 4, 54, 60_000, Fill::Stream).is_some());
 }
 
 #[test]
 fn b166_frames_are_padded_with_zeros() {
     let (mut link, mut client) = connected();
     link.send(&frame(1, 61), Offload::NONE).unwrap();
-    let mut r = Reservation::new(&mut link, 1, 42, 100).unwrap();
+    let mut r = Reservation::new(&mut link, 1, 42, 100, Fill::Messages).unwrap();
     r.commit(&frame(2, 42), 3, Offload::NONE).unwrap();
     drop(r);
     link.flush().unwrap();
