@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """A real guest, and clients without a system behind them, on the program's socket, as root:
 
-    test/vm/run.py [--list] [--short] [--peer PASST] [--keep] [PATTERN...]
+    test/vm/run.py [--list] [--short] [--link LINK] [--peer PASST] [--keep] [PATTERN...]
 
 prints a line for each check and a closing line; the status is 1 if one failed. See README.md beside this file.
 """
@@ -25,6 +25,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 # ruff: noqa: E402  (found through the path above)
 import world
+import guest
 import lab
 
 LIMIT = 60
@@ -109,12 +110,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="print the names and end")
     parser.add_argument("--short", action="store_true", help="leave out what takes long")
+    parser.add_argument("--link", choices=guest.LINKS, default="stream",
+                        help="how guests are connected; but for stream, only checks with a guest are made")
     parser.add_argument("--peer", metavar="PASST", help="make every check with this program, too")
     parser.add_argument("--keep", action="store_true", help="keep logs and captures, and say where they are")
     parser.add_argument("patterns", nargs="*", help="parts of the names of the checks to make")
     options = parser.parse_args()
 
     chosen = [test for test in checks() if not (options.short and is_long(test))
+              and (options.link == "stream" or test.session)
               and (not options.patterns or any(pattern in name_of(test) for pattern in options.patterns))]
     if options.list:
         print("\n".join(map(name_of, chosen)))
@@ -132,7 +136,7 @@ def main():
     for column, program in programs.items():
         results[column] = Result(f"{column}: " if options.peer else "")
         laboratory.program = program
-        make(chosen, world.World(laboratory), results[column])
+        make(chosen, world.World(laboratory, options.link), results[column])
     if options.peer:
         print_table(chosen, results)
     for column, result in results.items():

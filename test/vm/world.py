@@ -100,8 +100,9 @@ def socket_path(laboratory):
 class World:
     """One for each program."""
 
-    def __init__(self, laboratory):
-        self.lab = laboratory
+    def __init__(self, laboratory, link="stream"):
+        """`link` is one of `guest.LINKS`."""
+        self.lab, self.link = laboratory, link
         self.session, self.server, self.guest = None, None, None
         self.images = image_for(laboratory)
 
@@ -112,7 +113,8 @@ class World:
             where = self.lab.bare if session.bare else None
             # Without it no program could ask for an echo.
             self.lab.bare.sysctl("net.ipv4.ping_group_range", "0 2147483647")
-            self.server = Server(self.lab, session.arguments(self.lab.dir), where)
+            shared = ["--vhost-user"] if self.link.startswith("vhost-user") else []
+            self.server = Server(self.lab, [*shared, *session.arguments(self.lab.dir)], where)
             self.session = session
             self.boot()
         return self.guest
@@ -120,8 +122,9 @@ class World:
     def boot(self):
         """A new guest for the program that runs, configured as a user's would be."""
         where = self.lab.bare if self.session.bare else None
-        self.guest = guest.Guest(self.lab, self.images, guest.stream(self.server.path),
-                                 run_as=lambda argv: self.lab.as_user(argv, where))
+        netdev, card = guest.LINKS[self.link]
+        self.guest = guest.Guest(self.lab, self.images, netdev(self.server.path),
+                                 run_as=lambda argv: self.lab.as_user(argv, where), card=card)
         configure(self.guest, self.session.bare)
 
     def healthy(self):
