@@ -11,6 +11,7 @@
 //! | plain | its kernel cuts to the MTU and sums | frame by frame; its kernel verifies |
 //! | `--offload` | super-frames, cut and summed here | consecutive segments of a flow become one frame, not verified |
 //! | `--giant` | super-frames as they are, sums unfinished | as plain |
+//! | `--vhost-user` | as the program offers to take it | as it comes; see [`vhost`] |
 //!
 //! Tests take the plain form, in which the guest's kernel looks at everything; measurements take `--offload`, which at an
 //! MTU of 1500 costs a quarter.
@@ -18,6 +19,7 @@
 mod from_program;
 mod socket;
 mod to_program;
+mod vhost;
 
 use std::io::{ErrorKind, stdin};
 use std::os::fd::{AsFd, RawFd};
@@ -35,7 +37,7 @@ use self::to_program::ToProgram;
 use crate::tun;
 
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("socket").required(true).args(["stream", "fd"])))]
+#[command(group(clap::ArgGroup::new("socket").required(true).args(["stream", "fd", "vhost_user"])))]
 pub struct Options {
     /// The guest's interface: file of its network namespace, colon, name of the tap
     #[arg(long)]
@@ -46,6 +48,11 @@ pub struct Options {
     /// Use this descriptor, a connected socket: stream, or one frame a datagram
     #[arg(long)]
     fd: Option<RawFd>,
+    /// Connect to a vhost-user device at this path
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["offload", "giant"])]
+    vhost_user: Option<PathBuf>,
+    #[command(flatten)]
+    vhost: vhost::Options,
     /// Give the interface this address, six octets with colons
     #[arg(long, value_parser = parse_mac)]
     mac: Option<[u8; 6]>,
@@ -71,6 +78,10 @@ struct Form {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    options.vhost_user.as_ref().map_or_else(|| run_socket(options), |path| vhost::run(options, path))
+}
+
+fn run_socket(options: &Options) -> Result<()> {
     let tap = tun::open(&options.tap, options.offload || options.giant)?;
     tun::keep(&tap)?;
     if let Some(mac) = options.mac {
