@@ -17,6 +17,7 @@
 //! MTU of 1500 costs a quarter.
 
 mod from_program;
+mod join;
 mod socket;
 mod to_program;
 mod vhost;
@@ -49,7 +50,7 @@ pub struct Options {
     #[arg(long)]
     fd: Option<RawFd>,
     /// Connect to a vhost-user device at this path
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["offload", "giant"])]
+    #[arg(long, value_name = "PATH", conflicts_with = "giant")]
     vhost_user: Option<PathBuf>,
     #[command(flatten)]
     vhost: vhost::Options,

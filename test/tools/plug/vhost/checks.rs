@@ -84,8 +84,8 @@ pub fn check(header: &[u8; VNET_V1_LEN], agreed: &Agreed) -> Result<()> {
     Ok(())
 }
 
-/// Makes a frame whose checksum the device vouches for one whose checksum is left to do, which is how a tap learns that it need
-/// not verify it. The first `len` bytes of header and frame are at `at`.
+/// Makes a frame whose checksum the device vouches for one whose checksum is left to do, which is how a tap learns that it
+/// need not verify it. The first `len` bytes of header and frame are at `at`.
 pub fn vouch(memory: &Memory, at: usize, len: usize, header: &mut [u8; VNET_V1_LEN]) {
     let mut head = [0; HEAD_MAX];
     let head = &mut head[..(len - VNET_V1_LEN).min(HEAD_MAX)];

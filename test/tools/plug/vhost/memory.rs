@@ -109,7 +109,7 @@ impl Memory {
     /// Reads a frame of the tap to `offset`. Returns its length, the header included.
     pub fn read_from(&self, tap: &File, offset: usize, len: usize) -> Result<usize> {
         let vector = self.vector(offset, len);
-        // SAFETY: one vector of bytes inside the mapping, which outlives the call; nothing in this process refers to them.
+        // SAFETY: one vector of bytes inside the mapping, which outlives the call; nothing here refers to them.
         let done = unsafe { libc::readv(tap.as_raw_fd(), &raw const vector, 1) };
         usize::try_from(done).map_err(|_| Error::last_os_error())
     }

@@ -1,15 +1,17 @@
 //! A guest with a vhost-user network card, without a virtual machine: hypervisor and guest's driver in one.
 //!
 //! The guest's memory is a file in memory that the program maps too. Frames are read from the tap straight into it, and
-//! written to the tap straight from it; offloads of the tap are those that were agreed on, so a guest's kernel cuts and sums
-//! just what it would in a machine. Each pair of queues has a queue of the tap and a thread. What the program does that no
-//! device may do ends the relay with an error.
+//! written to the tap straight from it; offloads of the tap are those that were agreed on, so a guest's kernel cuts and
+//! sums just what it would in a machine. With `--offload` consecutive segments of a flow for the guest become one frame,
+//! as in its kernel's GRO. Each pair of queues has a queue of the tap and a thread. What the program does that no device
+//! may do ends the relay with an error.
 
 mod checks;
 mod frontend;
 mod memory;
 mod pair;
 mod ring;
+mod to_guest;
 
 use std::io::stdin;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -89,7 +91,7 @@ pub fn run(options: &super::Options, path: &Path) -> Result<()> {
     frontend.share(&memory)?;
     let mut pairs = Vec::new();
     for (nth, tap) in taps.into_iter().enumerate() {
-        let pair = Pair::new(&memory, nth, agreed, tap)?;
+        let pair = Pair::new(&memory, nth, agreed, options.offload, tap)?;
         for (index, ring) in pair.rings().into_iter().enumerate() {
             frontend.start(2 * nth + index, ring, &memory, &error)?;
         }

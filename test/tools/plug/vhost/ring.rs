@@ -1,7 +1,7 @@
 //! One virtqueue from the driver's side: a split ring (virtio 1.2 §2.7), an entry for each buffer.
 //!
-//! Neither side tells the other more than it asks for: with event indexes each says at which entry it wants to be told, without
-//! them whether it does. The device is not believed what cannot be.
+//! Neither side tells the other more than it asks for: with event indexes each says at which entry it wants to be told,
+//! without them whether it does. The device is not believed what cannot be.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -112,8 +112,8 @@ impl Ring {
         used.wrapping_sub(self.taken) >= count
     }
 
-    /// We look by ourselves for a while. With event indexes there is nothing to say: the device tells once, at the entry it was
-    /// asked for.
+    /// We look by ourselves for a while. With event indexes there is nothing to say: the device tells once, at the entry
+    /// it was asked for.
     pub fn ignore(&self) {
         if !self.event_index {
             self.memory.store(self.place.available, QUIET, Ordering::Relaxed);
