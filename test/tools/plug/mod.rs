@@ -50,7 +50,7 @@ pub struct Options {
     #[arg(long)]
     fd: Option<RawFd>,
     /// Connect to a vhost-user device at this path
-    #[arg(long, value_name = "PATH", conflicts_with = "giant")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["giant", "unfinished"])]
     vhost_user: Option<PathBuf>,
     #[command(flatten)]
     vhost: vhost::Options,

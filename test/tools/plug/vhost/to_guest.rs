@@ -63,7 +63,9 @@ impl ToGuest {
 
     /// Frames for the guest, as many as one pass takes. Returns whether there may be more.
     pub fn deliver(&mut self, tap: &File) -> Result<bool> {
-        (self.frames.clear(), self.buffers.clear(), self.room.clear());
+        self.frames.clear();
+        self.buffers.clear();
+        self.room.clear();
         let mut more = true;
         while more && self.frames.len() < PASS {
             more = self.take_frame()?;
@@ -117,18 +119,26 @@ impl ToGuest {
         }
         let bytes: usize = self.buffers[start..].iter().map(|(_, len)| len).sum();
         self.count.bytes += (bytes - VNET_V1_LEN) as u64;
-        let mut copy = None;
+        let frame = Frame { buffers: start..self.buffers.len(), copy: self.copy(at, first.1, &header) };
+        self.frames.push(frame);
         if u32::from(header[0]) & net::VIRTIO_NET_HDR_F_DATA_VALID != 0 {
-            if self.join && count == 1 {
-                let start = self.room.len();
-                self.room.resize(start + first.1 - VNET_V1_LEN, 0);
-                self.memory.read(at + VNET_V1_LEN, &mut self.room[start..]);
-                copy = Some(start..self.room.len());
-            }
             checks::vouch(&self.memory, at, first.1, &mut header);
         }
-        self.frames.push(Frame { buffers: start..self.buffers.len(), copy });
         Ok(true)
+    }
+
+    /// A copy of a frame that may be joined with others: its checksum need not be verified, and it is not large already.
+    fn copy(&mut self, at: usize, len: usize, header: &[u8; VNET_V1_LEN]) -> Option<Range<usize>> {
+        let is_valid =
+            u32::from(header[0]) & (net::VIRTIO_NET_HDR_F_DATA_VALID | net::VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0;
+        let is_small = u32::from(header[1]) == net::VIRTIO_NET_HDR_GSO_NONE && header[10..] == 1u16.to_le_bytes();
+        if !self.join || !is_valid || !is_small {
+            return None;
+        }
+        let start = self.room.len();
+        self.room.resize(start + len - VNET_V1_LEN, 0);
+        self.memory.read(at + VNET_V1_LEN, &mut self.room[start..]);
+        Some(start..self.room.len())
     }
 
     /// What was counted.
