@@ -58,9 +58,10 @@ class Guest(Namespace):
 class VmGuest(Guest):
     """A guest behind a socket. The namespace and its interface stay when the relay goes; the next one takes them over."""
 
-    def __init__(self, lab, pid, process, holder, log, path, socket_pair=None):
+    def __init__(self, lab, pid, process, holder, log, path, socket_pair=None, vhost_user=0):
         super().__init__(lab, pid, process=process, holder=holder, log=log)
         self.socket_path, self.pair, self.cable = path, socket_pair, None
+        self.wiring = ["--vhost-user", path, "--pairs", vhost_user] if vhost_user else ["--stream", path]
 
     def plug(self, *options):
         """Starts the relay between the guest's interface `eth0` and the program's socket."""
@@ -71,7 +72,7 @@ class VmGuest(Guest):
                 self.cable = self.lab.plug(tap, "--fd", ours.fileno(), *options, pass_fds=[ours.fileno()])
             self.pair = None
         else:
-            self.cable = self.lab.plug(tap, "--stream", self.socket_path, *options)
+            self.cable = self.lab.plug(tap, *self.wiring, *options)
 
     def unplug(self):
         """Ends the relay. Returns what it counted."""

@@ -100,14 +100,15 @@ class Lab:
             raise RuntimeError(f"{' '.join(argv)}: status {done.returncode}: {text}")
         return done.returncode, text
 
-    def vm(self, *options, kind=None, dhcp=False, plug=(), program=None):
+    def vm(self, *options, kind=None, dhcp=False, plug=(), program=None, vhost_user=0):
         """A guest of `vm`. `kind`: the program gets one end of a socket pair of this type instead of a path to listen at;
-        `plug`: options of the relay; `dhcp`: the guest asks for its addresses and the MTU."""
+        `plug`: options of the relay; `dhcp`: the guest asks for its addresses and the MTU; `vhost_user`: its network card
+        is the program's, with so many pairs of queues."""
         program, path = program or self.program, self.file("socket")
         os.unlink(path)
         pid_file = self.file("pid")
         mtu = options[options.index("-m") + 1] if "-m" in options else 65520
-        options = ["-f", "--pid", pid_file, *options]
+        options = ["-f", "--pid", pid_file, *(["--vhost-user"] if vhost_user else []), *options]
         ours, theirs = socket.socketpair(socket.AF_UNIX, kind) if kind else (None, None)
         options += ["--fd", str(theirs.fileno())] if kind else ["--socket", path]
         log = self.file("log")
@@ -123,7 +124,7 @@ class Lab:
                 with open(log, encoding="utf-8", errors="replace") as file:
                     raise RuntimeError(f"{' '.join(argv)}: status {process.returncode}: {file.read()}")
             empty = self.empty_guest()
-            guest = VmGuest(self, empty.pid, process, empty.holder, log, path, ours)
+            guest = VmGuest(self, empty.pid, process, empty.holder, log, path, ours, vhost_user)
             guest.plug(*plug)
             guest.ask_for_addresses() if dhcp else guest.configure(mtu)
             return guest
