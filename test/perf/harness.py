@@ -9,7 +9,8 @@ import sys
 import time
 
 import lab as laboratory
-from paths import IN_PORT, OUT_PORT, PATHS, SOCKET_PATHS, SPLICE_PORT, NotOffered, Translated
+from paths import (IN_PORT, OUT_PORT, PATHS, SOCKET_PATHS, SPLICE_PORT, NotOffered, Translated,
+                   vhost_user_paths)
 from rows import rows
 
 
@@ -17,6 +18,8 @@ class Harness:
     def __init__(self, lab, options, programs):
         self.lab, self.options, self.programs = lab, options, programs
         self.paths = SOCKET_PATHS if options.socket else PATHS
+        if options.vhost_user:
+            self.paths = vhost_user_paths(options.pairs)
         quick = options.quick
         self.rounds = options.rounds or (1 if quick else 5)
         self.seconds = options.seconds or (1 if quick else 3)
@@ -41,7 +44,7 @@ class Harness:
     def measure(self):
         chosen = [row for row in rows()
                   if not self.options.only or any(pattern in row[0] for pattern in self.options.only)]
-        if self.options.socket:
+        if self.options.socket or self.options.vhost_user:
             # A machine's loopback is its own, and its start is another's affair.
             chosen = [row for row in chosen if row[5] and "splice" not in row[0]]
         for name, title, unit, cpu_unit, better, _, _ in chosen:

@@ -1,5 +1,6 @@
 """The ways between a guest and the outside."""
 
+import functools
 import json
 import os
 import socket
@@ -81,10 +82,10 @@ class Translated(Path):
 class Machine(Path):
     """A guest behind a socket, and the relay in the place of a virtual machine."""
 
-    def __init__(self, lab, program, mtu):
+    def __init__(self, lab, program, mtu, vhost_user=0):
         super().__init__(lab)
         self.guest = lab.vm("-q", "-m", str(mtu), "-t", FORWARDED, "-u", FORWARDED, plug=("--offload",),
-                            program=program)
+                            program=program, vhost_user=vhost_user)
         laboratory.tune(self.guest)
         self.process = self.guest.process
         self.pid, self.relay = self.process.pid, self.guest.cable.process.pid
@@ -204,6 +205,12 @@ class Kernel(Path):
 
 PATHS = {"spelt": Translated, "pasta": Translated, "slirp4netns": Slirp, "loopback": Loopback, "kernel": Kernel}
 SOCKET_PATHS = {"spelt": Machine, "passt": Machine, "loopback": Loopback}
+
+
+def vhost_user_paths(pairs):
+    """The guest's card is the program's, with up to so many pairs of queues."""
+    card = functools.partial(Machine, vhost_user=pairs)
+    return {"spelt": card, "passt": card, "loopback": Loopback}
 
 
 def is_listening(space, port):

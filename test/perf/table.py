@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Turns the JSON of test/perf/run.py into a table: `table.py FILE` prints it, `table.py FILE DOCUMENT` puts it between
-two marker comments of the document (doc/performance.md): `table: begin` and `table: end`, or for a run with --socket
-`socket table: begin` and `socket table: end`."""
+two marker comments of the document (doc/performance.md): `table: begin` and `table: end`; of a run with --socket
+`socket table: begin` and `socket table: end`, with --vhost-user `vhost-user table: begin` and `vhost-user table: end`."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ def text(report):
     lines = [f"Linux {meta['kernel']}, {meta['cpus']} cores, commit {meta['commit']}, {meta['date']}; medians of "
              f"{meta['rounds']} interleaved rounds of {meta['seconds']} s; tcp_wmem {meta['tcp_wmem']}, tcp_rmem "
              f"{meta['tcp_rmem']}. In brackets: times {against}; behind the slash: processor time of the translator"
-             + ("; behind the plus: of the relay that stands for a machine." if report.get("socket") else "."), ""]
+             + ("; behind the plus: of the relay that stands for a machine." if link_of(report) else "."), ""]
     lines += [f"- {name}: {version}" for name, version in meta["versions"].items()]
     lines += ["", "| | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
     for row in report["rows"].values():
@@ -23,6 +23,11 @@ def text(report):
         peer = row["programs"].get(against, {}).get("median")
         lines.append(f"| {title} | " + " | ".join(cell(row["programs"].get(name), peer) for name in names) + " |")
     return "\n".join(lines)
+
+
+def link_of(report):
+    """How machines are connected, if they were."""
+    return "socket" if report.get("socket") else "vhost-user" if report.get("vhost_user") else ""
 
 
 def cell(found, peer):
@@ -59,7 +64,7 @@ def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         report = json.load(file)
     made = text(report)
-    name = "socket table" if report.get("socket") else "table"
+    name = f"{link_of(report)} table".strip()
     first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if len(sys.argv) == 2:
         print(made)
