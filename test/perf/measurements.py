@@ -84,15 +84,15 @@ def round_trip(tool, version, direction="out"):
 
 @contextlib.contextmanager
 def on_one_core(path):
-    """This process, what it starts, and those of the path."""
+    """This process, what it starts, and all threads of those of the path."""
     cores = os.sched_getaffinity(0)
-    processes = {0, path.pid or 0, path.relay or 0}
-    for one in processes:
+    threads = {0} | {int(task) for pid in (path.pid, path.relay) if pid for task in os.listdir(f"/proc/{pid}/task")}
+    for one in threads:
         os.sched_setaffinity(one, {min(cores)})
     try:
         yield
     finally:
-        for one in processes:
+        for one in threads:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(one, cores)
 
