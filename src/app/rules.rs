@@ -8,6 +8,7 @@ use crate::base::Family;
 use crate::config::Config;
 use crate::fwd::ports::Ports;
 use crate::fwd::{Proto, Rule, Side};
+use crate::link::Vhost;
 use crate::listen::{self, Forward, Forwards, Listener};
 use crate::splice::Splice;
 use crate::sys::process;
@@ -90,8 +91,9 @@ pub fn reaches_inside(config: &Config, forwards: &Forwards) -> bool {
 }
 
 /// Descriptors left for ports and flows: the limit less what is open and what we ourselves will still open. `inside`:
-/// sockets of the guest's namespace are kept in store, and pipes lead to them. `requests`: programs may ask for ports.
-pub fn spare_descriptors(inside: bool, requests: bool) -> usize {
+/// sockets of the guest's namespace are kept in store, and pipes lead to them. `requests`: programs may ask for ports. `card`: a machine's
+/// rings have descriptors.
+pub fn spare_descriptors(inside: bool, requests: bool, card: bool) -> usize {
     /// Namespace and tap, or a machine's listener and client; event loop and its copies, a client that is being
     /// accepted, and some air.
     const OWN: usize = 32;
@@ -100,7 +102,8 @@ pub fn spare_descriptors(inside: bool, requests: bool) -> usize {
     let inside =
         if inside { ns::Broker::DESCRIPTORS.min(most / 8) + Splice::PIPE_DESCRIPTORS.min(most / 16) } else { 0 };
     let requests = if requests { control::CLIENTS_MAX } else { 0 };
-    most.saturating_sub(process::open_descriptors().len() + 3 + OWN + inside + requests)
+    let card = if card { Vhost::DESCRIPTORS } else { 0 };
+    most.saturating_sub(process::open_descriptors().len() + 3 + OWN + inside + requests + card)
 }
 
 /// How many of `spare` descriptors `all`, exclusions and `auto` may take: half for the first two, so that there are

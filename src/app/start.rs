@@ -67,7 +67,8 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let rules = Rules { inbound: rules_on(&forwards, Side::Host), outbound: rules_on(&forwards, Side::Guest) };
     let socket = if let Place::Machine(plugged, _) = &place { plugged.path() } else { None };
     let summary = Summary { socket: socket.map(PathBuf::from), ..summary(config, &network, &plan, rules) };
-    let descriptors = spare_descriptors(reaches_inside(config, &forwards), config.api_socket.is_some());
+    let descriptors =
+        spare_descriptors(reaches_inside(config, &forwards), config.api_socket.is_some(), config.vhost_user);
     forwards.set_budget(port_descriptors(&forwards, descriptors));
 
     let daemon =

@@ -87,7 +87,8 @@ pub trait ToGuest {
     /// returns how many there are; use [`Reservation`].
     fn reserve(&mut self, areas: usize, head_len: usize, len: usize, fill: Fill) -> usize;
 
-    /// Appends the areas reserved and not yet committed, in order, to `list`. Each is one piece, unless there is but one area.
+    /// Appends the areas reserved and not yet committed, in order, to `list`. With [`Fill::Messages`] all
+    /// are of as many pieces.
     fn areas<'a>(&'a mut self, list: &mut Areas<'a>);
 
     /// Sum over the first `len` bytes of the next area, for links without checksum offload.

@@ -1,18 +1,32 @@
 //! Event descriptors (eventfd(2)) by which we tell somebody else.
 //!
-//! System calls: fcntl (once each), write.
+//! System calls: fstat and fcntl (once each), write.
 
 use std::io;
 use std::os::fd::AsFd;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::write;
+
+/// # Errors
+/// `fd` is none by which one could tell or be told: only event descriptors, pipes and sockets are.
+pub fn check(fd: &impl AsFd) -> io::Result<()> {
+    let kind = SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT;
+    match kind {
+        SFlag::S_IFIFO | SFlag::S_IFSOCK => Ok(()),
+        // An anonymous inode has no kind.
+        none if none.is_empty() => Ok(()),
+        _ => Err(io::Error::other("it is no event descriptor")),
+    }
+}
 
 /// Never to wait, whatever `fd` is: whoever gave it may have filled it.
 ///
 /// # Errors
-/// The kernel's.
+/// As [`check`], or the kernel's.
 pub fn prepare(fd: &impl AsFd) -> io::Result<()> {
+    check(fd)?;
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())

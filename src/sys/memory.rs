@@ -9,12 +9,15 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
-use vm_memory::{FileOffset, MmapRegion};
+use nix::libc::c_void;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::iov::{Gather, Scatter};
 use super::sigbus::Watch;
@@ -24,10 +27,41 @@ use super::sigbus::Watch;
 struct Mapping {
     // Unwatched before it is unmapped.
     watch: Watch,
-    map: MmapRegion,
-    /// Where it begins in `map`, whose own beginning suits the file's pages.
+    pages: Pages,
+    /// Where it begins in `pages`, whose own beginning suits the file's.
     at: usize,
     len: usize,
+}
+
+/// Whole pages of a file, which need not stay open.
+#[derive(Debug)]
+struct Pages {
+    start: NonNull<c_void>,
+    len: usize,
+}
+
+// SAFETY: memory that nobody has references to may be used by any thread; all access is by copies and atomics.
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    fn new(file: &File, offset: u64, len: usize) -> io::Result<Pages> {
+        let size = NonZeroUsize::new(len).ok_or_else(|| io::Error::other("no such range"))?;
+        let offset = i64::try_from(offset).map_err(io::Error::other)?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        // SAFETY: a new mapping at a place of the kernel's choice touches nothing that is there.
+        let start = unsafe { mmap(None, size, access, flags, file, offset) }?;
+        Ok(Pages { start, len })
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and whoever uses it has this value.
+        let _ = unsafe { munmap(self.start, self.len) };
+    }
 }
 
 impl Mapping {
@@ -45,13 +79,8 @@ impl Mapping {
         if end > size.next_multiple_of(page) || offset + len > size {
             return Err(io::Error::other(format!("the file has {size} bytes, but {} are named", offset + len)));
         }
-        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
-        let file = FileOffset::new(file, from);
-        // The builder compares with the file's size, which need not be in whole pages.
-        let all = all.min((size - from) as usize);
-        let map = MmapRegion::build(Some(file), all, libc::PROT_READ | libc::PROT_WRITE, flags);
-        let map = map.map_err(io::Error::other)?;
-        Ok(Mapping { watch: Watch::new(map.as_ptr(), map.size())?, map, at, len: len as usize })
+        let pages = Pages::new(&file, from, all)?;
+        Ok(Mapping { watch: Watch::new(pages.start.as_ptr().cast(), all)?, pages, at, len: len as usize })
     }
 
     fn is_within(&self, at: usize, len: usize) -> bool {
@@ -62,7 +91,7 @@ impl Mapping {
     /// If there are no `len` bytes at `at`.
     fn pointer(&self, at: usize, len: usize) -> *mut u8 {
         assert!(self.is_within(at, len));
-        self.map.as_ptr().wrapping_add(self.at + at)
+        self.pages.start.as_ptr().cast::<u8>().wrapping_add(self.at + at)
     }
 }
 
@@ -149,6 +178,11 @@ impl GuestMemory {
         let mut regions = self.regions.clone();
         regions.insert(at, region);
         Ok(GuestMemory { regions })
+    }
+
+    /// True if there is a region with these addresses and this length.
+    pub fn has(&self, guest: u64, user: u64, len: u64) -> bool {
+        self.regions.iter().any(|r| (r.guest, r.user, r.len()) == (guest, user, len))
     }
 
     /// Without the region that has these addresses and this length, if there is one.
@@ -317,7 +351,7 @@ impl DirtyLog {
         if len == 0 {
             return;
         }
-        for page in guest / LOG_PAGE..=(guest + (len as u64 - 1)) / LOG_PAGE {
+        for page in guest / LOG_PAGE..=guest.saturating_add(len as u64 - 1) / LOG_PAGE {
             let byte = (page / 8) as usize;
             if !self.0.is_within(byte, 1) {
                 return;

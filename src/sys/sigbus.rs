@@ -16,7 +16,7 @@ pub struct Watch(&'static Slot);
 #[derive(Debug)]
 struct Slot {
     taken: AtomicBool,
-    /// First byte and the one behind the last; no range while both are 0.
+    /// First byte, or [`NOWHERE`], and the one behind the last.
     from: AtomicUsize,
     to: AtomicUsize,
     lost: AtomicBool,
@@ -27,11 +27,12 @@ pub const RANGES: usize = 256;
 static SLOTS: [Slot; RANGES] = [const {
     Slot {
         taken: AtomicBool::new(false),
-        from: AtomicUsize::new(0),
+        from: AtomicUsize::new(NOWHERE),
         to: AtomicUsize::new(0),
         lost: AtomicBool::new(false),
     }
 }; RANGES];
+const NOWHERE: usize = usize::MAX;
 static INSTALLED: Once = Once::new();
 
 impl Watch {
@@ -46,8 +47,8 @@ impl Watch {
         let slot = SLOTS.iter().find(|s| !s.taken.swap(true, Ordering::AcqRel));
         let slot = slot.ok_or_else(|| io::Error::other(format!("more than {RANGES} ranges of shared memory")))?;
         slot.lost.store(false, Ordering::Relaxed);
-        slot.to.store(start as usize + len, Ordering::Relaxed);
-        slot.from.store(start as usize, Ordering::Release);
+        slot.to.store(start as usize + len, Ordering::SeqCst);
+        slot.from.store(start as usize, Ordering::SeqCst);
         Ok(Watch(slot))
     }
 
@@ -59,8 +60,8 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.0.from.store(0, Ordering::Relaxed);
-        self.0.to.store(0, Ordering::Release);
+        self.0.from.store(NOWHERE, Ordering::SeqCst);
+        self.0.to.store(0, Ordering::SeqCst);
         self.0.taken.store(false, Ordering::Release);
     }
 }
@@ -77,8 +78,9 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
     // SAFETY: with SA_SIGINFO the kernel gives a valid structure, in which SIGBUS has an address.
     let at = unsafe { (*info).si_addr() } as usize;
     for slot in &SLOTS {
-        let (from, to) = (slot.from.load(Ordering::Acquire), slot.to.load(Ordering::Relaxed));
-        if !(from..to).contains(&at) {
+        let (from, to) = (slot.from.load(Ordering::SeqCst), slot.to.load(Ordering::SeqCst));
+        // Another thread may give the slot to another range meanwhile. Ours stays while we are in it.
+        if !(from..to).contains(&at) || slot.from.load(Ordering::SeqCst) != from {
             continue;
         }
         slot.lost.store(true, Ordering::Relaxed);

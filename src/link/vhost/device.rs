@@ -135,8 +135,7 @@ impl Queue {
 
     /// Nothing in the ring can be relied on: it is not used until it is set up again.
     pub fn give_up(&mut self) {
-        self.ring = None;
-        self.supply.clear();
+        self.leave();
         self.started = false;
         if let Some(error) = &self.error {
             event::tell(error);
@@ -155,6 +154,12 @@ impl Device {
         (&mut self.queues[queue], &self.memory, log)
     }
 
+    /// See [`Queue::publish`].
+    pub fn publish(&mut self, queue: usize) {
+        let (queue, _, log) = self.parts(queue);
+        queue.publish(log);
+    }
+
     /// Both rings of the first pair run.
     pub fn is_ready(&self) -> bool {
         self.queues[..2].iter().all(Queue::runs)
@@ -167,6 +172,8 @@ impl Device {
 
     /// Does what is asked.
     pub fn handle(&mut self, request: &mut Request) -> Outcome {
+        // A ring that is found again begins at what the driver knows of.
+        (0..RINGS).for_each(|ring| self.publish(ring));
         let Some(code) = request.code() else { return Outcome::Refused("there is no such request".into()) };
         match self.query(code) {
             Some(number) => answer(number),
@@ -247,20 +254,19 @@ impl Device {
 
     fn set_features(&mut self, features: u64) -> Result<(), String> {
         self.features = known(features, FEATURES)?;
-        if !self.has(VERSION_1) {
-            log::warn!("the guest's driver is of the time before virtio 1.0: it will get no network");
-        }
         if !self.has(PROTOCOL_FEATURES) {
             self.queues.iter_mut().for_each(|q| q.enabled = true);
         }
         Ok(())
     }
 
-    /// As at the beginning of the connection, but for what both sides have agreed on about the protocol.
+    /// Nothing runs, and nothing is agreed on but the protocol. Where the rings were is kept: some hypervisors ask for it
+    /// afterwards (QEMU 7.2). So is what tells of errors, which is said once only.
     fn reset(&mut self) {
         for queue in &mut self.queues {
+            queue.leave();
             self.polling.extend(queue.kick.take().map(Polling::End));
-            *queue = Queue::default();
+            *queue = Queue { base: queue.base, error: queue.error.take(), ..Queue::default() };
         }
         self.features = 0;
         self.log = None;
@@ -269,6 +275,7 @@ impl Device {
     /// The connection has ended.
     pub fn forget(&mut self) {
         self.reset();
+        self.queues = Default::default();
         (self.protocol, self.status) = (0, 0);
         self.memory = Arc::default();
     }
@@ -293,6 +300,11 @@ impl Device {
     fn add_memory(&mut self, request: &mut Request) -> Result<(), String> {
         let fd = request.fd().ok_or("it needs one descriptor")?;
         let [_, region @ ..]: [u64; 5] = request.u64s().ok_or("it has the wrong length")?;
+        let [guest, len, user, _] = region;
+        // QEMU 7.2 says it once for each pair of queues.
+        if self.memory.has(guest, user, len) {
+            return Ok(());
+        }
         if self.memory.regions() >= REGIONS {
             return Err(format!("there are {REGIONS} regions already"));
         }
@@ -303,9 +315,10 @@ impl Device {
 
     fn remove_memory(&mut self, request: &Request) -> Result<(), String> {
         let [_, guest, len, user, _]: [u64; 5] = request.u64s().ok_or("it has the wrong length")?;
-        let memory = self.memory.without(guest, user, len);
-        let memory = memory.ok_or_else(|| format!("there is no region of {len} bytes at {guest:#x}"))?;
-        self.replace(memory);
+        // The same goes for what is removed.
+        if let Some(memory) = self.memory.without(guest, user, len) {
+            self.replace(memory);
+        }
         Ok(())
     }
 
@@ -328,6 +341,10 @@ impl Device {
         let (index, flags) = (u32::from_ne_bytes(index), u32::from_ne_bytes(flags));
         let queue = self.queue(index)?;
         let log = (flags & ADDR_LOG != 0).then_some(log);
+        // Longer than any ring.
+        if log.is_some_and(|log| log.checked_add(1 << 20).is_none()) {
+            return Err(format!("there is nothing at {:#x} to be logged", u64::MAX));
+        }
         queue.at = Some(Addresses { descriptors, available, used, log });
         queue.leave();
         Ok(())
@@ -336,19 +353,18 @@ impl Device {
     fn set_kick(&mut self, request: &mut Request) -> Result<(), String> {
         let index = number(request)? as usize & INDEX_MASK;
         let (queue, fd) = self.queue_fd(request)?;
-        let old = std::mem::replace(&mut queue.kick, fd);
+        let fd = fd.ok_or("to look into the ring all the time is not supported")?;
+        event::check(&fd).map_err(|e| e.to_string())?;
+        let old = queue.kick.replace(fd);
         queue.started = true;
-        let new = queue.kick.is_some();
         self.polling.extend(old.map(Polling::End));
-        self.polling.extend(new.then_some(Polling::Begin(index)));
+        self.polling.push(Polling::Begin(index));
         Ok(())
     }
 
     fn stop(&mut self, request: &Request) -> Result<Outcome, String> {
         let [index, _] = request.u32s().ok_or("it has the wrong length")?;
-        let log = self.log.as_ref().filter(|_| self.features & LOG_ALL != 0);
         let queue = self.queues.get_mut(index as usize).ok_or_else(|| no_ring(index))?;
-        queue.publish(log);
         queue.leave();
         queue.started = false;
         let base = queue.base;

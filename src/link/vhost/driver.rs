@@ -53,11 +53,9 @@ impl Driver {
         let table = [u32s(&[1, 0]), u64s(&[0, MEMORY, USER, 0])].concat();
         driver.say(FrontendReq::SET_MEM_TABLE, &table, &[driver.memory.as_fd().try_clone_to_owned().unwrap()]);
         for ring in 0..2u32 {
-            let at = USER + u64::from(ring) * RING;
             driver.say(FrontendReq::SET_VRING_NUM, &u32s(&[ring, NUM.into()]), &[]);
             driver.say(FrontendReq::SET_VRING_BASE, &u32s(&[ring, 0]), &[]);
-            let addresses = [u32s(&[ring, 0]), u64s(&[at, at + USED, at + AVAILABLE, 0])].concat();
-            driver.say(FrontendReq::SET_VRING_ADDR, &addresses, &[]);
+            driver.say(FrontendReq::SET_VRING_ADDR, &addresses(ring), &[]);
             let copy = |event: &EventFd| event.as_fd().try_clone_to_owned().unwrap();
             driver.say(FrontendReq::SET_VRING_KICK, &u64s(&[ring.into()]), &[copy(&driver.kicks[ring as usize])]);
             driver.say(FrontendReq::SET_VRING_CALL, &u64s(&[ring.into()]), &[copy(&driver.calls[ring as usize])]);
@@ -136,7 +134,7 @@ impl Driver {
         self.calls[ring].read().unwrap_or(0)
     }
 
-    /// What is said in `flags` of the available or the used ring.
+    /// Claims to have offered as much.
     pub fn put_available_index(&self, ring: usize, index: u16) {
         self.put(ring as u64 * RING + AVAILABLE + 2, &index.to_le_bytes());
     }
@@ -163,6 +161,12 @@ impl Driver {
         let mut room = [0; 1];
         nix::sys::socket::recv(self.socket.as_raw_fd(), &mut room, nix::sys::socket::MsgFlags::MSG_DONTWAIT) == Ok(0)
     }
+}
+
+/// Where the parts of a ring are, as that is said.
+pub fn addresses(ring: u32) -> Vec<u8> {
+    let at = USER + u64::from(ring) * RING;
+    [u32s(&[ring, 0]), u64s(&[at, at + USED, at + AVAILABLE, 0])].concat()
 }
 
 pub fn u32s(numbers: &[u32]) -> Vec<u8> {

@@ -15,8 +15,8 @@ use crate::sys::{fdpass, socket};
 const HEADER: usize = 12;
 /// Longest body that is read, if only to be refused. What the protocol has is far shorter.
 const BODY_MAX: usize = 64 << 10;
-/// Descriptors with one message; the protocol has eight at most.
-const FDS_MAX: usize = 16;
+/// Descriptors with one message: as many as there may be regions of memory.
+pub const FDS_MAX: usize = 32;
 
 const VERSION_MASK: u32 = 3;
 const VERSION: u32 = 1;
@@ -73,6 +73,11 @@ impl Request {
 
     pub fn body(&self) -> &[u8] {
         &self.body
+    }
+
+    /// True if the other end waits for the answer, whether it says so or not: there is none by which it could be told no.
+    pub fn is_always_answered(&self) -> bool {
+        matches!(self.code(), Some(FrontendReq::SET_LOG_BASE | FrontendReq::GET_VRING_BASE))
     }
 
     /// The one descriptor that came, if it was one.

@@ -39,7 +39,7 @@ use crate::sys::memory::Piece;
 use crate::sys::{process, unix};
 use crate::wire::checksum::Sum;
 use crate::wire::vnet::{self, VNET_V1_LEN};
-use crate::wire::{ETHERTYPE_IPV6, FRAME_MAX, Offload, be16};
+use crate::wire::{ETHERTYPE_IPV6, FRAME_MAX, Gso, Offload, be16};
 
 /// Frames up to this length are copied whole: to hand on one more piece costs more.
 const COPY_WHOLE: usize = 2048;
@@ -47,6 +47,8 @@ const COPY_WHOLE: usize = 2048;
 const COPY_HEAD: usize = 256;
 /// Chains of one pass, those that make no sense included.
 const CHAINS: usize = 256;
+/// Log lines about broken rings.
+const BROKEN_TOLD: u64 = 10;
 /// The ring to the guest, of the first pair.
 const TO_GUEST: usize = 0;
 /// Entries that a ring to the guest needs for frames of 64 KiB in buffers of the usual size, some of them at a time.
@@ -64,8 +66,9 @@ pub struct Vhost {
     full: bool,
     /// The pair whose ring is looked at first.
     first: usize,
-    /// Chains that made no sense.
+    /// Chains that made no sense, and rings.
     faults: u64,
+    broken: u64,
     pieces: Vec<Piece>,
 }
 
@@ -99,6 +102,9 @@ pub enum Watch {
 }
 
 impl Vhost {
+    /// Descriptors that a hypervisor may give us to keep, and those that come with one request.
+    pub const DESCRIPTORS: usize = 3 * RINGS + message::FDS_MAX;
+
     /// Waits for a hypervisor. `listener`: nonblocking.
     pub fn listening(listener: UnixListener, mtu: u16, tee: Tee) -> Vhost {
         Vhost::new(Door::new(Some(listener)), None, mtu, tee)
@@ -111,7 +117,7 @@ impl Vhost {
 
     fn new(door: Door, session: Option<Session>, mtu: u16, tee: Tee) -> Vhost {
         let device = Device::default();
-        Vhost { door, session, device, mtu, tee, full: false, first: 0, faults: 0, pieces: Vec::new() }
+        Vhost { door, session, device, mtu, tee, full: false, first: 0, faults: 0, broken: 0, pieces: Vec::new() }
     }
 
     /// The listener, to poll for readability.
@@ -163,7 +169,12 @@ impl Vhost {
             Outcome::Answer(body) => Some(body),
             Outcome::Done => acknowledged.then(|| status(false)),
             Outcome::Refused(why) => {
-                self.door.tell(now, || format!("vhost-user: {} was refused: {why}", request.name()));
+                let what = format!("{} was refused: {why}", request.name());
+                self.door.tell(now, || format!("vhost-user: {what}"));
+                if !acknowledged && request.is_always_answered() {
+                    session.fault = Some(what);
+                    return Talk::Gone;
+                }
                 acknowledged.then(|| status(true))
             }
         };
@@ -187,7 +198,7 @@ impl Vhost {
         ring.is_multiple_of(2)
     }
 
-    /// Frames of the guest, until the batch is full or there are no more.
+    /// Frames of the guest, until the batch is full or there are no more. Only a pass that finds nothing ends the work.
     pub fn receive(&mut self, batch: &mut Batch) -> Input {
         let mut left = CHAINS;
         loop {
@@ -198,7 +209,8 @@ impl Vhost {
                 }
             }
             self.first = (self.first + 1) % (RINGS / 2);
-            if batch.is_full() || left == 0 {
+            // While these are worked on nobody need be told of more: the next pass looks by itself.
+            if !batch.is_empty() || left == 0 {
                 return Input::More;
             }
             if !self.listen() {
@@ -216,7 +228,7 @@ impl Vhost {
             self.pieces.clear();
             let Some(chain) = ring.take(memory, &mut self.pieces)? else { return Ok(()) };
             *left -= 1;
-            ring.ignore();
+            ring.ignore(log);
             ring.done(chain.id, 0, log);
             // Of a ring that is switched off frames are lost, as of an interface.
             if discard {
@@ -230,7 +242,8 @@ impl Vhost {
                 at += piece.len();
             }
             let len = chain.len.checked_sub(VNET_V1_LEN).filter(|len| *len <= FRAME_MAX);
-            let (Some(len), Some(offload)) = (len, vnet::read_v1(&header)) else {
+            let offload = vnet::read_v1(&header);
+            let (Some(len), Some(offload)) = (len, offload.filter(|o| is_cut_sensibly(o, chain.len))) else {
                 self.faults += 1;
                 continue;
             };
@@ -251,7 +264,7 @@ impl Vhost {
     /// The frames of the last pass are done with.
     pub fn release(&mut self) {
         for ring in (1..RINGS).step_by(2) {
-            self.publish(ring);
+            self.device.publish(ring);
         }
     }
 
@@ -259,7 +272,8 @@ impl Vhost {
     fn listen(&mut self) -> bool {
         let mut more = false;
         for ring in (1..RINGS).step_by(2) {
-            match self.device.queues[ring].ring.as_mut().map(ring::Ring::listen) {
+            let (queue, _, log) = self.device.parts(ring);
+            match queue.ring.as_mut().map(|ring| ring.listen(log)) {
                 Some(Ok(now)) => more |= now,
                 Some(Err(Broken)) => self.give_up(ring),
                 None => {}
@@ -268,14 +282,14 @@ impl Vhost {
         more
     }
 
-    fn publish(&mut self, ring: usize) {
-        let (queue, _, log) = self.device.parts(ring);
-        queue.publish(log);
-    }
-
     fn give_up(&mut self, ring: usize) {
-        log::warn!("the guest's driver has broken its ring {ring}: it is not used until it is set up again");
+        self.device.publish(ring);
         self.device.queues[ring].give_up();
+        // A guest can do it over and over.
+        self.broken += 1;
+        if self.broken <= BROKEN_TOLD {
+            log::warn!("the guest's driver has broken its ring {ring}: it is not used until it is set up again");
+        }
     }
 
     /// There may be buffers again.
@@ -288,7 +302,7 @@ impl Vhost {
     /// # Errors
     /// [`Gone`].
     pub fn flush(&mut self) -> Result<(), Gone> {
-        self.publish(TO_GUEST);
+        self.device.publish(TO_GUEST);
         self.tee.flush();
         match &mut self.session {
             Some(session) if self.device.memory.is_lost() => {
@@ -332,9 +346,9 @@ impl Vhost {
                 Err(short) => short,
             };
             // The driver may wait for what we have put off.
-            self.publish(TO_GUEST);
+            self.device.publish(TO_GUEST);
             let (_, from) = self.supply()?;
-            match (short, from.ring.listen()) {
+            match (short, from.ring.listen(from.log)) {
                 (Short::Broken, _) | (_, Err(Broken)) => {
                     self.give_up(TO_GUEST);
                     return None;
@@ -426,7 +440,15 @@ impl ToGuest for Vhost {
 
     fn cancel(&mut self) {
         self.device.queues[TO_GUEST].supply.cancel();
-        self.publish(TO_GUEST);
+        self.device.publish(TO_GUEST);
+    }
+}
+
+/// A host's kernel cuts no frame into more datagrams (`UDP_MAX_SEGMENTS`), and neither does any other.
+fn is_cut_sensibly(offload: &Offload, len: usize) -> bool {
+    match offload.gso {
+        Gso::Udp(size) => len <= usize::from(size) * 128 + COPY_HEAD,
+        Gso::Tcp(_) | Gso::None => true,
     }
 }
 

@@ -169,12 +169,15 @@ impl Ring {
     ///
     /// # Errors
     /// [`Broken`].
-    pub fn listen(&mut self) -> Result<bool, Broken> {
+    pub fn listen(&mut self, log: Option<&DirtyLog>) -> Result<bool, Broken> {
         self.listening = true;
         if self.event_index {
-            self.used.store_u16(4 + ELEMENT * usize::from(self.num), self.seen, Ordering::Relaxed);
+            let at = 4 + ELEMENT * usize::from(self.num);
+            self.used.store_u16(at, self.seen, Ordering::Relaxed);
+            self.mark(log, at, 2);
         } else {
             self.used.store_u16(0, 0, Ordering::Relaxed);
+            self.mark(log, 0, 2);
         }
         // As in `publish`, the other way round.
         fence(Ordering::SeqCst);
@@ -184,9 +187,10 @@ impl Ring {
     }
 
     /// We look by ourselves for a while. With event indexes there is nothing to say: the driver has passed the last one.
-    pub fn ignore(&mut self) {
+    pub fn ignore(&mut self, log: Option<&DirtyLog>) {
         if std::mem::take(&mut self.listening) && !self.event_index {
             self.used.store_u16(0, NO_NOTIFICATION, Ordering::Relaxed);
+            self.mark(log, 0, 2);
         }
     }
 

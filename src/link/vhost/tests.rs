@@ -225,6 +225,35 @@ fn buffers_taken_ahead_are_given_back_when_the_ring_stops() {
     assert_eq!(driver.used(0).len(), 1);
 }
 
+/// What was written and not published when the ring moves is the driver's nevertheless.
+#[test]
+fn frames_survive_a_ring_that_is_found_again() {
+    let (mut link, mut driver) = link();
+    driver.offer_room(4, 1500);
+    link.send(&bytes(60), Offload::NONE).unwrap();
+    assert!(driver.used(0).is_empty());
+    driver.say(FrontendReq::SET_VRING_ADDR, &driver::addresses(0), &[]);
+    listen_to(&mut link);
+    link.send(&bytes(70), Offload::NONE).unwrap();
+    link.flush().unwrap();
+    assert_eq!(driver.used(0).iter().map(Vec::len).collect::<Vec<_>>(), [72, 82]);
+}
+
+#[test]
+fn who_waits_for_an_answer_that_cannot_be_given_is_left() {
+    let (mut link, driver) = link();
+    driver.say(FrontendReq::SET_LOG_BASE, &u64s(&[1 << 40, 0]), &[]);
+    assert_eq!(listen_to(&mut link), Talk::Gone);
+}
+
+#[test]
+fn frames_that_would_be_too_many_datagrams_are_lost() {
+    let (mut link, mut driver) = link();
+    driver.send([1, 5, 42, 0, 1, 0, 34, 0, 6, 0, 0, 0], &bytes(60_000), &[]);
+    driver.send([1, 5, 42, 0, 0, 5, 34, 0, 6, 0, 0, 0], &bytes(60_000), &[]);
+    assert_eq!((frames(&mut link).len(), link.faults()), (1, 1));
+}
+
 #[test]
 fn d20_unknown_requests_are_answered() {
     let (mut link, driver) = link();

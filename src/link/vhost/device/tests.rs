@@ -125,13 +125,40 @@ fn what_was_not_offered_is_not_accepted() {
     assert!(device.acknowledges());
 }
 
+/// QEMU 7.2 asks where the rings were after the reset, others before it.
 #[test]
-fn a_status_of_zero_resets() {
+fn a_status_of_zero_resets_and_keeps_places() {
+    for reset_first in [true, false] {
+        let mut device = running();
+        done(&mut device, FrontendReq::SET_STATUS, u64s(&[4]), vec![]);
+        assert_eq!(ask(&mut device, FrontendReq::GET_STATUS, vec![], vec![]), answer(4));
+        if reset_first {
+            done(&mut device, FrontendReq::SET_STATUS, u64s(&[0]), vec![]);
+            assert!(!device.is_ready() && !device.has(VERSION_1));
+        }
+        for ring in 0..2 {
+            let base = ask(&mut device, FrontendReq::GET_VRING_BASE, u32s(&[ring, 0]), vec![]);
+            assert_eq!(base, Outcome::Answer(u32s(&[ring, 7])));
+        }
+        done(&mut device, FrontendReq::SET_STATUS, u64s(&[0]), vec![]);
+        set_up(&mut device, VERSION_1 | FLAG_PROTOCOL);
+        start(&mut device, 0);
+    }
+}
+
+/// As QEMU 7.2 does, once for each pair of queues.
+#[test]
+fn memory_may_be_said_and_taken_back_more_than_once() {
     let mut device = running();
-    done(&mut device, FrontendReq::SET_STATUS, u64s(&[4]), vec![]);
-    assert_eq!(ask(&mut device, FrontendReq::GET_STATUS, vec![], vec![]), answer(4));
-    done(&mut device, FrontendReq::SET_STATUS, u64s(&[0]), vec![]);
-    assert!(!device.is_ready() && !device.has(VERSION_1));
+    let region = u64s(&[0, 0, MEMORY, USER, 0]);
+    for _ in 0..2 {
+        done(&mut device, FrontendReq::ADD_MEM_REG, region.clone(), vec![memory_file()]);
+    }
+    assert!(device.is_ready() && device.memory.regions() == 1);
+    for _ in 0..2 {
+        done(&mut device, FrontendReq::REM_MEM_REG, region.clone(), vec![]);
+    }
+    assert!(!device.is_ready() && device.memory.regions() == 0);
 }
 
 /// D20, D27: each of these ended passt, or did nothing and said that all was well.
@@ -153,6 +180,8 @@ fn d20_d27_nonsense_is_refused_and_changes_nothing() {
         (FrontendReq::SET_VRING_KICK, u64s(&[200]), 1),
         (FrontendReq::SET_VRING_KICK, u64s(&[0]), 0),
         (FrontendReq::SET_VRING_KICK, u64s(&[0x100]), 1),
+        (FrontendReq::SET_VRING_KICK, u64s(&[0x100]), 0),
+        (FrontendReq::SET_VRING_KICK, u64s(&[0]), 1),
         (FrontendReq::SET_VRING_CALL, u64s(&[0]), 2),
         (FrontendReq::SET_VRING_ERR, vec![1, 2], 1),
         (FrontendReq::SET_MEM_TABLE, table(2), 2),
@@ -163,7 +192,7 @@ fn d20_d27_nonsense_is_refused_and_changes_nothing() {
         (FrontendReq::SET_MEM_TABLE, [u32s(&[1, 0]), u64s(&[0, MEMORY, USER, u64::MAX])].concat(), 1),
         (FrontendReq::ADD_MEM_REG, u64s(&[0, 100, MEMORY, USER, 0]), 1),
         (FrontendReq::ADD_MEM_REG, vec![0; 7], 1),
-        (FrontendReq::REM_MEM_REG, u64s(&[0, 1, MEMORY, USER, 0]), 0),
+        (FrontendReq::REM_MEM_REG, u64s(&[0, 1]), 0),
         (FrontendReq::SET_LOG_BASE, u64s(&[MEMORY + 1, 0]), 1),
         (FrontendReq::SET_LOG_BASE, u64s(&[MEMORY, 0]), 0),
         (FrontendReq::SET_FEATURES, vec![0; 4], 0),

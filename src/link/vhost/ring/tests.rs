@@ -162,7 +162,7 @@ fn an_index_that_jumps_breaks_the_ring() {
         let mut ring = world.ring(&queue, false, Direction::FromGuest);
         world.write(queue.avail_addr().0 + 2, &jump.to_le_bytes());
         assert_eq!(ring.take(&world.ours, &mut Vec::new()), Err(Broken));
-        assert_eq!(ring.listen(), Err(Broken));
+        assert_eq!(ring.listen(None), Err(Broken));
     }
 }
 
@@ -188,9 +188,9 @@ fn nobody_is_told_who_does_not_want_to_hear() {
     assert!(!ring.publish(None));
     ring.done(1, 0, None);
     assert!(ring.publish(None));
-    ring.ignore();
+    ring.ignore(None);
     assert_eq!(world.read_u16(queue.used_addr().0), NO_NOTIFICATION);
-    assert_eq!(ring.listen(), Ok(false));
+    assert_eq!(ring.listen(None), Ok(false));
     assert_eq!(world.read_u16(queue.used_addr().0), 0);
 }
 
@@ -211,9 +211,9 @@ fn with_event_indexes_only_the_one_that_is_named_counts() {
     assert!(ring.publish(None));
     // The other way round.
     queue.add_desc_chains(&[descriptor(0x10000, 8, 0, 0)], 0).unwrap();
-    assert_eq!(ring.listen(), Ok(true));
+    assert_eq!(ring.listen(None), Ok(true));
     assert_eq!(world.read_u16(USED + 4 + 8 * u64::from(NUM)), 0);
-    assert_eq!(ring.listen(), Ok(false));
+    assert_eq!(ring.listen(None), Ok(false));
     assert_eq!(world.read_u16(USED + 4 + 8 * u64::from(NUM)), 1);
 }
 
@@ -270,6 +270,6 @@ proptest! {
             pieces.clear();
         }
         ring.publish(None);
-        let _ = ring.listen();
+        let _ = ring.listen(None);
     }
 }
