@@ -65,8 +65,9 @@ class Harness:
             return
         path = None
         for row in group:
-            # A program that ended, of its own or because a row went wrong, gets a new start.
-            if path is not None and path.pid and path.process.poll() is not None:
+            # A program that ended, of its own or because a row went wrong, gets a new start, and so does a relay.
+            if path is not None and path.has_ended():
+                print(f"the program or its relay ended before {row[0]}", file=sys.stderr)
                 path.close()
                 path = None
             if path is None:

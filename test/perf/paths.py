@@ -39,6 +39,10 @@ class Path:
     def close(self):
         pass
 
+    def has_ended(self):
+        """Whether one of its processes is gone."""
+        return self.pid is not None and self.process.poll() is not None
+
     def cpu(self):
         """Seconds so far of the translator, and of the relay in the place of a machine."""
         return {name: laboratory.cpu_seconds(pid) for name, pid in (("cpu", self.pid), ("relay", self.relay)) if pid}
@@ -91,6 +95,9 @@ class Machine(Path):
         self.pid, self.relay = self.process.pid, self.guest.cable.process.pid
 
     target, entry = Translated.target, Translated.entry
+
+    def has_ended(self):
+        return super().has_ended() or self.guest.cable.process.poll() is not None
 
     def close(self):
         self.guest.close()
