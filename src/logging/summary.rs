@@ -84,7 +84,7 @@ impl Summary {
                 format!(
                     "    kvm ... -chardev socket,id=c,path={path} -netdev vhost-user,id=s,chardev=c \
                      -device virtio-net-pci,netdev=s -m SIZE -object memory-backend-memfd,id=m,share=on,size=SIZE \
-                     -numa node,memdev=m"
+                     -machine memory-backend=m"
                 )
             } else {
                 format!(
