@@ -27,10 +27,13 @@ def stream(path):
     return ["-netdev", f"stream,id=net,server=off,addr.type=unix,addr.path={path}"]
 
 
+SHARED = ["-object", "memory-backend-memfd,id=memory,size=256M,share=on", "-machine", "memory-backend=memory"]
+"""The guest's memory is, with whoever is given it."""
+
+
 def vhost_user(path, pairs=1):
     """The same for a guest that shares its memory with the program at `path`, with as many pairs of queues."""
-    return ["-object", "memory-backend-memfd,id=memory,size=256M,share=on", "-machine", "memory-backend=memory",
-            "-chardev", f"socket,id=card,path={path}", "-netdev", f"vhost-user,id=net,chardev=card,queues={pairs}"]
+    return [*SHARED, "-chardev", f"socket,id=card,path={path}", "-netdev", f"vhost-user,id=net,chardev=card,queues={pairs}"]
 
 
 # QEMU 7 fails in emulation once the driver of a guest that shares its memory asks for message signalled interrupts.

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import signal
 
+import guest
 import lab
 from checks_network import assert_stream_in, assert_stream_out, assert_udp_in, variables
 from newer_world import Case
@@ -30,9 +31,12 @@ def netdev(program, options):
 class Session:
     name: str = "1 passt"
     bare = False
+    shared: bool = False
+    """The guest's memory is."""
 
     def start(self, world):
-        world.guest = world.machine(netdev(world.passt, OPTIONS))
+        more = {"vhost-user": "on"} if self.shared else {}
+        world.guest = world.machine(netdev(world.passt, OPTIONS | more), more=guest.SHARED if self.shared else ())
 
 
 class Passt(Case):
@@ -64,27 +68,8 @@ class Passt(Case):
             os.close(directory)
 
 
-class Start(Passt):
-    session = Session()
-
-    def test_command_line(self):
-        self.assertTrue(self.guest.alive())
-        with open(f"/proc/{self.program()}/cmdline", encoding="utf-8") as file:
-            words = file.read().split("\0")[1:-1]
-        self.assertEqual([word if wanted else None for word, wanted in zip(words, ARGUMENTS)], ARGUMENTS)
-        self.assertEqual(len(words), len(ARGUMENTS), words)
-
-    def test_runs_as_qemus_user(self):
-        self.assertTrue(self.guest.alive())
-        with open(f"/proc/{self.program()}/status", encoding="ascii") as file:
-            self.assertIn(f"Uid:\t{lab.USER}\t{lab.USER}\t", file.read())
-
-    def test_lease(self):
-        """With what QEMU has an option for, and with what came by `param`."""
-        got = variables(self.guest.run("cat /tmp/lease"))
-        self.assertEqual((got["ip"], got["mask"], got["router"]), (lab.HOST4, "24", lab.GATEWAY4))
-        self.assertEqual((got["mtu"], got["hostname"]), ("9000", "machine"))
-        self.assertEqual(got["search"].split(), ["one.test", "two.example.test"])
+class Traffic(Passt):
+    """What is to work however frames cross; `session` is another's."""
 
     @both
     def test_echo(self, net):
@@ -108,6 +93,41 @@ class Start(Passt):
     @both
     def test_udp_in(self, net):
         assert_udp_in(self, net, 1, 1400, 8000)
+
+    def assert_command_line(self, arguments):
+        self.assertTrue(self.guest.alive())
+        with open(f"/proc/{self.program()}/cmdline", encoding="utf-8") as file:
+            words = file.read().split("\0")[1:-1]
+        self.assertEqual([word if wanted else None for word, wanted in zip(words, arguments)], arguments)
+        self.assertEqual(len(words), len(arguments), words)
+
+
+class Start(Traffic):
+    session = Session()
+
+    def test_command_line(self):
+        self.assert_command_line(ARGUMENTS)
+
+    def test_runs_as_qemus_user(self):
+        self.assertTrue(self.guest.alive())
+        with open(f"/proc/{self.program()}/status", encoding="ascii") as file:
+            self.assertIn(f"Uid:\t{lab.USER}\t{lab.USER}\t", file.read())
+
+    def test_lease(self):
+        """With what QEMU has an option for, and with what came by `param`."""
+        got = variables(self.guest.run("cat /tmp/lease"))
+        self.assertEqual((got["ip"], got["mask"], got["router"]), (lab.HOST4, "24", lab.GATEWAY4))
+        self.assertEqual((got["mtu"], got["hostname"]), ("9000", "machine"))
+        self.assertEqual(got["search"].split(), ["one.test", "two.example.test"])
+
+
+class Shared(Traffic):
+    """With the guest's memory shared."""
+
+    session = Session("2 passt, shared", shared=True)
+
+    def test_command_line(self):
+        self.assert_command_line(["--vhost-user", *ARGUMENTS])
 
 
 class Again(Passt):
@@ -176,9 +196,6 @@ class End(Passt):
 
 class Refusal(Passt):
     """QEMU shows what the program says."""
-
-    def test_vhost_user(self):
-        self.assert_refused("vhost-user=on", "'--vhost-user' is not implemented")
 
     def test_value(self):
         self.assert_refused("mtu=70000", "Invalid MTU '70000'")

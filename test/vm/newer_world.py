@@ -45,9 +45,9 @@ class World(world.World):
                     found.append(pid)
         return found
 
-    def machine(self, netdev, pass_fds=()):
-        """A guest with this network, with which nothing is configured yet."""
-        return guest.Guest(self.lab, self.images, ["-netdev", netdev], self.run_as, pass_fds)
+    def machine(self, netdev, pass_fds=(), more=()):
+        """A guest with this network and these options, with which nothing is configured yet."""
+        return guest.Guest(self.lab, self.images, ["-netdev", netdev, *more], self.run_as, pass_fds)
 
     def guest_of(self, session):
         """The guest of a session, whose `start` makes it and, where QEMU does not, its program."""
