@@ -32,8 +32,10 @@ SHARED = ["-object", "memory-backend-memfd,id=memory,size=256M,share=on", "-mach
 
 
 def vhost_user(path, pairs=1):
-    """The same for a guest that shares its memory with the program at `path`, with as many pairs of queues."""
-    return [*SHARED, "-chardev", f"socket,id=card,path={path}", "-netdev", f"vhost-user,id=net,chardev=card,queues={pairs}"]
+    """The same for a guest that shares its memory with the program at `path`, with as many pairs of queues, and a
+    processor for each. It waits for a program that is not there yet, and for the next one when that has gone."""
+    return [*SHARED, "-smp", str(pairs), "-chardev", f"socket,id=card,path={path},reconnect=1",
+            "-netdev", f"vhost-user,id=net,chardev=card,queues={pairs}"]
 
 
 # QEMU 7 fails in emulation once the driver of a guest that shares its memory asks for message signalled interrupts.
@@ -52,6 +54,7 @@ class Guest:
         self.log, self.errors = laboratory.file("guest"), laboratory.file("qemu")
         self.said = []
         ours, its = socket.socketpair()
+        order, obey = socket.socketpair()
         kernel, initrd = images
         # The guest's log is all that is written to its first port; the second one is only ours.
         argv = ["qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-m", "256", "-nodefaults",
@@ -59,13 +62,14 @@ class Guest:
                 "-append", "console=ttyS0 loglevel=4 panic=1 tsc=reliable no_timer_check cryptomgr.notests",
                 "-chardev", f"file,id=log,path={self.log},append=on", "-serial", "chardev:log",
                 "-chardev", f"socket,id=line,fd={its.fileno()}", "-serial", "chardev:line",
+                "-chardev", f"socket,id=orders,fd={obey.fileno()}", "-mon", "chardev=orders,mode=control",
                 *netdev, "-device", f"virtio-net-pci,netdev=net,mac={MAC},romfile={card}",
                 "-device", "virtio-rng-pci"]
-        with its, open(self.errors, "wb") as errors:
+        with its, obey, open(self.errors, "wb") as errors:
             self.process = laboratory.popen((run_as or laboratory.as_user)(["setpriv", "--pdeathsig=KILL", *argv]),
-                                            pass_fds=[its.fileno(), *pass_fds], stdin=subprocess.DEVNULL,
+                                            pass_fds=[its.fileno(), obey.fileno(), *pass_fds], stdin=subprocess.DEVNULL,
                                             stdout=errors, stderr=errors)
-        self.line = Line(ours)
+        self.line, self.monitor = Line(ours), Monitor(order)
         try:
             self.wait_ready()
         except BaseException:
@@ -131,6 +135,19 @@ class Guest:
         self.begin("run", "echo b >/proc/sysrq-trigger", 5)
         self.wait_ready()
 
+    def press_reset(self):
+        """The machine starts again, whatever its system is doing; does not wait for it."""
+        self.monitor.ask("system_reset")
+
+    @contextlib.contextmanager
+    def stopped(self):
+        """The machine stands still, and QEMU has taken its rings back from the program."""
+        self.monitor.ask("stop")
+        try:
+            yield
+        finally:
+            self.monitor.ask("cont")
+
     def kill(self):
         """QEMU is gone at once."""
         self.process.kill()
@@ -150,6 +167,7 @@ class Guest:
 
     def close(self):
         self.line.close()
+        self.monitor.close()
         if self.alive():
             self.process.kill()
         self.lab.end(self.process)
@@ -221,6 +239,32 @@ class Line:
         with contextlib.suppress(OSError):
             self.end.shutdown(socket.SHUT_RDWR)
         self.thread.join(5)
+        self.end.close()
+
+
+class Monitor:
+    """Orders to QEMU itself, each a line of JSON, as its answer is."""
+
+    def __init__(self, end):
+        self.end, self.answers, self.greeted = end, end.makefile("rb"), False
+
+    def ask(self, command, seconds=10):
+        self.end.settimeout(seconds)
+        if not self.greeted:
+            self.greeted = True
+            self.ask("qmp_capabilities")
+        self.end.sendall(json.dumps({"execute": command}).encode() + b"\n")
+        for line in self.answers:
+            said = json.loads(line)
+            if "error" in said:
+                raise RuntimeError(f"QEMU, {command}: {said['error']['desc']}")
+            # What else it says are events, and a greeting at first.
+            if "return" in said:
+                return said["return"]
+        raise RuntimeError(f"QEMU, {command}: it has gone")
+
+    def close(self):
+        self.answers.close()
         self.end.close()
 
 

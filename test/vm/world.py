@@ -110,14 +110,18 @@ class World:
         """The guest of a session, started if another one's is running."""
         if self.session != session or not self.guest:
             self.discard()
-            where = self.lab.bare if session.bare else None
             # Without it no program could ask for an echo.
             self.lab.bare.sysctl("net.ipv4.ping_group_range", "0 2147483647")
-            shared = ["--vhost-user"] if self.link.startswith("vhost-user") else []
-            self.server = Server(self.lab, [*shared, *session.arguments(self.lab.dir)], where)
             self.session = session
+            self.serve()
             self.boot()
         return self.guest
+
+    def serve(self, path=None):
+        """The session's program, at a path of its own unless told."""
+        where = self.lab.bare if self.session.bare else None
+        shared = ["--vhost-user"] if self.link.startswith("vhost-user") else []
+        self.server = Server(self.lab, [*shared, *self.session.arguments(self.lab.dir)], where, path)
 
     def boot(self):
         """A new guest for the program that runs, configured as a user's would be."""
@@ -171,6 +175,8 @@ class Case(support.Case):
 
     session = None
     world = None
+    link = ""
+    """Only for guests with a link whose name begins with this."""
 
     @property
     def lab(self):
