@@ -20,8 +20,8 @@ CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or "/var/cache", "spelt-vm
 PACKAGE = "linux-image-cloud-amd64"
 DRIVERS = ("virtio_pci", "virtio_net", "virtio_rng")
 PROGRAMS = ("/usr/sbin/dhcpcd",)
-MODULES = ("import ast, encodings.ascii, encodings.idna, os, re, select, signal, socket, subprocess, sys, threading, "
-           "time, traceback, tty")
+MODULES = ("import array, ast, encodings.ascii, encodings.idna, fcntl, os, re, select, signal, socket, struct, "
+           "subprocess, sys, threading, time, traceback, tty")
 """What the programs in the guest import: these modules are copied, and those that they import themselves."""
 
 

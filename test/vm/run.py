@@ -118,7 +118,7 @@ def main():
     options = parser.parse_args()
 
     chosen = [test for test in checks() if not (options.short and is_long(test))
-              and (options.link == "stream" or test.session)
+              and (options.link == "stream" or test.session) and options.link.startswith(test.link)
               and (not options.patterns or any(pattern in name_of(test) for pattern in options.patterns))]
     if options.list:
         print("\n".join(map(name_of, chosen)))
