@@ -111,10 +111,18 @@ class VmGuest(Guest):
         return json.loads(self.output("ip -json -statistics link show eth0"))[0]["stats64"]["tx"]["dropped"]
 
     def counter(self, name):
-        """A counter of the guest's TCP, such as RetransSegs."""
-        with self.entered(), open("/proc/thread-self/net/snmp", encoding="ascii") as file:
-            names, values = (line.split() for line in file if line.startswith("Tcp:"))
-        return int(values[names.index(name)])
+        """A counter of the guest's TCP, such as RetransSegs or TCPLossProbes."""
+        for file, heading in (("snmp", "Tcp:"), ("netstat", "TcpExt:")):
+            with self.entered(), open(f"/proc/thread-self/net/{file}", encoding="ascii") as lines:
+                names, values = (line.split() for line in lines if line.startswith(heading))
+            if name in names:
+                return int(values[names.index(name)])
+        raise KeyError(name)
+
+    def resent(self):
+        """Segments sent again, but for the last one of a burst whose acknowledgement is late, on a busy machine for
+        example: that is sent again to probe (RFC 8985 section 7)."""
+        return self.counter("RetransSegs") - self.counter("TCPLossProbes")
 
     def close(self):
         self.unplug()

@@ -86,9 +86,9 @@ class Large(Streams):
 
     @limit(60)
     def test_guest_never_retransmits(self):
-        before = self.guest.counter("RetransSegs")
+        before = self.guest.resent()
         self.transfer(V4, 200_000_000, 0)
-        self.assertEqual(self.guest.counter("RetransSegs") - before, 0)
+        self.assertLessEqual(self.guest.resent(), before)
 
 
 class Small(Streams):
@@ -113,9 +113,9 @@ class Small(Streams):
 
     @limit(60)
     def test_guest_never_retransmits_small_frames(self):
-        before = self.guest.counter("RetransSegs")
+        before = self.guest.resent()
         self.transfer(V4, 100_000_000, 0)
-        self.assertEqual(self.guest.counter("RetransSegs") - before, 0)
+        self.assertLessEqual(self.guest.resent(), before)
 
 
 class Stopped(Streams):

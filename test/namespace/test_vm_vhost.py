@@ -40,9 +40,9 @@ class Card(test_vm.Streams):
 
     @limit(60)
     def test_guest_never_retransmits(self):
-        before = self.guest.counter("RetransSegs")
+        before = self.guest.resent()
         self.transfer(V4, 200 * MEGABYTE, 0)
-        self.assertEqual(self.guest.counter("RetransSegs") - before, 0)
+        self.assertLessEqual(self.guest.resent(), before)
 
     @both
     def test_datagrams_out(self, net):

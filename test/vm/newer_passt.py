@@ -68,8 +68,23 @@ class Passt(Case):
             os.close(directory)
 
 
-class Traffic(Passt):
-    """What is to work however frames cross; `session` is another's."""
+class Start(Passt):
+    session = Session()
+
+    def test_command_line(self):
+        self.assert_command_line(ARGUMENTS)
+
+    def test_runs_as_qemus_user(self):
+        self.assertTrue(self.guest.alive())
+        with open(f"/proc/{self.program()}/status", encoding="ascii") as file:
+            self.assertIn(f"Uid:\t{lab.USER}\t{lab.USER}\t", file.read())
+
+    def test_lease(self):
+        """With what QEMU has an option for, and with what came by `param`."""
+        got = variables(self.guest.run("cat /tmp/lease"))
+        self.assertEqual((got["ip"], got["mask"], got["router"]), (lab.HOST4, "24", lab.GATEWAY4))
+        self.assertEqual((got["mtu"], got["hostname"]), ("9000", "machine"))
+        self.assertEqual(got["search"].split(), ["one.test", "two.example.test"])
 
     @both
     def test_echo(self, net):
@@ -102,27 +117,8 @@ class Traffic(Passt):
         self.assertEqual(len(words), len(arguments), words)
 
 
-class Start(Traffic):
-    session = Session()
-
-    def test_command_line(self):
-        self.assert_command_line(ARGUMENTS)
-
-    def test_runs_as_qemus_user(self):
-        self.assertTrue(self.guest.alive())
-        with open(f"/proc/{self.program()}/status", encoding="ascii") as file:
-            self.assertIn(f"Uid:\t{lab.USER}\t{lab.USER}\t", file.read())
-
-    def test_lease(self):
-        """With what QEMU has an option for, and with what came by `param`."""
-        got = variables(self.guest.run("cat /tmp/lease"))
-        self.assertEqual((got["ip"], got["mask"], got["router"]), (lab.HOST4, "24", lab.GATEWAY4))
-        self.assertEqual((got["mtu"], got["hostname"]), ("9000", "machine"))
-        self.assertEqual(got["search"].split(), ["one.test", "two.example.test"])
-
-
-class Shared(Traffic):
-    """With the guest's memory shared."""
+class Shared(Start):
+    """The same with the guest's memory shared."""
 
     session = Session("2 passt, shared", shared=True)
 
