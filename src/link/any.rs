@@ -183,6 +183,7 @@ impl Link {
     pub fn lost(&self) -> u64 {
         match self {
             Link::Socket(socket) => socket.lost(),
+            Link::Vhost(card) => card.lost(),
             _ => 0,
         }
     }

@@ -11,7 +11,7 @@
 //!
 //! *To the guest.* The driver's buffers are taken ahead of need ([`supply`]) and lent to whoever receives from the host, so that the
 //! kernel writes payload to where the guest will find it. A frame over several buffers is published at once. When there
-//! are too few, [`Room::Full`] says so, and the driver's kick when there are more.
+//! are too few, [`Room::Full`] says so, and the driver's kick when there are more; small frames wait here meanwhile.
 //!
 //! *Notifications.* While a ring is worked on its other side is not told, nor tells; whoever waits says so and looks once more.
 //!
@@ -24,6 +24,7 @@ mod message;
 mod ring;
 mod supply;
 
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 
@@ -45,6 +46,8 @@ use crate::wire::{ETHERTYPE_IPV6, FRAME_MAX, Gso, Offload, be16};
 const COPY_WHOLE: usize = 2048;
 /// Of longer ones these bytes: more than all headers that are looked at.
 const COPY_HEAD: usize = 256;
+/// Bytes of small frames that may wait for buffers.
+const WAITING_BYTES: usize = 1 << 20;
 /// Chains of one pass, those that make no sense included.
 const CHAINS: usize = 256;
 /// Log lines about broken rings.
@@ -64,8 +67,14 @@ pub struct Vhost {
     tee: Tee,
     /// No buffer is left; the driver's kick will tell when there is one.
     full: bool,
+    /// Small frames that wait for buffers, with their headers, and the bytes of them: a burst of answers may be longer than the
+    /// ring, and who does not get one asks again after a second.
+    waiting: VecDeque<([u8; VNET_V1_LEN], Vec<u8>)>,
+    waiting_bytes: usize,
     /// The pair whose ring is looked at first.
     first: usize,
+    /// Frames that waited in vain.
+    lost: u64,
     /// Chains that made no sense, and rings.
     faults: u64,
     broken: u64,
@@ -117,7 +126,22 @@ impl Vhost {
 
     fn new(door: Door, session: Option<Session>, mtu: u16, tee: Tee) -> Vhost {
         let device = Device::default();
-        Vhost { door, session, device, mtu, tee, full: false, first: 0, faults: 0, broken: 0, pieces: Vec::new() }
+        let waiting = VecDeque::new();
+        Vhost {
+            door,
+            session,
+            device,
+            mtu,
+            tee,
+            full: false,
+            waiting,
+            waiting_bytes: 0,
+            lost: 0,
+            first: 0,
+            faults: 0,
+            broken: 0,
+            pieces: Vec::new(),
+        }
     }
 
     /// The listener, to poll for readability.
@@ -149,6 +173,9 @@ impl Vhost {
         }
         self.device.forget();
         self.full = false;
+        self.lost += self.waiting.len() as u64;
+        self.waiting.clear();
+        self.waiting_bytes = 0;
     }
 
     /// Deals with one request.
@@ -161,8 +188,6 @@ impl Vhost {
         };
         log::debug!("vhost-user: {}", request.name());
         let outcome = self.device.handle(&mut request);
-        // A ring that has buffers now, or that has gone.
-        self.full = false;
         let status = |failed: bool| u64::from(failed).to_ne_bytes().to_vec();
         let acknowledged = request.needs_reply && self.device.acknowledges();
         let answer = match outcome {
@@ -179,7 +204,10 @@ impl Vhost {
             }
         };
         let sent = answer.map_or(Ok(()), |body| message::reply(&session.fd, &request, &body));
-        sent.map_or_else(|end| session.end(end), |()| Talk::More)
+        let talk = sent.map_or_else(|end| session.end(end), |()| Talk::More);
+        // There may be a ring now that has buffers.
+        self.writable();
+        talk
     }
 
     /// What has changed in what is to be polled, oldest first.
@@ -295,6 +323,24 @@ impl Vhost {
     /// There may be buffers again.
     pub fn writable(&mut self) {
         self.full = false;
+        while let Some((header, frame)) = self.waiting.pop_front() {
+            if self.with_buffers(|supply, from| supply.send(from, header, &frame)).is_none() {
+                self.waiting.push_front((header, frame));
+                return;
+            }
+            self.waiting_bytes -= frame.len();
+        }
+    }
+
+    /// A small frame may wait for buffers, if there are not too many.
+    fn put_off(&mut self, header: [u8; VNET_V1_LEN], frame: &[u8]) -> Result<(), LinkFull> {
+        let small = frame.len() <= COPY_WHOLE && self.waiting_bytes + frame.len() <= WAITING_BYTES;
+        if !small || self.room() == Room::Nobody {
+            return Err(LinkFull);
+        }
+        self.waiting.push_back((header, frame.to_vec()));
+        self.waiting_bytes += frame.len();
+        Ok(())
     }
 
     /// Ends a loop turn.
@@ -316,6 +362,11 @@ impl Vhost {
     /// Frames and bytes that it took.
     pub fn sent(&self) -> (u64, u64) {
         self.tee.sent()
+    }
+
+    /// Frames that it took and lost.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// Frames of the guest that could not be read.
@@ -398,7 +449,9 @@ impl ToGuest for Vhost {
 
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), LinkFull> {
         let header = header(frame, offload);
-        self.with_buffers(|supply, from| supply.send(from, header, frame)).ok_or(LinkFull)?;
+        if !self.waiting.is_empty() || self.with_buffers(|supply, from| supply.send(from, header, frame)).is_none() {
+            self.put_off(header, frame)?;
+        }
         self.tee.to_guest(frame, &[]);
         Ok(())
     }

@@ -150,10 +150,19 @@ fn sums_are_made_for_guests_that_want_them() {
 fn without_buffers_the_link_is_full_until_a_kick() {
     let (mut link, mut driver) = link();
     assert_eq!((link.reserve(4, 54, 1460, Fill::Stream), link.room()), (0, Room::Full));
-    assert_eq!(link.send(&bytes(60), Offload::NONE), Err(LinkFull));
-    driver.offer_room(3, 1000);
+    assert_eq!(link.send(&bytes(9000), Offload::NONE), Err(LinkFull));
+    // Small ones wait.
+    for _ in 0..3 {
+        link.send(&bytes(60), Offload::NONE).unwrap();
+    }
+    driver.offer_room(2, 1000);
+    link.writable();
+    assert_eq!(link.room(), Room::Full);
+    driver.offer_room(4, 1000);
     link.writable();
     assert_eq!((link.reserve(4, 54, 1460, Fill::Stream), link.room()), (1, Room::Free));
+    link.cancel();
+    assert_eq!(driver.used(0).iter().map(Vec::len).collect::<Vec<_>>(), [72; 3]);
     link.cancel();
     // Frames that fit into one buffer only.
     let (mut link, mut driver) = link_with(0);
@@ -161,6 +170,18 @@ fn without_buffers_the_link_is_full_until_a_kick() {
     assert_eq!(link.reserve(4, 54, 1460, Fill::Stream), 2);
     link.cancel();
     assert_eq!((link.reserve(1, 54, 2000, Fill::Stream), link.room()), (0, Room::Full));
+}
+
+#[test]
+fn what_waits_is_bounded_and_goes_with_the_client() {
+    let (mut link, _driver) = link();
+    let mut taken = 0;
+    while link.send(&bytes(1000), Offload::NONE).is_ok() {
+        taken += 1;
+    }
+    assert_eq!((taken, link.room()), (WAITING_BYTES / 1000, Room::Full));
+    link.disconnect(&mut Batch::new(), Instant::ZERO);
+    assert_eq!((link.lost(), link.waiting_bytes), (taken as u64, 0));
 }
 
 #[test]
