@@ -3,7 +3,7 @@
 //! A ring runs from when it has a kick descriptor until its base is asked for; a change of the memory or of its addresses
 //! finds it again at its new place. Requests that make no sense change nothing and are refused with a reason; the connection goes on.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -82,13 +82,15 @@ pub struct Device {
     status: u64,
     pub queues: [Queue; RINGS],
     /// Kick descriptors to poll from now on, and not any more.
-    pub polling: Vec<Polling>,
+    pub polling: Vec<Watch>,
 }
 
-/// A change in what is to be polled.
+/// A change in what is to be polled for readability.
 #[derive(Debug)]
-pub enum Polling {
-    Begin(usize),
+pub enum Watch {
+    /// From now on, on behalf of this ring. To be begun before the next request is dealt with.
+    Begin(RawFd, usize),
+    /// Not any more; it is closed when this is dropped.
     End(OwnedFd),
 }
 
@@ -118,10 +120,6 @@ impl Queue {
     /// Entries of the ring.
     pub fn num(&self) -> u16 {
         self.num
-    }
-
-    pub fn kick(&self) -> Option<&OwnedFd> {
-        self.kick.as_ref()
     }
 
     /// Makes what was done the driver's, and tells it if it wants to know.
@@ -265,7 +263,7 @@ impl Device {
     fn reset(&mut self) {
         for queue in &mut self.queues {
             queue.leave();
-            self.polling.extend(queue.kick.take().map(Polling::End));
+            self.polling.extend(queue.kick.take().map(Watch::End));
             *queue = Queue { base: queue.base, error: queue.error.take(), ..Queue::default() };
         }
         self.features = 0;
@@ -342,8 +340,8 @@ impl Device {
         let queue = self.queue(index)?;
         let log = (flags & ADDR_LOG != 0).then_some(log);
         // Longer than any ring.
-        if log.is_some_and(|log| log.checked_add(1 << 20).is_none()) {
-            return Err(format!("there is nothing at {:#x} to be logged", u64::MAX));
+        if let Some(log) = log.filter(|log| log.checked_add(1 << 20).is_none()) {
+            return Err(format!("there is nothing at {log:#x} to be logged"));
         }
         queue.at = Some(Addresses { descriptors, available, used, log });
         queue.leave();
@@ -355,10 +353,11 @@ impl Device {
         let (queue, fd) = self.queue_fd(request)?;
         let fd = fd.ok_or("to look into the ring all the time is not supported")?;
         event::check(&fd).map_err(|e| e.to_string())?;
+        let begin = Watch::Begin(fd.as_raw_fd(), index);
         let old = queue.kick.replace(fd);
         queue.started = true;
-        self.polling.extend(old.map(Polling::End));
-        self.polling.push(Polling::Begin(index));
+        self.polling.extend(old.map(Watch::End));
+        self.polling.push(begin);
         Ok(())
     }
 
@@ -368,7 +367,7 @@ impl Device {
         queue.leave();
         queue.started = false;
         let base = queue.base;
-        self.polling.extend(queue.kick.take().map(Polling::End));
+        self.polling.extend(queue.kick.take().map(Watch::End));
         queue.call = None;
         let mut body = Vec::with_capacity(8);
         [index, u32::from(base)].iter().for_each(|n| body.extend(n.to_ne_bytes()));

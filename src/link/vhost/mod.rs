@@ -28,7 +28,8 @@ use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 
-use self::device::{Device, GUEST_CSUM, GUEST_TSO, GUEST_USO, MERGEABLE, Outcome, Polling, Queue, RINGS};
+pub use self::device::Watch;
+use self::device::{Device, GUEST_CSUM, GUEST_TSO, GUEST_USO, MERGEABLE, Outcome, Queue, RINGS};
 use self::message::{End, Inbox};
 use self::ring::Broken;
 use self::supply::{Short, Supply, part};
@@ -36,7 +37,7 @@ use super::socket::Gone;
 use super::{Accepted, Batch, Door, Input, Tee};
 use crate::base::Instant;
 use crate::guest::{Areas, Caps, FRAME_PIECES, Fill, LinkFull, Room, ToGuest};
-use crate::sys::memory::Piece;
+use crate::sys::memory::{GuestMemory, Piece};
 use crate::sys::{process, unix};
 use crate::wire::checksum::Sum;
 use crate::wire::vnet::{self, VNET_V1_LEN};
@@ -101,15 +102,6 @@ pub enum Talk {
     Gone,
 }
 
-/// A change in what is to be polled for readability.
-#[derive(Debug)]
-pub enum Watch {
-    /// From now on, on behalf of this ring.
-    Begin(RawFd, usize),
-    /// Not any more; it is closed when this is dropped.
-    End(OwnedFd),
-}
-
 impl Vhost {
     /// Descriptors that a hypervisor may give us to keep, and those that come with one request.
     pub const DESCRIPTORS: usize = 3 * RINGS + message::FDS_MAX;
@@ -125,16 +117,14 @@ impl Vhost {
     }
 
     fn new(door: Door, session: Option<Session>, mtu: u16, tee: Tee) -> Vhost {
-        let device = Device::default();
-        let waiting = VecDeque::new();
         Vhost {
             door,
             session,
-            device,
+            device: Device::default(),
             mtu,
             tee,
             full: false,
-            waiting,
+            waiting: VecDeque::new(),
             waiting_bytes: 0,
             lost: 0,
             first: 0,
@@ -212,13 +202,7 @@ impl Vhost {
 
     /// What has changed in what is to be polled, oldest first.
     pub fn polling(&mut self) -> Vec<Watch> {
-        let queues = &self.device.queues;
-        let changes = std::mem::take(&mut self.device.polling).into_iter();
-        let watch = |change| match change {
-            Polling::End(fd) => Some(Watch::End(fd)),
-            Polling::Begin(ring) => queues[ring].kick().map(|fd| Watch::Begin(fd.as_raw_fd(), ring)),
-        };
-        changes.filter_map(watch).collect()
+        std::mem::take(&mut self.device.polling)
     }
 
     /// True if a kick of this ring tells of buffers, false if of frames.
@@ -264,11 +248,7 @@ impl Vhost {
             }
             let pieces = || self.pieces.iter().copied();
             let mut header = [0; VNET_V1_LEN];
-            let mut at = 0;
-            for piece in part(pieces(), 0, VNET_V1_LEN) {
-                memory.copy_from(piece, &mut header[at..]);
-                at += piece.len();
-            }
+            copy(memory, part(pieces(), 0, VNET_V1_LEN), &mut header);
             let len = chain.len.checked_sub(VNET_V1_LEN).filter(|len| *len <= FRAME_MAX);
             let offload = vnet::read_v1(&header);
             let (Some(len), Some(offload)) = (len, offload.filter(|o| is_cut_sensibly(o, chain.len))) else {
@@ -278,11 +258,7 @@ impl Vhost {
             let few = part(pieces(), VNET_V1_LEN + COPY_HEAD, len).count() < FRAME_PIECES;
             let copied = if len <= COPY_WHOLE || whole || !few { len } else { COPY_HEAD };
             let room = batch.room();
-            let mut at = 0;
-            for piece in part(pieces(), VNET_V1_LEN, copied) {
-                memory.copy_from(piece, &mut room[at..]);
-                at += piece.len();
-            }
+            copy(memory, part(pieces(), VNET_V1_LEN, copied), room);
             self.tee.from_guest_in_part(&room[..copied], len - copied);
             batch.push_lent(copied, offload, memory, part(pieces(), VNET_V1_LEN + copied, len - copied));
         }
@@ -494,6 +470,15 @@ impl ToGuest for Vhost {
     fn cancel(&mut self) {
         self.device.queues[TO_GUEST].supply.cancel();
         self.device.publish(TO_GUEST);
+    }
+}
+
+/// Copies what lies in `pieces` to the beginning of `to`.
+fn copy(memory: &GuestMemory, pieces: impl Iterator<Item = Piece>, to: &mut [u8]) {
+    let mut at = 0;
+    for piece in pieces {
+        memory.copy_from(piece, &mut to[at..]);
+        at += piece.len();
     }
 }
 

@@ -170,7 +170,7 @@ impl Supply {
     /// Sum over the first `len` bytes of the next area.
     pub fn sum(&self, memory: &GuestMemory, len: usize) -> Sum {
         let mut copy = Vec::with_capacity(len);
-        self.payload(self.next, len).for_each(|piece| memory.gather(piece).copy_to(&mut copy));
+        self.copy(memory, len, &mut copy);
         Sum::new().add(&copy)
     }
 
@@ -256,6 +256,3 @@ pub fn part(pieces: impl Iterator<Item = Piece>, mut at: usize, mut len: usize) 
 
 /// Buffers of one frame: what 64 KiB take of the smallest that drivers give.
 const BUFFERS_MAX: usize = 1024;
-
-#[cfg(test)]
-mod tests;

@@ -75,10 +75,10 @@ fn running() -> Device {
 fn a_device_runs_once_all_is_said() {
     let mut device = running();
     assert!(device.is_ready());
-    assert_eq!(device.polling.drain(..).filter(|p| matches!(p, Polling::Begin(0 | 1))).count(), 2);
+    assert_eq!(device.polling.drain(..).filter(|p| matches!(p, Watch::Begin(_, 0 | 1))).count(), 2);
     let stopped = ask(&mut device, FrontendReq::GET_VRING_BASE, u32s(&[1, 0]), vec![]);
     assert_eq!(stopped, Outcome::Answer(u32s(&[1, 7])));
-    assert!(!device.is_ready() && matches!(device.polling[..], [Polling::End(_)]));
+    assert!(!device.is_ready() && matches!(device.polling[..], [Watch::End(_)]));
 }
 
 #[test]
@@ -217,5 +217,5 @@ fn everything_is_forgotten_at_the_end() {
     device.polling.clear();
     device.forget();
     assert!(!device.is_ready() && !device.has(VERSION_1) && device.memory.regions() == 0);
-    assert_eq!(device.polling.iter().filter(|p| matches!(p, Polling::End(_))).count(), 2);
+    assert_eq!(device.polling.iter().filter(|p| matches!(p, Watch::End(_))).count(), 2);
 }
