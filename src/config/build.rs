@@ -2,13 +2,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::time::Duration;
 
+use super::defaults::{defaults, machine_defaults};
 use super::table::{Def, Group, Opt};
 use super::types::{Command, Config, Dns, Map, Mode, Personality, Plug, Search, Target, Verbosity};
 use super::{ports, value};
 use crate::base::{Addr, Family, PerFamily};
-use crate::fwd::ports::Ports;
 
 /// What the arguments that are not options ask for.
 #[derive(Debug)]
@@ -61,6 +60,7 @@ pub(super) struct Builder {
     socket: Option<PathBuf>,
     descriptor: Option<i32>,
     one_off: bool,
+    queues: Option<u8>,
     no_map_gw: bool,
     no_ra: bool,
 }
@@ -76,6 +76,7 @@ impl Builder {
             socket: None,
             descriptor: None,
             one_off: false,
+            queues: None,
             no_map_gw: false,
             no_ra: false,
         }
@@ -123,6 +124,7 @@ impl Builder {
         // Addresses and routes come from us then: advertisements would add a second set.
         c.ra = !self.no_ra && !c.config_net;
         check(c, spawn)?;
+        check_queues(c, self.queues)?;
         ports::read(c, &self.forwards)?;
         let config = Box::new(self.config);
         Ok(match config.mode {
@@ -191,6 +193,7 @@ impl Builder {
             Opt::Pcap => c.pcap = Some(given.path("capture file")?),
             Opt::Pid => c.pid_file = Some(given.path("PID file")?),
             Opt::ChrootFallback => c.chroot_fallback = true,
+            Opt::Threads => c.threads = Some(given.parse("number of threads", value::queues)?),
             _ => {}
         }
         Ok(())
@@ -213,6 +216,7 @@ impl Builder {
             Opt::OutboundIf4 => c.outbound_if.v4 = Some(given.parse("interface", value::interface)?),
             Opt::OutboundIf6 => c.outbound_if.v6 = Some(given.parse("interface", value::interface)?),
             Opt::NsIfname => c.ns_ifname = Some(given.parse("interface name", value::new_interface)?),
+            Opt::Queues => self.queues = Some(given.parse("number of queues", value::queues)?),
             _ => {}
         }
         Ok(())
@@ -414,81 +418,30 @@ fn check(c: &mut Config, spawn: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// A virtual machine configures itself, from all that it is told; nothing of ours is in it.
-fn machine_defaults(personality: Personality) -> Config {
-    Config { dhcp_dns: true, dhcp_search: true, config_net: false, splice: false, ..defaults(personality) }
-}
-
-pub(super) fn defaults(personality: Personality) -> Config {
-    // A namespace of pasta shares ports with the host; `spelt` opens only what it was told to.
-    let ports = match personality {
-        Personality::Spelt | Personality::Passt | Personality::Slirp4netns => Ports::None,
-        Personality::Pasta => Ports::Auto,
-    };
-    Config {
-        personality,
-        mode: Mode::Spawn { command: Vec::new(), userns: None, netns_only: false },
-        warnings: Vec::new(),
-        check: false,
-        json: false,
-        foreground: false,
-        verbosity: Verbosity::Normal,
-        log_file: None,
-        log_size_bytes: Config::LOG_SIZE_DEFAULT,
-        pid_file: None,
-        pcap: None,
-        stats_secs: None,
-        runas: None,
-        conf_path: None,
-        chroot_fallback: false,
-        vhost_user: false,
-        migration: None,
-        ready_fd: None,
-        exit_fd: None,
-        api_socket: None,
-        mtu: Config::DEFAULT_MTU,
-        addresses: PerFamily::default(),
-        netmask: None,
-        our_mac: Config::DEFAULT_MAC,
-        ns_mac: None,
-        gateway: PerFamily::default(),
-        interface: None,
-        outbound_addr: PerFamily::default(),
-        outbound_if: PerFamily::default(),
-        dns: Dns::FromHost,
-        search: Search::FromHost,
-        dns_forward: PerFamily::default(),
-        dns_host: PerFamily::default(),
-        map_host_loopback: PerFamily::default(),
-        map_guest_addr: PerFamily::default(),
-        loopback_clients: false,
-        hostname: None,
-        fqdn: None,
-        v4: true,
-        v6: true,
-        tcp: true,
-        udp: true,
-        icmp: true,
-        dhcp: true,
-        dhcpv6: true,
-        ndp: true,
-        ra: true,
-        dhcp_dns: false,
-        dhcp_search: false,
-        freebind: false,
-        config_net: personality == Personality::Spelt,
-        ns_ifname: None,
-        no_copy_routes: false,
-        no_copy_addrs: false,
-        netns_quit: true,
-        linger: Duration::ZERO,
-        pidns: true,
-        tcp_ports: ports.clone(),
-        udp_ports: ports.clone(),
-        tcp_ns: ports.clone(),
-        udp_ns: ports,
-        splice: true,
-        splice_only: false,
-        host_lo_to_ns_lo: false,
+/// Queues of the tap, which only a namespace has, and threads, each of which needs a queue.
+fn check_queues(c: &mut Config, queues: Option<u8>) -> Result<(), String> {
+    let threads = c.threads.unwrap_or(1);
+    if let Mode::Machine { .. } = c.mode {
+        return match queues {
+            Some(n) => Err(format!(
+                "Option '--queues {n}' is for namespaces; of a virtual machine the hypervisor decides how many queues it \
+                 has: leave it out"
+            )),
+            None if threads > 1 && !c.vhost_user => Err(format!(
+                "Option '--threads {threads}' needs '--vhost-user' as well: a socket that carries frames has one queue"
+            )),
+            None => Ok(()),
+        };
     }
+    c.queues = queues.unwrap_or(c.queues);
+    if c.splice_only && c.queues.max(threads) > 1 {
+        return Err("Option '--splice-only' makes no interface: leave out '--queues' and '--threads'".into());
+    }
+    if threads > c.queues {
+        return Err(format!(
+            "Option '--threads {threads}' needs as many queues, not {}: give '--queues {threads}'",
+            c.queues
+        ));
+    }
+    Ok(())
 }

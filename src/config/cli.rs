@@ -130,9 +130,15 @@ impl Sub {
     }
 }
 
-/// What is the default, or has a shorter form, is accepted without being offered.
+/// What is the default, or has a shorter form, is accepted without being offered; and what can only be refused, with a
+/// reason.
 fn is_implied(opt: Opt, face: Faces) -> bool {
-    matches!(opt, Opt::ConfigNet | Opt::Netns) || opt == Opt::Foreground && face == Faces::RUN
+    let elsewhere = match opt {
+        Opt::Foreground => face == Faces::RUN,
+        Opt::Queues => face == Faces::VM,
+        _ => false,
+    };
+    matches!(opt, Opt::ConfigNet | Opt::Netns) || elsewhere
 }
 
 fn arg(def: &'static Def, face: Faces) -> Arg {

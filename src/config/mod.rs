@@ -3,8 +3,9 @@
 //!
 //! One table of options (`table`) feeds five command lines: `spelt run`, `spelt attach` and `spelt vm` (by clap, `cli`),
 //! pasta and passt (chosen by `argv[0]`; getopt rules and exact messages that existing callers match, `getopt`, `peer`).
-//! All hand each option, in the order given, to one builder (`build`), which checks the value at once and, at the end, what
-//! depends on several options: port specifications against `-4` and `--no-tcp`, contradictions, what spawning implies.
+//! All hand each option, in the order given, to one builder (`build`), which starts from the `defaults`, checks the value at
+//! once and, at the end, what depends on several options: port specifications against `-4` and `--no-tcp`, contradictions,
+//! what spawning implies.
 //! The list of options in each help is made from the table too (`help`).
 //! slirp4netns (by `argv[0]` too) has names and a network of its own, hence a table of its own (`slirp4netns`).
 //! Options for later releases are read and checked too; [`Config::unsupported`] names the first of them (`planned`).
@@ -15,6 +16,7 @@
 
 mod build;
 mod cli;
+mod defaults;
 mod getopt;
 mod help;
 mod peer;

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::build::defaults;
+use super::defaults::defaults;
 use super::getopt::{Getopt, Item, Known, Order};
 use super::types::{Assign, Command, Config, Dns, Exit, Map, Mode, Personality, Search, Target, Verbosity};
 use super::value::{self, MTU_MAX, MTU_MIN};

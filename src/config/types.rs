@@ -191,6 +191,11 @@ pub struct Config {
     pub chroot_fallback: bool,
     /// Frames through the machine's own memory.
     pub vhost_user: bool,
+    /// Queues of the tap, from 1 to [`Config::QUEUES_MAX`]; 1 with [`Mode::Machine`], where the hypervisor decides.
+    pub queues: u8,
+    /// Worker threads, from 1 to [`Config::QUEUES_MAX`], in a namespace not more than `queues`; `None`: one for each queue,
+    /// up to the number of cores.
+    pub threads: Option<u8>,
     /// The name of an option about migration, if one was given.
     pub migration: Option<&'static str>,
     /// An inherited descriptor: "1" is written to it when all is ready.
@@ -271,6 +276,8 @@ impl Config {
     pub const DEFAULT_MAC: Mac = Mac([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
     /// Least MTU of a link for IPv6 (RFC 8200 §5).
     pub const IPV6_MTU_MIN: u16 = 1280;
+    /// Most queues of a link, and most threads.
+    pub const QUEUES_MAX: u8 = 8;
     pub const LOG_SIZE_DEFAULT: u64 = 1 << 20;
     pub const LOG_SIZE_MIN: u64 = 40960;
 }

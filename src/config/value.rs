@@ -28,6 +28,12 @@ pub(super) fn seconds(text: &str) -> Parsed<u32> {
     number(text).filter(|n| *n > 0).ok_or_else(|| "give a number of seconds, 1 or more".into())
 }
 
+/// Queues of a link, or threads that serve them.
+pub(super) fn queues(text: &str) -> Parsed<u8> {
+    let max = Config::QUEUES_MAX;
+    number(text).filter(|n| (1..=max).contains(n)).ok_or_else(|| format!("give a number from 1 to {max}"))
+}
+
 /// Address to assign: not loopback, and of one host.
 pub(super) fn assign(text: &str) -> Parsed<Assign> {
     let (addr, prefix) = match text.split_once('/') {
@@ -223,6 +229,14 @@ mod tests {
         }
         for text in ["", "67", "65522", "70000", "-1", "+1500", "1500x", " 1500", "99999999999999999999"] {
             assert!(mtu(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn queue_counts() {
+        assert_eq!([queues("1"), queues("8")], [Ok(1), Ok(8)]);
+        for text in ["", "0", "9", "257", "+2", "-1", "2.5"] {
+            assert!(queues(text).is_err(), "{text}");
         }
     }
 

@@ -54,6 +54,15 @@ pub(in crate::config) static OPTIONS: &[Def] = {
         value(Opt::Pcap, "pcap", 'p', "FILE", ALL, Running, "Capture what the guest sends and receives"),
         value(Opt::Pid, "pid", 'P', "FILE", ALL, Running, "Write our process id to this file when ready"),
         value(
+            Opt::Threads,
+            "threads",
+            NO,
+            "N",
+            SPELT,
+            Running,
+            "Worker threads, 1 to 8, each with queues of its own [default: one per queue, up to the number of cores]",
+        ),
+        value(
             Opt::Mtu,
             "mtu",
             'm',
@@ -62,6 +71,7 @@ pub(in crate::config) static OPTIONS: &[Def] = {
             Addresses,
             "MTU of the guest's interface, 68 to 65521; 0: set and advertise none [default: 65520]",
         ),
+        value(Opt::Queues, "queues", NO, "N", SPELT, Addresses, "Queues of the guest's interface, 1 to 8 [default: 1]"),
         value(
             Opt::Address,
             "address",

@@ -161,6 +161,25 @@ fn spelt_refuses_in_the_same_words() {
             "attach -t 0 1",
             "error: Invalid port specification '0' for option '--tcp-ports': '0' is not a port from 1 to 65535",
         ),
+        ("run --queues 9", "error: Invalid number of queues '9' for option '--queues': give a number from 1 to 8"),
+        ("vm --threads 0", "error: Invalid number of threads '0' for option '--threads': give a number from 1 to 8"),
+        (
+            "vm --vhost-user --queues 1",
+            "error: Option '--queues 1' is for namespaces; of a virtual machine the hypervisor decides how many queues it has: leave it out",
+        ),
+        (
+            "vm --threads 2",
+            "error: Option '--threads 2' needs '--vhost-user' as well: a socket that carries frames has one queue",
+        ),
+        ("run --threads 2", "error: Option '--threads 2' needs as many queues, not 1: give '--queues 2'"),
+        (
+            "attach --queues 3 --threads 4 1",
+            "error: Option '--threads 4' needs as many queues, not 3: give '--queues 4'",
+        ),
+        (
+            "run --queues 2 --splice-only",
+            "error: Option '--splice-only' makes no interface: leave out '--queues' and '--threads'",
+        ),
     ];
     for (line, message) in cases {
         assert_eq!(refused("spelt", line), message);
@@ -229,6 +248,7 @@ fn help_and_version() {
         for part in ["Port forwarding:", "-t, --tcp-ports <SPEC>", "--no-config-net", "spelt run -t"] {
             assert!(help.contains(part), "{help}");
         }
+        assert!(help.contains("--queues <N>") && help.contains("--threads <N>"), "{help}");
         for hidden in ["--stderr", "--socket", "--userns", "\n      --config-net"] {
             assert!(!help.contains(hidden), "{hidden} in {help}");
         }
@@ -238,9 +258,10 @@ fn help_and_version() {
     for part in ["-s, --socket", "-F, --fd", "-1, --one-off", "--vhost-user", "--no-dhcp-dns"] {
         assert!(vm.contains(part) && passt.contains(part), "{part}");
     }
-    for hidden in ["--repair-path", "--migrate-exit", "--ns-ifname", "--tcp-ns", "\n      --dhcp-dns"] {
+    for hidden in ["--repair-path", "--migrate-exit", "--ns-ifname", "--tcp-ns", "\n      --dhcp-dns", "--queues"] {
         assert!(!vm.contains(hidden), "{hidden}");
     }
+    assert!(vm.contains("--threads <N>"), "{vm}");
 }
 
 #[test]

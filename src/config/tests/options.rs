@@ -170,6 +170,31 @@ fn spelt_attaches() {
 }
 
 #[test]
+fn queues_and_threads_are_for_spelt_alone() {
+    for line in
+        ["run --queues 4 --threads 3", "attach 1 --threads 3 --queues 4", "run --queues 2 --queues 4 --threads=3"]
+    {
+        let c = spelt(line);
+        assert_eq!((c.queues, c.threads), (4, Some(3)), "{line}");
+    }
+    for line in ["run", "attach 1", "vm", "vm --vhost-user", "run --splice-only"] {
+        let c = spelt(line);
+        assert_eq!((c.queues, c.threads), (1, None), "{line}");
+    }
+    assert_eq!(spelt("run --queues 8").threads, None);
+    for line in ["vm --threads 1", "run --threads 1", "run --splice-only --threads 1 --queues 1"] {
+        assert_eq!((spelt(line).queues, spelt(line).threads), (1, Some(1)), "{line}");
+    }
+    assert_eq!(spelt("vm --threads 8 --vhost-user").threads, Some(8));
+    for name in ["pasta", "passt"] {
+        for option in ["--queues", "--threads"] {
+            let message = refused(name, &format!("{option} 2"));
+            assert!(message.contains(&format!("unrecognized option '{option}'")), "{message}");
+        }
+    }
+}
+
+#[test]
 fn forwarding_does_not_depend_on_the_order_of_options() {
     for line in ["-t 22 -4 1", "-4 -t 22 1"] {
         assert_eq!(rules(&pasta(line).tcp_ports), ["0.0.0.0/22-22:22-22"]);
