@@ -35,6 +35,7 @@ in_namespace! {
     oversized_datagrams_teach_the_path_mtu_or_are_fragmented
     d28_out_of_descriptors_old_flows_live
     segmentation_offload_works_with_a_real_kernel
+    a_flow_is_in_the_queue_it_was_last_written_to
 }
 
 fn run_inside(name: &str) {
@@ -51,7 +52,7 @@ fn run_inside(name: &str) {
 
 mod inner {
     use std::net::UdpSocket;
-    use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+    use std::os::fd::{AsFd, OwnedFd};
     use std::process::Command;
     use std::sync::mpsc;
     use std::time::{Duration, Instant as Wall};
@@ -62,10 +63,12 @@ mod inner {
     use spelt::guest::mock::MockLink;
     use spelt::guest::reassembly::Reassembly;
     use spelt::guest::{Caps, Frame, ToGuest};
-    use spelt::link::{Batch, Tap, Tee};
-    use spelt::sys::{dgram, tun};
+    use spelt::link::{Batch, Input, Tap, Tee};
+    use spelt::sys::iov::Gather;
+    use spelt::sys::{dgram, tap, tun};
     use spelt::udp;
     use spelt::wire::icmp::{ECHO_V4, ECHO_V6, message};
+    use spelt::wire::vnet::VNET_LEN;
     use spelt::wire::{self, ETH_LEN, Gso, Offload, Packet, Parsed, Transport};
 
     use crate::datagrams::{PLAIN, World, addr, bytes, datagram, fields, gateway, guest};
@@ -356,16 +359,17 @@ mod inner {
         let (give, tap) = mpsc::channel();
         let expect = payload.clone();
         let guest_side = beside(move || {
-            let (tap, s) = tap_and_socket(port);
+            let (tap, s) = tap_and_socket(port, 1);
             give.send(tap).unwrap();
             ask_and_compare(&s, &expect);
         });
-        let (fd, on) = tap.recv().unwrap();
+        let (fds, on) = tap.recv().unwrap();
         assert!(on.vnet_header && on.csum && on.uso, "{on:?}");
         let caps = Caps { csum: on.csum, tso: on.tso, uso: on.uso, mtu: 1500 };
-        let mut w = World::new(Tap::new(fd, true, caps, Tee::default()), udp::Config::default());
+        let mut w = World::new(Tap::new(fds, true, caps, Tee::default()), udp::Config::default());
         let token = mio::Token(Token::only(Kind::Link).to_usize());
-        w.poll.registry().register(&mut SourceFd(&w.link.as_raw_fd()), token, Interest::READABLE).unwrap();
+        let registry = w.poll.registry();
+        w.link.fds().iter().for_each(|fd| registry.register(&mut SourceFd(fd), token, Interest::READABLE).unwrap());
 
         let (mut batch, mut superframes) = (Batch::new(), 0);
         let echoer = std::thread::spawn(move || compare_and_answer(&server, &payload));
@@ -390,9 +394,52 @@ mod inner {
         assert_eq!(w.udp.counters().frames_to_guest, 4);
     }
 
+    /// What several queues of a tap rely on the kernel for; and offloads switched on at the first hold for all.
+    pub fn a_flow_is_in_the_queue_it_was_last_written_to() {
+        const QUEUES: usize = 4;
+        let ((fds, on), socket) = tap_and_socket(9, QUEUES as u8);
+        assert!(fds.len() == QUEUES && on.vnet_header && on.csum && on.uso, "{on:?}");
+        // What the kernel says by itself when an interface comes up.
+        let mut room = vec![0; 1 << 17];
+        std::thread::sleep(Duration::from_millis(50));
+        fds.iter().for_each(|fd| while tap::read(fd.as_fd(), &mut room).is_ok() {});
+        let (payload, answer) = (bytes(1000 * 40), from_gateway(9, 5555));
+        for queue in [3, 0, 2, 1, 3] {
+            assert!(tap::write(fds[queue].as_fd(), &[Gather::new(&[0; VNET_LEN]), Gather::new(&answer)]).is_ok());
+            assert_eq!(socket.recv(&mut room).unwrap(), 2);
+            let run = dgram::Run { at: 0, len: payload.len(), segment: 1000 };
+            dgram::send_runs(socket.as_fd(), &payload, &[run]).unwrap();
+            for (n, fd) in fds.iter().enumerate() {
+                let got = tap::read(fd.as_fd(), &mut room).ok();
+                assert_eq!(got.is_some_and(|len| len > payload.len()), n == queue, "queue {n}, not {queue}: {got:?}");
+            }
+        }
+        // One pass reads them all.
+        for (port, fd) in (6000..).zip(&fds) {
+            let s = UdpSocket::bind(("192.0.2.7", port)).unwrap();
+            tap::write(fd.as_fd(), &[Gather::new(&[0; VNET_LEN]), Gather::new(&from_gateway(9, port))]).unwrap();
+            s.send_to(b"x", "192.0.2.1:9").unwrap();
+        }
+        let mut link = Tap::new(fds, true, Caps { csum: true, tso: true, uso: true, mtu: 1500 }, Tee::default());
+        let mut batch = Batch::new();
+        assert_eq!((link.receive(&mut batch).unwrap(), batch.frames().count()), (Input::Drained, QUEUES));
+    }
+
+    /// A datagram of two bytes from the gateway to the guest.
+    fn from_gateway(port: u16, to: u16) -> Vec<u8> {
+        let mut frame = datagram(to, Endpoint::new(gateway(true), port), 64, b"hi");
+        let (l2, l3, l4) = (0, ETH_LEN + 12, ETH_LEN + 20);
+        for (at, len) in [(l2, 6), (l3, 4), (l4, 2)] {
+            // Sums do not change.
+            let (a, b) = frame[at..at + 2 * len].split_at_mut(len);
+            a.swap_with_slice(b);
+        }
+        frame
+    }
+
     /// A tap with the guest's address in the namespace of this thread, and a socket connected through it.
-    fn tap_and_socket(port: u16) -> ((OwnedFd, tun::Offloads), UdpSocket) {
-        let tap = tun::open("tap0").unwrap();
+    fn tap_and_socket(port: u16, queues: u8) -> ((Vec<OwnedFd>, tun::Offloads), UdpSocket) {
+        let tap = tun::open("tap0", queues).unwrap();
         ip("link set tap0 address 02:02:02:02:02:02 mtu 1500 up");
         ip("addr add 192.0.2.7/24 dev tap0");
         ip("neigh add 192.0.2.1 lladdr 04:04:04:04:04:04 dev tap0");

@@ -60,6 +60,7 @@ tests!(
     root_can_do_it_too,
     attach_by_name_until_the_name_is_deleted,
     attach_to_an_existing_tap_leaves_it_alone,
+    an_existing_tap_must_have_as_many_queues_as_asked_for,
     failures_say_what_to_do,
     the_template_is_the_host_as_it_is,
     a_daemon_lets_go_when_ready,
@@ -237,6 +238,29 @@ fn attach_to_an_existing_tap_leaves_it_alone() {
     let inside = guest.enter("ip -o addr; ip -o link show tap0");
     assert!(inside.contains("lo    inet 127.0.0.1/8") && inside.contains("state DOWN"), "{inside}");
     guest.process.kill();
+}
+
+fn an_existing_tap_must_have_as_many_queues_as_asked_for() {
+    let attach = |guest: &Guest, queues: &str| {
+        text(&finish(scenario("attach-bare").env("TARGET", format!("pid:{}", guest.pid)).env("QUEUES", queues)))
+    };
+    let mut one = Guest::start();
+    one.enter("ip tuntap add name tap0 mode tap");
+    let out = attach(&one, "2");
+    assert!(out.contains("was made for one queue, and several were asked for"), "{out}");
+    assert!(attach(&one, "1").contains("tap0 vnet_header true"));
+    let mut several = Guest::start();
+    several.enter("ip tuntap add name tap0 mode tap multi_queue && tc qdisc add dev tap0 root handle 7: pfifo");
+    let out = attach(&several, "1");
+    assert!(out.contains("was made for several queues (`multi_queue`), and one was asked for"), "{out}");
+    let out = attach(&several, "8");
+    assert!(out.contains("tap0 vnet_header true"), "{out}");
+    let inside = several.enter("tc qdisc show dev tap0");
+    assert!(inside.contains("pfifo 7:"), "{inside}");
+    let mut other = Guest::start();
+    other.enter("ip link add tap0 type veth peer name tap1");
+    let out = attach(&other, "2");
+    assert!(out.contains("that is no tap exists"), "{out}");
 }
 
 fn failures_say_what_to_do() {

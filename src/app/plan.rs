@@ -99,6 +99,7 @@ fn interface(config: &Config, name: String, v6: bool, mut families: PerFamily<Ch
         name,
         mac: config.ns_mac,
         mtu: (config.mtu != 0).then_some(u32::from(config.mtu)),
+        queues: config.queues,
         queue_frames: ns::Interface::QUEUE_FRAMES,
         loopback_only: config.splice_only,
         configure: config.config_net,

@@ -24,10 +24,14 @@ pub(super) const CLIENT_GONE: Token = Token { kind: Kind::Quit, generation: 0, i
 impl Engine {
     /// From now on the link's events are ours to hear, if there is anything at its other end.
     pub(super) fn register_link(&mut self) -> io::Result<()> {
-        let Some(fd) = self.link.fd() else { return Ok(()) };
+        let fds = self.link.fds();
+        if fds.is_empty() {
+            return Ok(());
+        }
         self.plugged_in = (self.plugged_in + 1) % Token::GENERATIONS;
         self.link_watched = false;
-        self.poll.registry().register(&mut SourceFd(&fd), self.link_token(), Interest::READABLE)
+        let token = self.link_token();
+        fds.iter().try_for_each(|fd| self.poll.registry().register(&mut SourceFd(fd), token, Interest::READABLE))
     }
 
     /// Hears of room in the link only while it is full. A socket whose reader keeps up would tell of it after every write.
@@ -37,11 +41,14 @@ impl Engine {
             return;
         }
         let full = self.link.room() == Room::Full;
-        let Some(fd) = self.link.fd().filter(|_| full != self.link_watched) else { return };
+        if full == self.link_watched {
+            return;
+        }
         let interest = if full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        // Fails only for a descriptor that is not registered, and this one is.
-        let done = self.poll.registry().reregister(&mut SourceFd(&fd), self.link_token(), interest);
-        self.link_watched = full && done.is_ok();
+        let (fds, token) = (self.link.fds(), self.link_token());
+        // Fails only for a descriptor that is not registered, and these are.
+        let done = fds.iter().try_for_each(|fd| self.poll.registry().reregister(&mut SourceFd(fd), token, interest));
+        self.link_watched = full && !fds.is_empty() && done.is_ok();
     }
 
     fn link_token(&self) -> mio::Token {

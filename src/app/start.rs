@@ -69,6 +69,8 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let summary = Summary { socket: socket.map(PathBuf::from), ..summary(config, &network, &plan, rules) };
     let descriptors =
         spare_descriptors(reaches_inside(config, &forwards), config.api_socket.is_some(), config.vhost_user);
+    // The first queue of the tap is among those.
+    let descriptors = descriptors.saturating_sub(usize::from(config.queues.saturating_sub(1)));
     forwards.set_budget(port_descriptors(&forwards, descriptors));
 
     let daemon =
@@ -269,9 +271,9 @@ fn link(mtu: u16, tap: Option<ns::Tap>, plugged: Option<Plugged>, vhost_user: bo
         return plugged.link(mtu, vhost_user, tee);
     }
     match tap {
-        Some(ns::Tap { fd: Some(fd), offloads: on, .. }) => {
+        Some(ns::Tap { fds, offloads: on, .. }) if !fds.is_empty() => {
             let caps = Caps { csum: on.csum, tso: on.vnet_header, uso: on.uso, mtu };
-            Link::Tap(Tap::new(fd, on.vnet_header, caps, tee))
+            Link::Tap(Tap::new(fds, on.vnet_header, caps, tee))
         }
         _ => Link::None,
     }

@@ -1,7 +1,7 @@
 //! The one link that an instance has, or none: a guest of which only loopback is forwarded, socket to socket.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 
 use super::socket::Gone;
 use super::{Accepted, Batch, Socket, Talk, Tap, Vhost, Watch};
@@ -51,12 +51,12 @@ impl Link {
     }
 
     /// What to poll for frames, or for what the other end has to say, now.
-    pub fn fd(&self) -> Option<RawFd> {
+    pub fn fds(&self) -> Vec<RawFd> {
         match self {
-            Link::Tap(tap) => Some(tap.as_raw_fd()),
-            Link::Socket(socket) => socket.client(),
-            Link::Vhost(card) => card.client(),
-            Link::None => None,
+            Link::Tap(tap) => tap.fds(),
+            Link::Socket(socket) => socket.client().into_iter().collect(),
+            Link::Vhost(card) => card.client().into_iter().collect(),
+            Link::None => Vec::new(),
         }
     }
 

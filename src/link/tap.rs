@@ -2,6 +2,10 @@
 //!
 //! A frame is written when it is committed, while its payload is in the cache: the kernel delivers it to the guest's
 //! stack before `writev` returns, so there is nothing to gain by waiting.
+//!
+//! A device may have several queues. All that are ours are read; all frames are written to the first. The kernel puts a
+//! flow's frames from the guest into the queue that the flow was last written to, so flows gravitate to that one, and in the
+//! others is little more than what nobody has answered yet.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -20,7 +24,10 @@ const ARENA_BYTES: usize = 1 << 20;
 /// The guest's end is a network interface in its namespace; this is the other.
 #[derive(Debug)]
 pub struct Tap {
-    fd: OwnedFd,
+    /// Of each queue; at least one.
+    fds: Vec<OwnedFd>,
+    /// To be read first: each in its turn, lest a busy one keep the others waiting.
+    first: usize,
     vnet: bool,
     caps: Caps,
     arena: Vec<u8>,
@@ -32,20 +39,31 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// `fd`: a nonblocking tap; `vnet`: it has the virtio-net header, ten bytes.
-    pub fn new(fd: OwnedFd, vnet: bool, caps: Caps, tee: Tee) -> Tap {
-        Tap { fd, vnet, caps, arena: vec![0; ARENA_BYTES], area_len: 1, next: 0, areas: 0, tee }
+    /// `fds`: queues of one nonblocking tap, at least one; `vnet`: it has the virtio-net header, ten bytes.
+    pub fn new(fds: Vec<OwnedFd>, vnet: bool, caps: Caps, tee: Tee) -> Tap {
+        Tap { fds, first: 0, vnet, caps, arena: vec![0; ARENA_BYTES], area_len: 1, next: 0, areas: 0, tee }
     }
 
-    /// Reads frames until the batch is full or the queue empty.
+    /// Reads frames until the batch is full or all queues are empty.
     ///
     /// # Errors
     /// The device is gone.
     pub fn receive(&mut self, batch: &mut Batch) -> io::Result<Input> {
+        for _ in 0..self.fds.len() {
+            let queue = self.first;
+            self.first = (queue + 1) % self.fds.len();
+            if self.receive_from(queue, batch)? == Input::More {
+                return Ok(Input::More);
+            }
+        }
+        Ok(Input::Drained)
+    }
+
+    fn receive_from(&mut self, queue: usize, batch: &mut Batch) -> io::Result<Input> {
         let skip = if self.vnet { VNET_LEN } else { 0 };
         while !batch.is_full() {
             let room = batch.room();
-            let n = match sys::read(self.fd.as_fd(), room) {
+            let n = match sys::read(self.fds[queue].as_fd(), room) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Input::Drained),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -67,7 +85,7 @@ impl Tap {
     /// 20 ms of the caller's time; left to its namespace, it goes when the kernel tears that down, in the background.
     pub fn abandon(&self) {
         // A device that is gone already needs nothing.
-        let _ = crate::sys::tun::make_persistent(&self.fd);
+        let _ = crate::sys::tun::make_persistent(&self.fds[0]);
     }
 
     /// Ends a loop turn.
@@ -80,6 +98,11 @@ impl Tap {
         self.tee.sent()
     }
 
+    /// What to poll: each queue.
+    pub fn fds(&self) -> Vec<RawFd> {
+        self.fds.iter().map(AsRawFd::as_raw_fd).collect()
+    }
+
     fn write(fd: &OwnedFd, pieces: &[Gather<'_>]) -> Result<(), LinkFull> {
         match sys::write(fd.as_fd(), pieces) {
             Ok(_) => Ok(()),
@@ -87,12 +110,6 @@ impl Tap {
             // The interface is down, or the kernel had no memory for the frame: lost on the wire, as on any.
             Err(_) => Ok(()),
         }
-    }
-}
-
-impl AsRawFd for Tap {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
     }
 }
 
@@ -104,7 +121,7 @@ impl ToGuest for Tap {
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), LinkFull> {
         let header = vnet_header(frame, offload);
         let both = [Gather::new(&header), Gather::new(frame)];
-        Tap::write(&self.fd, if self.vnet { &both } else { &both[1..] })?;
+        Tap::write(&self.fds[0], if self.vnet { &both } else { &both[1..] })?;
         self.tee.to_guest(frame, &[]);
         Ok(())
     }
@@ -132,7 +149,7 @@ impl ToGuest for Tap {
         let payload = &self.arena[at..at + len];
         let header = vnet_header(head, offload);
         let all = [Gather::new(&header), Gather::new(head), Gather::new(payload)];
-        Tap::write(&self.fd, if self.vnet { &all } else { &all[1..] })?;
+        Tap::write(&self.fds[0], if self.vnet { &all } else { &all[1..] })?;
         self.tee.to_guest(head, payload);
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! The interface inside: made, and configured by one netlink batch. Runs in the namespace, in a process of its own.
 
 use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -15,10 +14,10 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::net::if_::if_nametoindex;
 
-use super::{Error, Interface, Offloads, Tap};
+use super::{Error, Interface, Offloads, Tap, device};
 use crate::base::{Addr, Family, Hop, Mac, Prefix, Route};
 use crate::sys::netlink::{Change, Netlink};
-use crate::sys::tun::{self, TunError};
+use crate::sys::tun;
 
 /// Makes the tap in the current network namespace, brings `lo` up, and configures what `interface` says.
 ///
@@ -28,15 +27,17 @@ pub fn make(interface: &Interface) -> Result<Tap, Error> {
     if interface.loopback_only {
         return bring_up_loopback(interface);
     }
-    let (fd, offloads) = tun::open(&interface.name).map_err(|e| explain(e, &interface.name))?;
+    let (fds, offloads) = device::open(interface)?;
     let index = if_nametoindex(interface.name.as_str())
         .map_err(|e| Error::Failed(format!("cannot find the new interface `{}`: {e}", interface.name)))?;
     let mac = match interface.mac {
         Some(mac) => mac,
-        None => Mac(tun::mac(&fd).map_err(Error::io(format!("cannot read the MAC address of `{}`", interface.name)))?),
+        None => {
+            Mac(tun::mac(&fds[0]).map_err(Error::io(format!("cannot read the MAC address of `{}`", interface.name)))?)
+        }
     };
     let link_local = (interface.configure && interface.ipv6).then(|| eui64_link_local(&mac));
-    let mut tap = Tap { fd: Some(fd), name: interface.name.clone(), mac, offloads, link_local, warnings: Vec::new() };
+    let mut tap = Tap { fds, name: interface.name.clone(), mac, offloads, link_local, warnings: Vec::new() };
     if interface.configure && interface.ipv6 {
         refuse_router_advertisements(&interface.name);
     }
@@ -49,7 +50,7 @@ fn bring_up_loopback(interface: &Interface) -> Result<Tap, Error> {
     let outcome = netlink.apply(&[set_link(LOOPBACK_INDEX, true, vec![])]);
     outcome.and_then(|mut o| o.pop().unwrap_or(Ok(()))).map_err(Error::io("cannot bring up `lo`"))?;
     let (offloads, warnings) = (Offloads::default(), Vec::new());
-    Ok(Tap { fd: None, name: interface.name.clone(), mac: Mac([0; 6]), offloads, link_local: None, warnings })
+    Ok(Tap { fds: Vec::new(), name: interface.name.clone(), mac: Mac([0; 6]), offloads, link_local: None, warnings })
 }
 
 fn apply(interface: &Interface, index: u32, tap: &mut Tap) -> Result<(), Error> {
@@ -309,37 +310,6 @@ fn refuse_router_advertisements(name: &str) {
     let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0");
 }
 
-fn explain(e: TunError, name: &str) -> Error {
-    let text = match e {
-        TunError::Open(e) => {
-            let hint = match e.kind() {
-                io::ErrorKind::NotFound => {
-                    "load the kernel module (`modprobe tun`), or give the container the device (`--device /dev/net/tun`)"
-                }
-                io::ErrorKind::PermissionDenied => {
-                    "your user needs read and write permission on it (`chmod 0666 /dev/net/tun` as root), or the \
-                     container's device rules forbid it"
-                }
-                _ => "the kernel module `tun` may be missing (`modprobe tun`)",
-            };
-            format!("cannot open {}: {e}: {hint}", tun::DEVICE)
-        }
-        TunError::Create(e) => {
-            let hint = match e.raw_os_error() {
-                Some(libc::EBUSY) => "another process uses the device of this name: choose another name",
-                Some(libc::EPERM) => "this user may not make network devices in this namespace",
-                Some(libc::EINVAL) => {
-                    "an interface of this name that is no tap exists in the namespace, or the name is not valid: choose \
-                     another name"
-                }
-                _ => "the kernel refused it",
-            };
-            format!("cannot make the tap device `{name}`: {e}: {hint}")
-        }
-    };
-    Error::Failed(text)
-}
-
 /// The same in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 const RTNLGRP_IPV6_ROUTE: u32 = 11;
@@ -365,6 +335,7 @@ mod tests {
             name: "eth0".into(),
             mac: None,
             mtu: Some(65520),
+            queues: 1,
             queue_frames: Interface::QUEUE_FRAMES,
             loopback_only: false,
             configure: true,

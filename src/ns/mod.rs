@@ -6,13 +6,13 @@
 //!
 //! **`spelt run`** ([`spawn`]): one clone into new user, network, PID, mount, IPC and UTS namespaces. The child is PID 1
 //! inside: it writes its own id maps (`0 uid 1`; a process may map its own id), makes and configures the tap, sends the
-//! tap's descriptor back, waits for the word to go and forks the command. From then on it reaps orphans, passes signals on
+//! descriptors of its queues back, waits for the word to go and forks the command. From then on it reaps orphans, passes signals on
 //! and ends with the command's status. Its parent-death signal is SIGKILL, and PID 1's end is the end of its namespace. A
 //! parent that dies before that signal is armed is noticed as end-of-file instead of the word to go.
 //!
 //! **`spelt attach`** ([`Namespace`]): the namespace files are opened first of all, while paths and descriptors mean what
 //! the caller meant. A short-lived child joins the owning user namespace (unless it is ours), then the network namespace,
-//! does the same set-up with the same function, sends the descriptor back and exits. This process itself stays where the
+//! does the same set-up with the same function, sends the descriptors back and exits. This process itself stays where the
 //! host's network is.
 //!
 //! **[`Watch`]**: our own open tap keeps a network namespace alive, so its device tells nothing. The name is watched
@@ -35,6 +35,7 @@
 mod attach;
 mod broker;
 mod configure;
+mod device;
 mod init;
 mod report;
 mod spawn;
@@ -59,7 +60,9 @@ pub struct Interface {
     pub mac: Option<Mac>,
     /// IP MTU, bytes; `None`: the kernel's default.
     pub mtu: Option<u32>,
-    /// Frames that may wait for us to read them: enough for every window we advertise.
+    /// Queues of the tap, 1 or more: it has a descriptor for each.
+    pub queues: u8,
+    /// Frames that may wait in a queue for us to read them: enough for every window we advertise.
     pub queue_frames: u32,
     /// Make no interface at all: only `lo` comes up.
     pub loopback_only: bool,
@@ -78,8 +81,8 @@ impl Interface {
 /// The guest link's host end.
 #[derive(Debug)]
 pub struct Tap {
-    /// Non-blocking. `None`: there is none, see [`Interface::loopback_only`].
-    pub fd: Option<OwnedFd>,
+    /// Non-blocking, one for each queue. Empty: there is no tap, see [`Interface::loopback_only`].
+    pub fds: Vec<OwnedFd>,
     pub name: String,
     /// The guest's.
     pub mac: Mac,

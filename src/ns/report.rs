@@ -1,6 +1,6 @@
-//! What the child that did the set-up tells its parent: one message, the tap's descriptor with it.
+//! What the child that did the set-up tells its parent: one message, the tap's descriptors with it.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{Error, Offloads, Tap};
 use crate::base::{Addr, Mac};
@@ -9,7 +9,10 @@ use crate::sys::fdpass;
 /// Sends what became of the set-up.
 pub fn send(to: BorrowedFd<'_>, outcome: &Result<Tap, Error>) -> std::io::Result<()> {
     match outcome {
-        Ok(tap) => fdpass::send(to, &encode(tap), tap.fd.as_ref().map(AsFd::as_fd)),
+        Ok(tap) => {
+            let fds: Vec<BorrowedFd<'_>> = tap.fds.iter().map(AsFd::as_fd).collect();
+            fdpass::send_many(to, &encode(tap), &fds)
+        }
         Err(e) => fdpass::send(to, &cut(format!("E{e}").into_bytes()), None),
     }
 }
@@ -19,21 +22,24 @@ pub fn send(to: BorrowedFd<'_>, outcome: &Result<Tap, Error>) -> std::io::Result
 /// # Errors
 /// The child's own, or that it ended without a word.
 pub fn recv(from: BorrowedFd<'_>) -> Result<Tap, Error> {
-    let (message, fd) = fdpass::recv(from, MESSAGE_BYTES).map_err(Error::io("cannot hear from the set-up process"))?;
-    match (message.split_first(), fd) {
-        (Some((b'T', rest)), fd) => decode(rest, fd).ok_or_else(|| Error::Failed(GARBLED.into())),
-        (Some((b'E', text)), _) => Err(Error::Failed(String::from_utf8_lossy(text).into_owned())),
-        (None, _) => Err(Error::Failed("the process that sets up the namespace ended without saying why".into())),
+    let (mut message, mut fds) = (vec![0; MESSAGE_BYTES], Vec::new());
+    let len =
+        fdpass::recv_many(from, &mut message, &mut fds).map_err(Error::io("cannot hear from the set-up process"))?;
+    match message[..len].split_first() {
+        Some((b'T', rest)) => decode(rest, fds).ok_or_else(|| Error::Failed(GARBLED.into())),
+        Some((b'E', text)) => Err(Error::Failed(String::from_utf8_lossy(text).into_owned())),
+        None => Err(Error::Failed("the process that sets up the namespace ended without saying why".into())),
         _ => Err(Error::Failed(GARBLED.into())),
     }
 }
 
-/// MAC, offloads, whether a descriptor comes along, link-local address (unspecified: none), name and warnings, a line each.
+/// MAC, offloads, how many descriptors come along, link-local address (unspecified: none), name and warnings, a line each.
 fn encode(tap: &Tap) -> Vec<u8> {
     let o = tap.offloads;
     let mut m = vec![b'T'];
     m.extend(tap.mac.0);
-    m.extend([o.vnet_header, o.csum, o.tso, o.uso, tap.fd.is_some()].map(u8::from));
+    m.extend([o.vnet_header, o.csum, o.tso, o.uso].map(u8::from));
+    m.push(tap.fds.len() as u8);
     m.extend(tap.link_local.unwrap_or(Addr::V6_UNSPECIFIED).octets());
     m.extend(tap.name.bytes());
     for w in &tap.warnings {
@@ -43,19 +49,20 @@ fn encode(tap: &Tap) -> Vec<u8> {
     cut(m)
 }
 
-fn decode(m: &[u8], fd: Option<std::os::fd::OwnedFd>) -> Option<Tap> {
+fn decode(m: &[u8], fds: Vec<OwnedFd>) -> Option<Tap> {
     let (mac, m) = m.split_first_chunk::<6>()?;
-    let (flags, m) = m.split_first_chunk::<5>()?;
+    let (flags, m) = m.split_first_chunk::<4>()?;
+    let (count, m) = m.split_first()?;
     let (link_local, m) = m.split_first_chunk::<16>()?;
     let text = String::from_utf8_lossy(m);
     let mut lines = text.split('\n').map(str::to_owned);
-    let [vnet_header, csum, tso, uso, has_fd] = flags.map(|f| f != 0);
+    let [vnet_header, csum, tso, uso] = flags.map(|f| f != 0);
     // One that got lost on the way is not one that was never there.
-    if has_fd != fd.is_some() {
+    if usize::from(*count) != fds.len() {
         return None;
     }
     Some(Tap {
-        fd,
+        fds,
         name: lines.next()?,
         mac: Mac(*mac),
         offloads: Offloads { vnet_header, csum, tso, uso },
@@ -76,9 +83,9 @@ const GARBLED: &str = "the process that sets up the namespace sent something tha
 mod tests {
     use super::*;
 
-    fn tap(warnings: Vec<String>) -> Tap {
+    fn tap(queues: usize, warnings: Vec<String>) -> Tap {
         Tap {
-            fd: Some(std::fs::File::open("/dev/null").unwrap().into()),
+            fds: (0..queues).map(|_| std::fs::File::open("/dev/null").unwrap().into()).collect(),
             name: "eth0".into(),
             mac: Mac([2, 0, 0, 1, 2, 3]),
             offloads: Offloads { vnet_header: true, csum: true, tso: true, uso: false },
@@ -90,14 +97,23 @@ mod tests {
     #[test]
     fn tap_and_warnings_arrive() {
         let (a, b) = fdpass::pair().unwrap();
-        let sent = tap(vec!["one\nline".into(), "two".into()]);
-        send(a.as_fd(), &Ok(tap(sent.warnings.clone()))).unwrap();
-        let got = recv(b.as_fd()).unwrap();
-        assert_eq!(
-            (got.name, got.mac, got.offloads, got.link_local),
-            (sent.name, sent.mac, sent.offloads, sent.link_local)
-        );
-        assert_eq!(got.warnings, ["one line", "two"]);
+        for queues in [0, 1, 8] {
+            let sent = tap(queues, vec!["one\nline".into(), "two".into()]);
+            send(a.as_fd(), &Ok(tap(queues, sent.warnings.clone()))).unwrap();
+            let got = recv(b.as_fd()).unwrap();
+            assert_eq!(
+                (got.name, got.mac, got.offloads, got.link_local),
+                (sent.name, sent.mac, sent.offloads, sent.link_local)
+            );
+            assert_eq!((got.fds.len(), got.warnings), (queues, vec!["one line".to_string(), "two".into()]));
+        }
+    }
+
+    #[test]
+    fn a_queue_that_got_lost_on_the_way_is_an_error() {
+        let (a, b) = fdpass::pair().unwrap();
+        fdpass::send(a.as_fd(), &encode(&tap(2, Vec::new())), Some(a.as_fd())).unwrap();
+        assert_eq!(recv(b.as_fd()).unwrap_err().to_string(), GARBLED);
     }
 
     #[test]

@@ -20,33 +20,49 @@ pub struct Offloads {
     pub uso: bool,
 }
 
-/// Creates the tap `name` in the calling process's network namespace, or attaches to a persistent one of that name.
-/// Non-blocking, close-on-exec; a device created here goes when the descriptor is closed.
+/// Creates the tap `name` in the calling process's network namespace, or attaches to a persistent one of that name: a
+/// descriptor for each of `queues`, non-blocking, close-on-exec. A device created here goes when the last is closed. With
+/// several queues the kernel leads a flow to the one that it was last written to, by the hash of its addresses and ports.
 ///
 /// # Errors
-/// Of opening `/dev/net/tun` as [`TunError::Open`], of the device as [`TunError::Create`].
-pub fn open(name: &str) -> Result<(OwnedFd, Offloads), TunError> {
-    let file = OpenOptions::new()
+/// Of opening `/dev/net/tun` as [`TunError::Open`], of the device as [`TunError::Create`]: `EINVAL` too when it exists with
+/// several queues and one was asked for, or the other way round.
+pub fn open(name: &str, queues: u8) -> Result<(Vec<OwnedFd>, Offloads), TunError> {
+    let file = open_device()?;
+    let mut request = request_for(name).map_err(TunError::Create)?;
+    let several = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | several;
+    match set_iff(&file, &mut request, flags) {
+        Ok(()) => {}
+        // A kernel without the header says EINVAL; so does a device of another kind, which the second try tells apart.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            flags &= !libc::IFF_VNET_HDR;
+            set_iff(&file, &mut request, flags).map_err(TunError::Create)?;
+        }
+        Err(e) => return Err(TunError::Create(e)),
+    }
+    let mut on = Offloads { vnet_header: flags & libc::IFF_VNET_HDR != 0, ..Offloads::default() };
+    if on.vnet_header {
+        // Those of the device: they hold for queues that are still to come.
+        set_offloads(&file, &mut on);
+    }
+    let mut fds: Vec<OwnedFd> = vec![file.into()];
+    for _ in 1..queues {
+        let file = open_device()?;
+        // The kernel has put the device's name into the request, whatever pattern was asked for.
+        set_iff(&file, &mut request, flags).map_err(TunError::Create)?;
+        fds.push(file.into());
+    }
+    Ok((fds, on))
+}
+
+fn open_device() -> Result<File, TunError> {
+    OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(DEVICE)
-        .map_err(TunError::Open)?;
-    let base = libc::IFF_TAP | libc::IFF_NO_PI;
-    let vnet_header = match set_iff(&file, name, base | libc::IFF_VNET_HDR) {
-        Ok(()) => true,
-        // A kernel without the header says EINVAL; so does a device of another kind, which the second try tells apart.
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-            set_iff(&file, name, base).map_err(TunError::Create)?;
-            false
-        }
-        Err(e) => return Err(TunError::Create(e)),
-    };
-    let mut on = Offloads { vnet_header, ..Offloads::default() };
-    if vnet_header {
-        set_offloads(&file, &mut on);
-    }
-    Ok((file.into(), on))
+        .map_err(TunError::Open)
 }
 
 /// Why there is no tap.
@@ -58,7 +74,7 @@ pub enum TunError {
     Create(io::Error),
 }
 
-fn set_iff(file: &File, name: &str, flags: libc::c_int) -> io::Result<()> {
+fn request_for(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: an all-zero ifreq is a valid value of this plain C struct.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= libc::IFNAMSIZ || name.is_empty() {
@@ -67,9 +83,13 @@ fn set_iff(file: &File, name: &str, flags: libc::c_int) -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
+    Ok(request)
+}
+
+fn set_iff(file: &File, request: &mut libc::ifreq, flags: libc::c_int) -> io::Result<()> {
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which lives until the call returns.
-    result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &mut request) })?;
+    result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, request) })?;
     Ok(())
 }
 

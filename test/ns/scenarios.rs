@@ -50,6 +50,7 @@ pub fn interface(configure: bool) -> Interface {
         name: "eth0".into(),
         mac: None,
         mtu: Some(65520),
+        queues: std::env::var("QUEUES").map_or(1, |n| n.parse().unwrap()),
         queue_frames: Interface::QUEUE_FRAMES,
         loopback_only: false,
         configure,

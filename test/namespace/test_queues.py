@@ -1,0 +1,96 @@
+"""An interface with several queues: traffic must not notice."""
+
+import json
+import socket
+import threading
+
+from support import Case, both, read_exactly
+
+COUNT = 4
+OPTIONS = ("--queues", str(COUNT), "-t", "8001", "-u", "8001")
+
+
+def link(guest):
+    return json.loads(guest.output("ip", "-json", "-details", "link", "show", "dev", "eth0"))[0]
+
+
+class Run(Case):
+    options = OPTIONS
+
+    def test_interface_has_them(self):
+        found = link(self.guest)
+        facts = found["linkinfo"]["info_data"]
+        self.assertEqual((facts["multi_queue"], facts["numqueues"], facts["numdisabled"]), (True, COUNT, 0))
+        self.assertIn("UP", found["flags"])
+
+    def test_there_is_no_qdisc_for_each_of_256(self):
+        self.assertEqual(link(self.guest)["qdisc"], "noqueue")
+
+    @both
+    def test_many_connections_from_the_guest(self, net):
+        pairs = [self.pair(self.lab.remote, net.remote) for _ in range(50)]
+        for near, far in pairs:
+            self.assert_connected(near, far)
+
+    @both
+    def test_many_connections_to_the_guest(self, net):
+        with self.guest.listen(net.any, 8001) as listener:
+            for _ in range(50):
+                client = self.closing(self.lab.remote.connect(net.host, 8001))
+                served = self.closing(listener.accept()[0])
+                served.settimeout(10)
+                self.assert_connected(client, served)
+
+    @both
+    def test_streams_of_several_flows_at_once(self, net):
+        size, pairs = 1_000_000, [self.pair(self.lab.remote, net.remote) for _ in range(8)]
+        senders = [threading.Thread(target=near.sendall, args=(bytes([n]) * size,)) for n, (near, _) in enumerate(pairs)]
+        for sender in senders:
+            sender.start()
+        for n, (_, far) in enumerate(pairs):
+            self.assertEqual(read_exactly(far, size), bytes([n]) * size)
+        for sender in senders:
+            sender.join()
+
+    @both
+    def test_datagrams_of_many_flows(self, net):
+        server = self.closing(self.lab.remote.bind(net.remote))
+        clients = [self.closing(self.guest.socket(net.af, socket.SOCK_DGRAM)) for _ in range(50)]
+        for turn in range(3):
+            for n, client in enumerate(clients):
+                client.sendto(b"%d in %d" % (n, turn), server.getsockname())
+            for _ in clients:
+                text, seen = server.recvfrom(100)
+                server.sendto(text, seen)
+            for n, client in enumerate(clients):
+                self.assertEqual(client.recv(100), b"%d in %d" % (n, turn))
+
+    @both
+    def test_datagrams_to_the_guest(self, net):
+        served = self.closing(self.guest.bind(net.any, 8001))
+        for n in range(20):
+            client = self.closing(self.lab.remote.socket(net.af, socket.SOCK_DGRAM))
+            client.sendto(b"%d" % n, (net.host, 8001))
+            text, peer = served.recvfrom(100)
+            served.sendto(text, peer)
+            self.assertEqual(client.recv(100), b"%d" % n)
+
+
+class Attach(Run):
+    def another_guest(self, *options):
+        return self.lab.attached(*options)
+
+    def test_nobody_else_gets_queues_of_it(self):
+        status, text = self.lab.attach(str(self.guest.pid), "--queues", "2", check=False)
+        self.assertEqual(status, 1, text)
+        self.assertIn("another process uses the device of this name", text)
+        self.assertEqual(link(self.guest)["linkinfo"]["info_data"]["numqueues"], COUNT)
+
+
+class One(Case):
+    options = ()
+
+    def test_by_default_there_is_one_queue(self):
+        found = link(self.guest)
+        self.assertFalse(found["linkinfo"]["info_data"]["multi_queue"])
+        self.assertEqual(found["num_tx_queues"], 1)
