@@ -115,7 +115,7 @@ impl Engine {
                     let token = Token::new(Kind::Ring, *ring as u32, self.plugged_in);
                     registry.register(&mut SourceFd(fd), mio::Token(token.to_usize()), Interest::READABLE)
                 }
-                Watch::End(fd) => registry.deregister(&mut SourceFd(&fd.as_raw_fd())),
+                Watch::End(fd, _) => registry.deregister(&mut SourceFd(&fd.as_raw_fd())),
             };
             if let Err(e) = done {
                 log::warn!("cannot follow a ring of the guest: {e}");

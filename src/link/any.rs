@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use super::socket::Gone;
-use super::{Accepted, Batch, Socket, Talk, Tap, Vhost, Watch};
+use super::{Accepted, Batch, Card, Socket, Talk, Tap, Vhost, Watch};
 use crate::base::Instant;
 use crate::guest::{Areas, Caps, Fill, LinkFull, Room, ToGuest};
 use crate::wire::Offload;
@@ -16,6 +16,8 @@ pub enum Link {
     Tap(Tap),
     Socket(Box<Socket>),
     Vhost(Box<Vhost>),
+    /// Rings that another thread's link lends to this one, or none now.
+    Card(Box<Card>),
     /// Frames to the guest are lost, and none come from it.
     None,
 }
@@ -41,6 +43,7 @@ impl Link {
             Link::Tap(tap) => tap.receive(batch),
             Link::Socket(socket) => Ok(socket.receive(batch)),
             Link::Vhost(card) => Ok(card.receive(batch)),
+            Link::Card(card) => Ok(card.receive(batch)),
             Link::None => Ok(Input::Drained),
         }
     }
@@ -56,7 +59,7 @@ impl Link {
             Link::Tap(tap) => tap.fds(),
             Link::Socket(socket) => socket.client().into_iter().collect(),
             Link::Vhost(card) => card.client().into_iter().collect(),
-            Link::None => Vec::new(),
+            Link::Card(_) | Link::None => Vec::new(),
         }
     }
 
@@ -74,7 +77,7 @@ impl Link {
         match self {
             Link::Socket(socket) => socket.has_lost_client(),
             Link::Vhost(card) => card.has_lost_client(),
-            Link::Tap(_) | Link::None => false,
+            Link::Tap(_) | Link::Card(_) | Link::None => false,
         }
     }
 
@@ -92,6 +95,7 @@ impl Link {
         match self {
             Link::Socket(socket) => socket.disconnect(batch, now),
             Link::Vhost(card) => card.disconnect(batch, now),
+            Link::Card(card) => card.disconnect(batch),
             Link::Tap(_) | Link::None => {}
         }
     }
@@ -114,8 +118,10 @@ impl Link {
 
     /// The frames of the last pass are done with.
     pub fn release(&mut self) {
-        if let Link::Vhost(card) = self {
-            card.release();
+        match self {
+            Link::Vhost(card) => card.release(),
+            Link::Card(card) => card.release(),
+            _ => {}
         }
     }
 
@@ -131,6 +137,7 @@ impl Link {
         match self {
             Link::Socket(socket) => socket.writable(),
             Link::Vhost(card) => card.writable(),
+            Link::Card(card) => card.writable(),
             Link::Tap(_) | Link::None => {}
         }
     }
@@ -156,6 +163,7 @@ impl Link {
             Link::Tap(tap) => tap.flush(),
             Link::Socket(socket) => return socket.flush(),
             Link::Vhost(card) => return card.flush(),
+            Link::Card(card) => return card.flush(),
             Link::None => {}
         }
         Ok(())
@@ -167,6 +175,7 @@ impl Link {
             Link::Tap(tap) => tap.sent(),
             Link::Socket(socket) => socket.sent(),
             Link::Vhost(card) => card.sent(),
+            Link::Card(card) => card.sent(),
             Link::None => (0, 0),
         }
     }
@@ -175,6 +184,7 @@ impl Link {
     pub fn faults(&self) -> u64 {
         match self {
             Link::Vhost(card) => card.faults(),
+            Link::Card(card) => card.faults(),
             _ => 0,
         }
     }
@@ -184,6 +194,7 @@ impl Link {
         match self {
             Link::Socket(socket) => socket.lost(),
             Link::Vhost(card) => card.lost(),
+            Link::Card(card) => card.lost(),
             _ => 0,
         }
     }
@@ -195,6 +206,7 @@ impl ToGuest for Link {
             Link::Tap(tap) => tap.caps(),
             Link::Socket(socket) => socket.caps(),
             Link::Vhost(card) => card.caps(),
+            Link::Card(card) => card.caps(),
             Link::None => Caps { csum: false, tso: false, uso: false, mtu: ETHERNET_MTU },
         }
     }
@@ -204,6 +216,7 @@ impl ToGuest for Link {
             Link::Tap(tap) => tap.room(),
             Link::Socket(socket) => socket.room(),
             Link::Vhost(card) => card.room(),
+            Link::Card(card) => card.room(),
             Link::None => Room::Free,
         }
     }
@@ -213,6 +226,7 @@ impl ToGuest for Link {
             Link::Tap(tap) => tap.send(frame, offload),
             Link::Socket(socket) => socket.send(frame, offload),
             Link::Vhost(card) => card.send(frame, offload),
+            Link::Card(card) => card.send(frame, offload),
             Link::None => Ok(()),
         }
     }
@@ -222,6 +236,7 @@ impl ToGuest for Link {
             Link::Tap(tap) => tap.reserve(areas, head_len, len, fill),
             Link::Socket(socket) => socket.reserve(areas, head_len, len, fill),
             Link::Vhost(card) => card.reserve(areas, head_len, len, fill),
+            Link::Card(card) => card.reserve(areas, head_len, len, fill),
             Link::None => 0,
         }
     }
@@ -231,6 +246,7 @@ impl ToGuest for Link {
             Link::Tap(tap) => tap.areas(list),
             Link::Socket(socket) => socket.areas(list),
             Link::Vhost(card) => card.areas(list),
+            Link::Card(card) => card.areas(list),
             Link::None => {}
         }
     }
@@ -240,6 +256,7 @@ impl ToGuest for Link {
             Link::Tap(tap) => tap.sum(len),
             Link::Socket(socket) => socket.sum(len),
             Link::Vhost(card) => card.sum(len),
+            Link::Card(card) => card.sum(len),
             Link::None => Sum::new(),
         }
     }
@@ -249,6 +266,7 @@ impl ToGuest for Link {
             Link::Tap(tap) => tap.commit(head, len, offload),
             Link::Socket(socket) => socket.commit(head, len, offload),
             Link::Vhost(card) => card.commit(head, len, offload),
+            Link::Card(card) => card.commit(head, len, offload),
             Link::None => Ok(()),
         }
     }
@@ -258,6 +276,7 @@ impl ToGuest for Link {
             Link::Tap(tap) => tap.cancel(),
             Link::Socket(socket) => socket.cancel(),
             Link::Vhost(card) => card.cancel(),
+            Link::Card(card) => card.cancel(),
             Link::None => {}
         }
     }

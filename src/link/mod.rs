@@ -35,4 +35,4 @@ pub use door::{Accepted, Door};
 pub use socket::Socket;
 pub use tap::Tap;
 pub use tee::Tee;
-pub use vhost::{Talk, Vhost, Watch};
+pub use vhost::{Card, Rings, Talk, Vhost, Watch};

@@ -335,7 +335,8 @@ impl Window {
     }
 }
 
-/// Which of the guest's pages have been written: a bit for each, in memory that the hypervisor reads during migration.
+/// Which of the guest's pages have been written: a bit for each, in memory that the hypervisor reads during migration. Several
+/// threads may mark at once: bits are set atomically.
 #[derive(Debug)]
 pub struct DirtyLog(Mapping);
 

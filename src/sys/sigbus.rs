@@ -79,7 +79,8 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
     let at = unsafe { (*info).si_addr() } as usize;
     for slot in &SLOTS {
         let (from, to) = (slot.from.load(Ordering::SeqCst), slot.to.load(Ordering::SeqCst));
-        // Another thread may give the slot to another range meanwhile. Ours stays while we are in it.
+        // Another thread may give the slot to another range meanwhile. Ours stays while we are in it. One that touches the same
+        // range at the same time replaces it once more: nobody relies on what is there.
         if !(from..to).contains(&at) || slot.from.load(Ordering::SeqCst) != from {
             continue;
         }

@@ -11,14 +11,10 @@ use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
 
 use super::message::Request;
 use super::ring::{Addresses, Direction, NUM_MAX, Ring};
-use super::supply::Supply;
+use super::rings::{PAIRS, Queue, Rings};
 use crate::sys::event;
 use crate::sys::memory::{DirtyLog, GuestMemory, Region};
 
-/// Queue pairs there can be.
-pub const PAIRS: usize = 8;
-/// Rings: of each pair first the one to the guest, then the one from it.
-pub const RINGS: usize = 2 * PAIRS;
 /// Regions of memory.
 const REGIONS: usize = 32;
 
@@ -32,7 +28,7 @@ pub const GUEST_USO: u64 = bit(virtio_net::VIRTIO_NET_F_GUEST_USO4) | bit(virtio
 pub const MERGEABLE: u64 = bit(virtio_net::VIRTIO_NET_F_MRG_RXBUF);
 const VERSION_1: u64 = bit(virtio_config::VIRTIO_F_VERSION_1);
 const EVENT_INDEX: u64 = bit(virtio_ring::VIRTIO_RING_F_EVENT_IDX);
-const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
+pub const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
 /// What we offer.
@@ -72,15 +68,11 @@ pub enum Outcome {
     Refused(String),
 }
 
-/// The device's state on behalf of one connection.
+/// The conversation's state on behalf of one connection. What it is about are the [`Rings`].
 #[derive(Debug, Default)]
 pub struct Device {
-    features: u64,
     protocol: u64,
-    pub memory: Arc<GuestMemory>,
-    log: Option<DirtyLog>,
     status: u64,
-    pub queues: [Queue; RINGS],
     /// Kick descriptors to poll from now on, and not any more.
     pub polling: Vec<Watch>,
 }
@@ -90,92 +82,24 @@ pub struct Device {
 pub enum Watch {
     /// From now on, on behalf of this ring. To be begun before the next request is dealt with.
     Begin(RawFd, usize),
-    /// Not any more; it is closed when this is dropped.
-    End(OwnedFd),
-}
-
-/// One ring and what belongs to it.
-#[derive(Debug, Default)]
-pub struct Queue {
-    num: u16,
-    base: u16,
-    at: Option<Addresses>,
-    kick: Option<OwnedFd>,
-    call: Option<OwnedFd>,
-    error: Option<OwnedFd>,
-    enabled: bool,
-    /// Told to run; it does when `ring` is there.
-    started: bool,
-    pub ring: Option<Ring>,
-    /// Buffers taken from it ahead of need.
-    pub supply: Supply,
-}
-
-impl Queue {
-    /// Frames go through it.
-    pub fn runs(&self) -> bool {
-        self.ring.is_some() && self.enabled
-    }
-
-    /// Entries of the ring.
-    pub fn num(&self) -> u16 {
-        self.num
-    }
-
-    /// Makes what was done the driver's, and tells it if it wants to know.
-    pub fn publish(&mut self, log: Option<&DirtyLog>) {
-        if self.ring.as_mut().is_some_and(|ring| ring.publish(log))
-            && let Some(call) = &self.call
-        {
-            event::tell(call);
-        }
-    }
-
-    /// Nothing in the ring can be relied on: it is not used until it is set up again.
-    pub fn give_up(&mut self) {
-        self.leave();
-        self.started = false;
-        if let Some(error) = &self.error {
-            event::tell(error);
-        }
-    }
+    /// Not any more, on behalf of the same ring; it is closed when this is dropped.
+    End(OwnedFd, usize),
 }
 
 impl Device {
-    pub fn has(&self, features: u64) -> bool {
-        self.features & features == features
-    }
-
-    /// The queue, the memory and the log, for those who work with all three.
-    pub fn parts(&mut self, queue: usize) -> (&mut Queue, &Arc<GuestMemory>, Option<&DirtyLog>) {
-        let log = self.log.as_ref().filter(|_| self.features & LOG_ALL != 0);
-        (&mut self.queues[queue], &self.memory, log)
-    }
-
-    /// See [`Queue::publish`].
-    pub fn publish(&mut self, queue: usize) {
-        let (queue, _, log) = self.parts(queue);
-        queue.publish(log);
-    }
-
-    /// Both rings of the first pair run.
-    pub fn is_ready(&self) -> bool {
-        self.queues[..2].iter().all(Queue::runs)
-    }
-
     /// True if failures are told where the other end asks for it.
     pub fn acknowledges(&self) -> bool {
         self.protocol & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0
     }
 
-    /// Does what is asked.
-    pub fn handle(&mut self, request: &mut Request) -> Outcome {
+    /// Does what is asked, to rings none of which is anywhere else.
+    pub fn handle(&mut self, rings: &mut Rings, request: &mut Request) -> Outcome {
         // A ring that is found again begins at what the driver knows of.
-        (0..RINGS).for_each(|ring| self.publish(ring));
+        rings.publish_all();
         let Some(code) = request.code() else { return Outcome::Refused("there is no such request".into()) };
         match self.query(code) {
             Some(number) => answer(number),
-            None => self.change(code, request).unwrap_or_else(Outcome::Refused),
+            None => self.change(rings, code, request).unwrap_or_else(Outcome::Refused),
         }
     }
 
@@ -191,91 +115,120 @@ impl Device {
         }
     }
 
-    fn change(&mut self, code: FrontendReq, request: &mut Request) -> Result<Outcome, String> {
+    fn change(&mut self, rings: &mut Rings, code: FrontendReq, request: &mut Request) -> Result<Outcome, String> {
         match code {
             FrontendReq::SET_OWNER | FrontendReq::SEND_RARP | FrontendReq::SET_LOG_FD => {}
-            FrontendReq::RESET_OWNER | FrontendReq::RESET_DEVICE => self.reset(),
-            FrontendReq::SET_FEATURES => self.set_features(number(request)?)?,
+            FrontendReq::RESET_OWNER | FrontendReq::RESET_DEVICE => self.reset(rings),
+            FrontendReq::SET_FEATURES => rings.set_features(number(request)?)?,
             FrontendReq::SET_PROTOCOL_FEATURES => {
                 self.protocol = known(number(request)?, PROTOCOL.bits())?;
             }
             FrontendReq::SET_STATUS => {
                 self.status = number(request)?;
                 if self.status == 0 {
-                    self.reset();
+                    self.reset(rings);
                 }
             }
             FrontendReq::NET_SET_MTU => drop(number(request)?),
-            FrontendReq::SET_MEM_TABLE => self.set_memory(request)?,
-            FrontendReq::ADD_MEM_REG => self.add_memory(request)?,
-            FrontendReq::REM_MEM_REG => self.remove_memory(request)?,
+            FrontendReq::SET_MEM_TABLE => rings.set_memory(request)?,
+            FrontendReq::ADD_MEM_REG => rings.add_memory(request)?,
+            FrontendReq::REM_MEM_REG => rings.remove_memory(request)?,
             FrontendReq::SET_LOG_BASE => {
-                self.set_log(request)?;
+                rings.set_log(request)?;
                 return Ok(answer(0));
             }
             FrontendReq::SET_VRING_NUM => {
-                let (queue, num) = self.state(request)?;
+                let (queue, num) = rings.state(request)?;
                 let valid = num.is_power_of_two() && num <= NUM_MAX;
                 queue.num = if valid { num as u16 } else { return Err(format!("no ring has {num} entries")) };
                 queue.leave();
             }
             FrontendReq::SET_VRING_BASE => {
-                let (queue, base) = self.state(request)?;
+                let (queue, base) = rings.state(request)?;
                 let base = u16::try_from(base).map_err(|_| format!("no ring has an entry {base}"))?;
                 queue.leave();
                 queue.base = base;
             }
             FrontendReq::SET_VRING_ENABLE => {
-                let (queue, on) = self.state(request)?;
+                let (queue, on) = rings.state(request)?;
                 queue.enabled = on != 0;
             }
-            FrontendReq::SET_VRING_ADDR => self.set_addresses(request)?,
-            FrontendReq::GET_VRING_BASE => return self.stop(request),
-            FrontendReq::SET_VRING_KICK => self.set_kick(request)?,
+            FrontendReq::SET_VRING_ADDR => rings.set_addresses(request)?,
+            FrontendReq::GET_VRING_BASE => return self.stop(rings, request),
+            FrontendReq::SET_VRING_KICK => self.set_kick(rings, request)?,
             FrontendReq::SET_VRING_CALL => {
-                let (queue, fd) = self.event(request)?;
+                let (queue, fd) = rings.event(request)?;
                 // What was done before it came may not have been told.
                 fd.iter().for_each(event::tell);
                 queue.call = fd;
             }
             FrontendReq::SET_VRING_ERR => {
-                let (queue, fd) = self.event(request)?;
+                let (queue, fd) = rings.event(request)?;
                 queue.error = fd;
             }
             // An empty answer is how it fails.
             FrontendReq::GET_CONFIG => return Ok(Outcome::Answer(Vec::new())),
             _ => return Err("that is not supported".into()),
         }
-        self.find_rings();
+        rings.find_rings();
         Ok(Outcome::Done)
     }
 
+    /// Nothing runs, and nothing is agreed on but the protocol. Where the rings were is kept: some hypervisors ask for it
+    /// afterwards (QEMU 7.2). So is what tells of errors, which is said once only.
+    fn reset(&mut self, rings: &mut Rings) {
+        for (index, queue) in rings.queues.iter_mut().enumerate() {
+            queue.leave();
+            self.polling.extend(queue.kick.take().map(|fd| Watch::End(fd, index)));
+            *queue = Queue { base: queue.base, error: queue.error.take(), ..Queue::default() };
+        }
+        rings.features = 0;
+        rings.log = None;
+    }
+
+    /// The connection has ended.
+    pub fn forget(&mut self, rings: &mut Rings) {
+        self.reset(rings);
+        rings.queues = Default::default();
+        (self.protocol, self.status) = (0, 0);
+        rings.memory = Arc::default();
+    }
+
+    fn set_kick(&mut self, rings: &mut Rings, request: &mut Request) -> Result<(), String> {
+        let index = number(request)? as usize & INDEX_MASK;
+        let (queue, fd) = rings.queue_fd(request)?;
+        let fd = fd.ok_or("to look into the ring all the time is not supported")?;
+        event::check(&fd).map_err(|e| e.to_string())?;
+        let begin = Watch::Begin(fd.as_raw_fd(), index);
+        let old = queue.kick.replace(fd);
+        queue.started = true;
+        self.polling.extend(old.map(|fd| Watch::End(fd, index)));
+        self.polling.push(begin);
+        Ok(())
+    }
+
+    fn stop(&mut self, rings: &mut Rings, request: &Request) -> Result<Outcome, String> {
+        let [index, _] = request.u32s().ok_or("it has the wrong length")?;
+        let queue = rings.queues.get_mut(index as usize).ok_or_else(|| no_ring(index))?;
+        queue.leave();
+        queue.started = false;
+        let base = queue.base;
+        self.polling.extend(queue.kick.take().map(|fd| Watch::End(fd, index as usize)));
+        queue.call = None;
+        let mut body = Vec::with_capacity(8);
+        [index, u32::from(base)].iter().for_each(|n| body.extend(n.to_ne_bytes()));
+        Ok(Outcome::Answer(body))
+    }
+}
+
+/// What of it is said about memory and rings.
+impl Rings {
     fn set_features(&mut self, features: u64) -> Result<(), String> {
         self.features = known(features, FEATURES)?;
         if !self.has(PROTOCOL_FEATURES) {
             self.queues.iter_mut().for_each(|q| q.enabled = true);
         }
         Ok(())
-    }
-
-    /// Nothing runs, and nothing is agreed on but the protocol. Where the rings were is kept: some hypervisors ask for it
-    /// afterwards (QEMU 7.2). So is what tells of errors, which is said once only.
-    fn reset(&mut self) {
-        for queue in &mut self.queues {
-            queue.leave();
-            self.polling.extend(queue.kick.take().map(Watch::End));
-            *queue = Queue { base: queue.base, error: queue.error.take(), ..Queue::default() };
-        }
-        self.features = 0;
-        self.log = None;
-    }
-
-    /// The connection has ended.
-    pub fn forget(&mut self) {
-        self.reset();
-        self.queues = Default::default();
-        (self.protocol, self.status) = (0, 0);
-        self.memory = Arc::default();
     }
 
     fn set_memory(&mut self, request: &mut Request) -> Result<(), String> {
@@ -329,7 +282,8 @@ impl Device {
     fn set_log(&mut self, request: &mut Request) -> Result<(), String> {
         let fd = request.fd().ok_or("it needs one descriptor")?;
         let [len, offset] = request.u64s().ok_or("it has the wrong length")?;
-        self.log = Some(DirtyLog::map(fd, offset, len).map_err(|e| e.to_string())?);
+        let log = DirtyLog::map(fd, offset, len).map_err(|e| e.to_string())?;
+        self.log = Some(Arc::new(log));
         Ok(())
     }
 
@@ -346,32 +300,6 @@ impl Device {
         queue.at = Some(Addresses { descriptors, available, used, log });
         queue.leave();
         Ok(())
-    }
-
-    fn set_kick(&mut self, request: &mut Request) -> Result<(), String> {
-        let index = number(request)? as usize & INDEX_MASK;
-        let (queue, fd) = self.queue_fd(request)?;
-        let fd = fd.ok_or("to look into the ring all the time is not supported")?;
-        event::check(&fd).map_err(|e| e.to_string())?;
-        let begin = Watch::Begin(fd.as_raw_fd(), index);
-        let old = queue.kick.replace(fd);
-        queue.started = true;
-        self.polling.extend(old.map(Watch::End));
-        self.polling.push(begin);
-        Ok(())
-    }
-
-    fn stop(&mut self, request: &Request) -> Result<Outcome, String> {
-        let [index, _] = request.u32s().ok_or("it has the wrong length")?;
-        let queue = self.queues.get_mut(index as usize).ok_or_else(|| no_ring(index))?;
-        queue.leave();
-        queue.started = false;
-        let base = queue.base;
-        self.polling.extend(queue.kick.take().map(Watch::End));
-        queue.call = None;
-        let mut body = Vec::with_capacity(8);
-        [index, u32::from(base)].iter().for_each(|n| body.extend(n.to_ne_bytes()));
-        Ok(Outcome::Answer(body))
     }
 
     /// Rings that were told to run and have all that it takes.
@@ -409,16 +337,6 @@ impl Device {
             return Err("it has to have one descriptor, or to say that there is none".into());
         }
         Ok((self.queue((word as usize & INDEX_MASK) as u32)?, fd))
-    }
-}
-
-impl Queue {
-    /// The ring is left as it is, to be found again.
-    fn leave(&mut self) {
-        if let Some(ring) = self.ring.take() {
-            self.base = ring.base().wrapping_sub(self.supply.len() as u16);
-        }
-        self.supply.clear();
     }
 }
 

@@ -30,29 +30,36 @@ pub struct Driver {
     pub kicks: Vec<EventFd>,
     calls: Vec<EventFd>,
     /// How many entries of each ring were offered, and how many came back.
-    offered: [u16; 2],
-    seen: [u16; 2],
+    offered: Vec<u16>,
+    seen: Vec<u16>,
 }
 
 impl Driver {
     /// Says everything that makes a card of one pair, with these features.
     pub fn start(socket: UnixStream, features: u64) -> Driver {
+        Driver::start_pairs(socket, features, 1)
+    }
+
+    /// The same with this many pairs.
+    pub fn start_pairs(socket: UnixStream, features: u64, pairs: usize) -> Driver {
+        let rings = 2 * pairs;
         let fd: OwnedFd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
         let memory = File::from(fd);
-        memory.set_len(MEMORY).unwrap();
+        let len = MEMORY * pairs as u64;
+        memory.set_len(len).unwrap();
         let event = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
         let driver = Driver {
             socket,
             memory,
-            kicks: vec![event(), event()],
-            calls: vec![event(), event()],
-            offered: [0; 2],
-            seen: [0; 2],
+            kicks: (0..rings).map(|_| event()).collect(),
+            calls: (0..rings).map(|_| event()).collect(),
+            offered: vec![0; rings],
+            seen: vec![0; rings],
         };
         driver.say(FrontendReq::SET_FEATURES, &u64s(&[features]), &[]);
-        let table = [u32s(&[1, 0]), u64s(&[0, MEMORY, USER, 0])].concat();
+        let table = [u32s(&[1, 0]), u64s(&[0, len, USER, 0])].concat();
         driver.say(FrontendReq::SET_MEM_TABLE, &table, &[driver.memory.as_fd().try_clone_to_owned().unwrap()]);
-        for ring in 0..2u32 {
+        for ring in 0..rings as u32 {
             driver.say(FrontendReq::SET_VRING_NUM, &u32s(&[ring, NUM.into()]), &[]);
             driver.say(FrontendReq::SET_VRING_BASE, &u32s(&[ring, 0]), &[]);
             driver.say(FrontendReq::SET_VRING_ADDR, &addresses(ring), &[]);
@@ -92,16 +99,26 @@ impl Driver {
 
     /// Offers `n` buffers of `len` bytes to be filled.
     pub fn offer_room(&mut self, n: u64, len: u32) {
+        self.offer_room_in(0, n, len);
+    }
+
+    /// The same in a ring.
+    pub fn offer_room_in(&mut self, ring: usize, n: u64, len: u32) {
         for _ in 0..n {
-            let at = BUFFERS + u64::from(self.offered[0] % 32) * STRIDE * 16;
-            self.offer(0, &[(at, len, true)]);
+            let at = own(ring) + BUFFERS + u64::from(self.offered[ring] % 32) * STRIDE * 16;
+            self.offer(ring, &[(at, len, true)]);
         }
     }
 
     /// Sends a frame behind this header, in pieces of these lengths.
     pub fn send(&mut self, header: [u8; 12], frame: &[u8], pieces: &[usize]) {
+        self.send_in(1, header, frame, pieces);
+    }
+
+    /// The same in a ring.
+    pub fn send_in(&mut self, ring: usize, header: [u8; 12], frame: &[u8], pieces: &[usize]) {
         let all = [&header[..], frame].concat();
-        let mut at = 2 * BUFFERS + u64::from(self.offered[1] % 8) * 0x11000;
+        let mut at = own(ring) + 2 * BUFFERS + u64::from(self.offered[ring] % 8) * 0x11000;
         let (mut chain, mut done) = (Vec::new(), 0);
         for len in pieces.iter().copied().chain([all.len() - pieces.iter().sum::<usize>()]).filter(|n| *n > 0) {
             self.put(at, &all[done..done + len]);
@@ -109,7 +126,7 @@ impl Driver {
             done += len;
             at += len as u64 + 3;
         }
-        self.offer(1, &chain);
+        self.offer(ring, &chain);
     }
 
     /// What came back since the last time: the first bytes of each buffer.
@@ -161,6 +178,11 @@ impl Driver {
         let mut room = [0; 1];
         nix::sys::socket::recv(self.socket.as_raw_fd(), &mut room, nix::sys::socket::MsgFlags::MSG_DONTWAIT) == Ok(0)
     }
+}
+
+/// Where the buffers of a pair are counted from. All rings are in the first of these parts of the memory.
+fn own(ring: usize) -> u64 {
+    ring as u64 / 2 * MEMORY
 }
 
 /// Where the parts of a ring are, as that is said.

@@ -5,15 +5,17 @@ use std::os::unix::net::UnixStream;
 use nix::unistd::ftruncate;
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
 
+use super::card::{COPY_WHOLE, WAITING_BYTES};
+use super::device::{GUEST_CSUM, GUEST_TSO, GUEST_USO, MERGEABLE};
 use super::driver::{Driver, STRIDE, u32s, u64s};
 use super::*;
 use crate::guest::Reservation;
 use crate::sys::socket;
 use crate::wire::{Csum, Gso};
 
-const PROTOCOL: u64 = 1 << 30;
-const VERSION: u64 = 1 << 32;
-const PLAIN: [u8; 12] = [0; 12];
+pub const PROTOCOL: u64 = 1 << 30;
+pub const VERSION: u64 = 1 << 32;
+pub const PLAIN: [u8; 12] = [0; 12];
 
 fn link_with(features: u64) -> (Vhost, Driver) {
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -31,7 +33,7 @@ fn link() -> (Vhost, Driver) {
     link_with(MERGEABLE | GUEST_CSUM | GUEST_TSO | GUEST_USO)
 }
 
-fn listen_to(link: &mut Vhost) -> Talk {
+pub fn listen_to(link: &mut Vhost) -> Talk {
     loop {
         match link.converse(Instant::ZERO) {
             Talk::More => {}
@@ -58,7 +60,7 @@ fn frames(link: &mut Vhost) -> Vec<(Vec<u8>, bool, Offload)> {
     }
 }
 
-fn bytes(len: usize) -> Vec<u8> {
+pub fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i % 251) as u8).collect()
 }
 
@@ -181,7 +183,7 @@ fn what_waits_is_bounded_and_goes_with_the_client() {
     }
     assert_eq!((taken, link.room()), (WAITING_BYTES / 1000, Room::Full));
     link.disconnect(&mut Batch::new(), Instant::ZERO);
-    assert_eq!((link.lost(), link.waiting_bytes), (taken as u64, 0));
+    assert_eq!((link.lost(), link.card.waiting_bytes), (taken as u64, 0));
 }
 
 #[test]
