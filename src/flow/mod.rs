@@ -4,14 +4,18 @@
 //! full, [`Table::oldest`] names the flow unused for longest, and the engine decides whether that makes room. An [`Id`] has
 //! a generation, so that an event or a timer of a flow that is gone finds nothing. Timers are never cancelled.
 //!
-//! System calls: getrandom (a secret, once).
+//! Where several workers have flows, each finds in the [`Directory`] who has one that is not its own.
+//!
+//! System calls: getrandom (a secret, once), futex (the directory's locks).
 
+mod directory;
 mod key;
 mod ready;
 mod slab;
 mod table;
 mod wheel;
 
+pub use directory::{Directory, Share};
 pub use key::{FlowKey, KeySecret};
 pub use ready::{Pending, Ready};
 pub use slab::Slab;

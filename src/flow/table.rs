@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use hashbrown::HashTable;
 
-use super::{FlowKey, KeySecret};
+use super::{FlowKey, KeySecret, Share};
 
 /// Names one flow for its lifetime: a reused slot has another generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,13 +33,58 @@ pub struct Table<T, K = FlowKey> {
     oldest: u32,
     newest: u32,
     limit: usize,
+    /// What other workers may know; `None`: there are none.
+    share: Option<Share>,
+    /// Keys that are ours although there is no flow yet.
+    claims: Vec<K>,
 }
 
 const NIL: u32 = u32::MAX;
 
 impl<T, K: Copy + Eq + Hash> Table<T, K> {
     pub fn new(secret: KeySecret, limit: usize) -> Table<T, K> {
-        Table { slots: Vec::new(), index: HashTable::new(), secret, vacant: NIL, oldest: NIL, newest: NIL, limit }
+        Table {
+            slots: Vec::new(),
+            index: HashTable::new(),
+            secret,
+            vacant: NIL,
+            oldest: NIL,
+            newest: NIL,
+            limit,
+            share: None,
+            claims: Vec::new(),
+        }
+    }
+
+    /// Other workers have flows too: from now on they know of ours, and we of theirs.
+    pub fn enlist(&mut self, share: Share) {
+        self.share = Some(share);
+    }
+
+    /// Another worker, if one has the flow. One that nobody has is kept for us until [`Table::settle`], if the packet in hand
+    /// `opens` it.
+    pub fn elsewhere(&mut self, key: &K, opens: bool) -> Option<usize> {
+        let share = self.share.as_ref()?;
+        if self.find(key).is_some() {
+            return None;
+        }
+        if !opens {
+            return share.other(key);
+        }
+        let other = share.claim(key);
+        if other.is_none() {
+            self.claims.push(*key);
+        }
+        other
+    }
+
+    /// Lets go of the keys of flows that were not made after all.
+    pub fn settle(&mut self) {
+        for key in std::mem::take(&mut self.claims) {
+            if self.find(&key).is_none() {
+                self.share.iter().for_each(|share| share.release(&key));
+            }
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -89,6 +134,7 @@ impl<T, K: Copy + Eq + Hash> Table<T, K> {
         self.index.insert_unique(secret.hash(&key), id.index, |i| {
             secret.hash(&slots[*i as usize].flow.as_ref().expect("indexed flows exist").0)
         });
+        self.share.iter().for_each(|share| share.take(&key));
         Some(id)
     }
 
@@ -108,6 +154,24 @@ impl<T, K: Copy + Eq + Hash> Table<T, K> {
     }
 
     pub fn remove(&mut self, id: Id) -> Option<(K, T)> {
+        let (key, flow) = self.take_out(id)?;
+        self.share.iter().for_each(|share| share.release(&key));
+        Some((key, flow))
+    }
+
+    /// Removes a flow that another worker has from now on.
+    pub fn give(&mut self, id: Id, worker: usize) -> Option<(K, T)> {
+        let (key, flow) = self.take_out(id)?;
+        self.share.iter().for_each(|share| share.give(&key, worker));
+        Some((key, flow))
+    }
+
+    /// A flow that we were given did not become one of ours.
+    pub fn disown(&self, key: &K) {
+        self.share.iter().for_each(|share| share.release(key));
+    }
+
+    fn take_out(&mut self, id: Id) -> Option<(K, T)> {
         self.get(id)?;
         let hash = self.secret.hash(self.key_at(id.index)?);
         self.index.find_entry(hash, |i| *i == id.index).ok()?.remove();
@@ -173,8 +237,11 @@ impl<T, K: Copy + Eq + Hash> Table<T, K> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::base::{Addr, Endpoint};
+    use crate::flow::Directory;
 
     fn key(n: u16) -> FlowKey {
         let a = Addr::v4([10, 0, 0, 1]);
@@ -218,6 +285,29 @@ mod tests {
             t.remove(id);
         }
         assert_eq!((t.oldest(), t.len()), (None, 0));
+    }
+
+    #[test]
+    fn workers_know_of_each_others_flows() {
+        let directory = Arc::new(Directory::new(KeySecret::fixed([3; 16])));
+        let worker = |n| {
+            let mut t = table(10);
+            t.enlist(Share::new(&directory, n, 6));
+            t
+        };
+        let (mut a, mut b) = (worker(0), worker(1));
+        assert_eq!((a.elsewhere(&key(1), true), b.elsewhere(&key(1), true)), (None, Some(0)));
+        let id = a.insert(key(1), 1).unwrap();
+        a.settle();
+        assert_eq!(b.elsewhere(&key(1), false), Some(0));
+        assert_eq!((a.elsewhere(&key(2), true), b.elsewhere(&key(2), false)), (None, Some(0)));
+        a.settle();
+        assert_eq!(b.elsewhere(&key(2), false), None);
+        let (k, flow) = a.give(id, 1).unwrap();
+        assert_eq!(a.elsewhere(&key(1), true), Some(1));
+        let id = b.insert(k, flow).unwrap();
+        b.remove(id);
+        assert_eq!(a.elsewhere(&key(1), false), None);
     }
 
     proptest::proptest! {
