@@ -4,9 +4,10 @@
 //! and no way to new ones; what is left is the network as the user has it, and the descriptors that are open.
 //!
 //! In order: a user namespace of its own where we have no CAP_SYS_ADMIN (its single id is the user's own, so signals to
-//! our children and the parent-death signal still pass: both compare host ids); mount, IPC, UTS and, for children that
-//! must never come, PID namespaces; an empty read-only root; another identity if asked for; no capabilities, in no set; no
-//! new privileges; not dumpable, so that neither ptrace nor /proc/PID/mem open this process to others of the same user.
+//! our children and the parent-death signal still pass: both compare host ids); mount, IPC and UTS namespaces; an empty
+//! read-only root; another identity if asked for. Then, in each thread: for children that must never come, a PID namespace;
+//! no capabilities, in no set; no new privileges; not dumpable, so that neither ptrace nor /proc/PID/mem open this process to
+//! others of the same user.
 //!
 //! The network namespace stays: it is the host's, where our sockets belong.
 //!
@@ -61,6 +62,15 @@ pub struct Error {
 /// # Errors
 /// See [`Error`]. The process is then in between and must end.
 pub fn enter(params: &Params) -> Result<(), Error> {
+    enter_process(params)?;
+    confine_thread(params)
+}
+
+/// The first half of [`enter`], after which threads can be made that have the same to give up.
+///
+/// # Errors
+/// See [`enter`].
+pub fn enter_process(params: &Params) -> Result<(), Error> {
     let mut identity = params.identity;
     if !effective(Capability::CAP_SYS_ADMIN) {
         // No other user exists in there.
@@ -69,13 +79,19 @@ pub fn enter(params: &Params) -> Result<(), Error> {
         }
         own_user_namespace()?;
     }
-    let apart =
-        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWPID;
-    unshare(apart).map_err(fail("new mount, IPC, UTS and PID namespaces", LIMIT_HINT))?;
+    let apart = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    unshare(apart).map_err(fail("new mount, IPC and UTS namespaces", LIMIT_HINT))?;
     empty_root(params.chroot_fallback)?;
-    if let Some(user) = identity {
-        change_user(user)?;
-    }
+    identity.map_or(Ok(()), change_user)
+}
+
+/// The second half, for each thread on its own: what the kernel gives to threads, and not to processes. A thread that has
+/// done this can make no others.
+///
+/// # Errors
+/// See [`enter`].
+pub fn confine_thread(params: &Params) -> Result<(), Error> {
+    unshare(CloneFlags::CLONE_NEWPID).map_err(fail("a new PID namespace", LIMIT_HINT))?;
     let keep: &[Capability] = if params.bind_low_ports { &[Capability::CAP_NET_BIND_SERVICE] } else { &[] };
     drop_all_but(keep).map_err(|cause| Error { step: "dropping capabilities", cause, hint: "" })?;
     prctl::set_no_new_privs().map_err(fail("no_new_privs", ""))?;
