@@ -1,18 +1,32 @@
 //! What each frame passes that crosses the link: the capture, the log, the count.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use super::{Capture, trace};
 
-/// Watches a link's two directions.
+/// Watches a link's two directions, or a worker's part of them.
 #[derive(Debug, Default)]
 pub struct Tee {
-    capture: Option<Capture>,
+    /// One file for all workers.
+    capture: Option<Arc<Mutex<Capture>>>,
     frames_to_guest: u64,
     bytes_to_guest: u64,
 }
 
 impl Tee {
     pub fn new(capture: Option<Capture>) -> Tee {
-        Tee { capture, ..Tee::default() }
+        Tee { capture: capture.map(|c| Arc::new(Mutex::new(c))), ..Tee::default() }
+    }
+
+    /// For another worker's part of the same link.
+    #[must_use]
+    pub fn sibling(&self) -> Tee {
+        Tee { capture: self.capture.clone(), ..Tee::default() }
+    }
+
+    fn capture(&self) -> Option<MutexGuard<'_, Capture>> {
+        // A capture whose writer has ended early is one with a record cut short.
+        self.capture.as_ref().map(|c| c.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// True if payload is recorded: frames are to be shown whole.
@@ -26,7 +40,7 @@ impl Tee {
 
     /// A frame with `rest` bytes more, which nobody wants to see.
     pub fn from_guest_in_part(&mut self, frame: &[u8], rest: usize) {
-        if let Some(c) = &mut self.capture {
+        if let Some(mut c) = self.capture() {
             c.record(&[frame]);
         }
         trace::frame("from guest", frame, rest);
@@ -34,7 +48,7 @@ impl Tee {
 
     /// A frame that the link took; `head` has at least all of its headers.
     pub fn to_guest(&mut self, head: &[u8], payload: &[u8]) {
-        if let Some(c) = &mut self.capture {
+        if let Some(mut c) = self.capture() {
             c.record(&[head, payload]);
         }
         self.to_guest_in_part(head, payload.len());
@@ -49,7 +63,7 @@ impl Tee {
 
     /// Ends a loop turn.
     pub fn flush(&mut self) {
-        if let Some(c) = &mut self.capture {
+        if let Some(mut c) = self.capture() {
             c.flush();
         }
     }
