@@ -7,9 +7,11 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 
+use super::crew::{Crew, Seat, Seen};
 use super::ports::{Forwarding, Ports};
 use super::share::Flows;
-use crate::base::{Clock, Counters, DropReason, Instant, Kind, Token};
+use super::workers::Workers;
+use crate::base::{Clock, Counters, DropReason, Instant, Kind, Mac, Token};
 use crate::control::Api;
 use crate::flow::{KeySecret, Pending, Wheel};
 use crate::fwd::{Local, Nat, Outbound};
@@ -24,26 +26,33 @@ use crate::logging;
 use crate::splice::{self, Splice};
 use crate::tcp::Tcp;
 use crate::udp::{self, HandBack, Udp};
+use crate::wire::{PROTO_TCP, PROTO_UDP};
 
 /// What a running engine is made of.
 pub struct Parts {
     pub link: Link,
+    pub common: Common,
+    /// Bound at start, for forwards of `forwarding`.
+    pub listeners: Vec<Listener>,
+    pub forwarding: Forwarding,
+    /// The way past the link; `None`: there is no way to make sockets in the guest's namespace.
+    pub local: Option<Local>,
+    /// The host's neighbour table, if it can be followed.
+    pub neighbours: Option<host::Neighbours>,
+}
+
+/// What all workers have alike.
+#[derive(Clone, Debug)]
+pub struct Common {
     pub l2: L2,
     pub nat: Nat,
     pub outbound: Outbound,
     pub gateway: gateway::Config,
-    /// Bound at start, for forwards of `forwarding`.
-    pub listeners: Vec<Listener>,
-    pub forwarding: Forwarding,
     pub protocols: Protocols,
-    /// The way past the link; `None`: there is no way to make sockets in the guest's namespace.
-    pub local: Option<Local>,
-    /// Descriptors that flows may take, all protocols together.
+    /// Descriptors that flows may take, all protocols and workers together.
     pub descriptors: usize,
     /// Lives of idle UDP flows: one exchange, more than one.
     pub udp_timeouts: (Duration, Duration),
-    /// The host's neighbour table, if it can be followed.
-    pub neighbours: Option<host::Neighbours>,
 }
 
 /// What is forwarded.
@@ -54,9 +63,14 @@ pub struct Protocols {
     pub icmp: bool,
 }
 
-/// One guest, one link, one loop. Everything it needs is owned by it.
+/// One worker: a loop, its queues of the guest's link, its flows. Everything it needs is owned by it.
 pub struct Engine {
+    pub(super) workers: Workers,
     pub(super) poll: Poll,
+    /// `None`: there are no other workers.
+    pub(super) crew: Option<Crew>,
+    /// The others wait for the end.
+    pub(super) stopping: bool,
     pub(super) clock: Clock,
     pub(super) batch: Batch,
     /// The link may hold more frames than the last pass took.
@@ -82,12 +96,16 @@ pub struct Engine {
     pub(super) timers: Wheel,
     pub(super) l2: L2,
     pub(super) nat: Nat,
+    /// The guest had no MAC that we knew, the last time we looked.
+    pub(super) guest_unknown: bool,
     pub(super) neighbours: Option<host::Neighbours>,
+    /// Other workers do not know all that we know of them.
+    pub(super) neighbours_new: bool,
     pub(super) ports: Ports,
     pub(super) api: Option<Api>,
     /// Descriptors for flows and, as long as those do not need them, for ports that follow the other side.
     descriptors: usize,
-    /// For which numbers of flows, and of descriptors lent, they were last shared out.
+    /// For which numbers of flows, and of descriptors that others have, they were last shared out.
     shared_for: (Flows, usize),
     pub(super) due: Vec<Token>,
     stats: Option<Stats>,
@@ -120,36 +138,40 @@ const STUCK: Duration = Duration::from_millis(10);
 impl Engine {
     /// # Errors
     /// When the kernel has no descriptors or random bytes left for the start.
-    pub fn new(parts: Parts) -> io::Result<Engine> {
-        let poll = Poll::new()?;
+    pub fn new(parts: Parts, seat: Seat) -> io::Result<Engine> {
+        let Seat { poll, crew } = seat;
+        let Common { l2, nat, outbound, gateway, protocols, descriptors, udp_timeouts: (short, long) } = parts.common;
         let clock = Clock::start();
         let registry = poll.registry();
         let secret = || KeySecret::random().map_err(io::Error::other);
         let mtu = parts.link.caps().mtu;
-        let limits = Flows::default().limits(parts.descriptors);
-        let (short, long) = parts.udp_timeouts;
-        let tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, parts.outbound.clone(), mtu, limits.tcp);
+        let limits = Flows::default().limits(descriptors);
+        let mut tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, outbound.clone(), mtu, limits.tcp);
         let local = parts.local.unwrap_or_default();
         let config = udp::Config {
             limit: limits.udp,
             short,
             long,
-            outbound: parts.outbound.clone(),
+            outbound: outbound.clone(),
             hand_back: hand_back(&parts.link, &local),
         };
-        let udp = Udp::new(registry.try_clone()?, secret()?, config);
-        let config = icmp::Config { limit: limits.icmp, outbound: parts.outbound, ..icmp::Config::default() };
+        let mut udp = Udp::new(registry.try_clone()?, secret()?, config);
+        let config = icmp::Config { limit: limits.icmp, outbound, ..icmp::Config::default() };
         let icmp = Icmp::new(registry.try_clone()?, secret()?, config);
         let config = splice::Config { tcp_limit: limits.spliced_tcp, udp_limit: limits.spliced_udp, short, long };
         let spliced = parts.local.map(|_| Splice::new(registry.try_clone()?, secret()?, config)).transpose()?;
+        if let Some(crew) = &crew {
+            tcp.enlist(crew.share(PROTO_TCP));
+            udp.enlist(crew.share(PROTO_UDP));
+        }
         let neighbours = parts.neighbours.as_ref().map(AsRawFd::as_raw_fd);
         for (fd, kind) in [(parts.link.listener(), Kind::Plug), (neighbours, Kind::Neighbours)] {
             fd.map_or(Ok(()), |fd| registry.register(&mut SourceFd(&fd), only(kind), Interest::READABLE))?;
         }
         let mut engine = Engine {
             timers: Wheel::new(clock.now()),
-            gateway: Gateway::new(parts.gateway, clock.now()),
-            protocols: parts.protocols,
+            gateway: Gateway::new(gateway, clock.now()),
+            protocols,
             tcp,
             udp,
             icmp,
@@ -157,7 +179,10 @@ impl Engine {
             local,
             reassembly: Reassembly::default(),
             api: None,
+            workers: Workers::default(),
             poll,
+            crew,
+            stopping: false,
             clock,
             link: parts.link,
             batch: Batch::new(),
@@ -167,15 +192,23 @@ impl Engine {
             link_watched: false,
             gateway_due: Instant::FAR,
             counters: Counters::default(),
-            l2: parts.l2,
-            nat: parts.nat,
+            guest_unknown: l2.guest_mac == Mac::BROADCAST,
+            l2,
+            nat,
             neighbours: parts.neighbours,
+            neighbours_new: true,
             ports: Ports::new(parts.forwarding),
-            descriptors: parts.descriptors,
+            descriptors,
             shared_for: (Flows::default(), 0),
             due: Vec::new(),
             stats: None,
         };
+        let seen = Seen::of(&engine.l2);
+        if let Some(crew) = &mut engine.crew {
+            crew.told = Some(seen);
+            // Rings come later.
+            crew.able = if let Link::Tap(_) = engine.link { crew.all() } else { 1 };
+        }
         engine.register_link()?;
         parts.listeners.into_iter().try_for_each(|l| engine.open(l))?;
         Ok(engine)
@@ -203,7 +236,7 @@ impl Engine {
 
     /// Prints a line of statistics every `period` in which something happened.
     pub fn print_stats(&mut self, period: Duration) {
-        self.stats = Some(Stats { period, told: self.counters() });
+        self.stats = Some(Stats { period, told: Counters::default() });
         self.timers.arm(self.clock.now() + period, Token::only(Kind::Stats));
     }
 
@@ -227,6 +260,7 @@ impl Engine {
                     Kind::Link => self.link_event(token, event, now),
                     Kind::Ring => self.ring_event(token),
                     Kind::Plug => self.plugged(now)?,
+                    Kind::Crew => self.hear(now),
                     // After the traffic of this turn.
                     Kind::Signal | Kind::Quit => self.due.push(token),
                     _ => self.host_event(token, event.into(), now),
@@ -243,6 +277,9 @@ impl Engine {
                 return Ok(());
             }
             self.finish_turn(now)?;
+            if self.stopping {
+                return Ok(());
+            }
         }
     }
 
@@ -332,17 +369,20 @@ impl Engine {
         self.tcp.flush(&facts, &mut self.link);
         self.udp.flush(&facts, &mut self.link);
         if self.link.flush().is_err() {
-            self.hear_out_client(now)?;
+            self.link_lost(now)?;
         }
         self.watch_link();
         self.join_datagrams(now);
+        self.tell_who_is_who();
         self.share_descriptors();
         Ok(())
     }
 
     /// Lets each kind of flow grow into what the others do not use.
     fn share_descriptors(&mut self) {
-        let now = (self.flows(), self.ports.lent());
+        let flows = self.flows();
+        let others = self.crew.as_ref().map_or(0, |crew| crew.share_descriptors(flows.descriptors()));
+        let now = (flows, self.ports.lent() + others);
         if now == std::mem::replace(&mut self.shared_for, now) {
             return;
         }
@@ -357,7 +397,8 @@ impl Engine {
 
     /// Descriptors that ports may have beyond those kept for them: flows lend what they do not need, and at most half.
     pub(super) fn lendable_descriptors(&self) -> usize {
-        self.descriptors.saturating_sub(self.flows().descriptors()).min(self.descriptors / 2)
+        let others = self.crew.as_ref().map_or(0, Crew::descriptors_of_others);
+        self.descriptors.saturating_sub(self.flows().descriptors() + others).min(self.descriptors / 2)
     }
 
     fn flows(&self) -> Flows {
@@ -376,8 +417,8 @@ impl Engine {
         self.link.abandon();
     }
 
-    /// Sums over all parts.
-    pub fn counters(&self) -> Counters {
+    /// What this worker has counted.
+    pub(super) fn own_counters(&self) -> Counters {
         let mut all = self.counters.clone();
         for part in [self.tcp.counters(), self.udp.counters(), self.icmp.counters(), self.reassembly.counters()] {
             all.add(part);

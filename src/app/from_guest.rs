@@ -17,12 +17,25 @@ impl Engine {
         let mut batch = std::mem::take(&mut self.batch);
         batch.clear();
         let input = self.link.receive(&mut batch);
-        let unknown = self.l2.guest_mac == Mac::BROADCAST;
-        let mut run: ArrayVec<(Packet, Frame<'_>), FRAMES> = ArrayVec::new();
-        for frame in batch.frames() {
+        self.pass(batch.frames(), now);
+        self.link.release();
+        self.batch = batch;
+        input
+    }
+
+    /// Frames of the guest, from the link or from another worker.
+    pub(super) fn pass<'a>(&mut self, frames: impl Iterator<Item = Frame<'a>>, now: Instant) {
+        let mut run: ArrayVec<(Packet, Frame<'a>), FRAMES> = ArrayVec::new();
+        for frame in frames {
+            let parsed = wire::parse(frame.head, frame.len());
+            let last = run.last().map(|(last, _)| last);
+            if let Some(worker) = self.led_elsewhere(&parsed, last) {
+                self.hand_over(worker, &frame);
+                continue;
+            }
             self.counters.frames_from_guest += 1;
             self.counters.bytes_from_guest += frame.len() as u64;
-            let packet = match wire::parse(frame.head, frame.len()) {
+            let packet = match parsed {
                 Ok(Parsed::Ip(packet)) => packet,
                 Ok(other) => {
                     self.not_whole(&other, &frame, now);
@@ -34,7 +47,7 @@ impl Engine {
                 }
             };
             if let Transport::Tcp(_) = packet.transport {
-                if run.last().is_some_and(|(last, _)| !same_flow(last, &packet)) {
+                if run.is_full() || run.last().is_some_and(|(last, _)| !same_flow(last, &packet)) {
                     self.tcp_run(&mut run, now);
                 }
                 if self.admit(&packet, &frame) {
@@ -46,13 +59,18 @@ impl Engine {
         }
         self.tcp_run(&mut run, now);
         self.udp.flush(&Facts { now, l2: &self.l2, nat: &self.nat }, &mut self.link);
-        drop(run);
-        self.link.release();
-        self.batch = batch;
-        if unknown && self.l2.guest_mac != Mac::BROADCAST {
-            self.guest_found(now);
+        self.guest_may_be_found(now);
+        self.pass_ends();
+    }
+
+    /// See [`Engine::elsewhere`]; what follows a packet of ours is ours.
+    fn led_elsewhere(&mut self, parsed: &Result<Parsed, DropReason>, last: Option<&Packet>) -> Option<usize> {
+        self.crew.as_ref()?;
+        match (parsed, last) {
+            (Ok(Parsed::Ip(packet)), Some(last)) if is_tcp(packet) && same_flow(last, packet) => None,
+            (Ok(parsed), _) => self.elsewhere(parsed),
+            (Err(_), _) => None,
         }
-        input
     }
 
     fn tcp_run(&mut self, run: &mut ArrayVec<(Packet, Frame<'_>), FRAMES>, now: Instant) {
@@ -75,7 +93,10 @@ impl Engine {
             Parsed::Fragment(fragment) => match self.reassembly.add(fragment, frame, now) {
                 Ok(Some(whole)) => {
                     let frame = Frame { head: &whole.frame, rest: &[], offload: Offload::NONE };
-                    self.whole(&whole.packet, &frame, now);
+                    match self.elsewhere(&Parsed::Ip(whole.packet)) {
+                        Some(worker) => self.hand_over(worker, &frame),
+                        None => self.whole(&whole.packet, &frame, now),
+                    }
                     Ok(())
                 }
                 Ok(None) => Ok(()),
@@ -140,6 +161,10 @@ impl Engine {
             self.counters.drop(reason);
         }
     }
+}
+
+fn is_tcp(packet: &Packet) -> bool {
+    matches!(packet.transport, Transport::Tcp(_))
 }
 
 fn same_flow(a: &Packet, b: &Packet) -> bool {

@@ -59,6 +59,7 @@ impl Engine {
 
     fn neighbours_changed(&mut self, now: Instant) {
         let Some(neighbours) = &mut self.neighbours else { return };
+        self.neighbours_new = true;
         let again = neighbours.from_host(now, &mut |addr, mac| {
             self.gateway.neighbour(addr, mac, now, (&mut self.l2, &self.nat), &mut self.link);
         });
@@ -103,8 +104,7 @@ impl Engine {
         self.seek_guest(now);
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         match facts.inbound(from, way.target, way.target_port) {
-            // What is refused is reset and counted there.
-            Ok(key) => drop(self.tcp.from_listener(client, key, &facts, &mut self.link, &mut self.timers)),
+            Ok(key) => self.lead_inbound(client, key, now),
             Err(reason) => {
                 reset(&client);
                 self.counters.drop(reason);

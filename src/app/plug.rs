@@ -1,16 +1,16 @@
 //! Who is at the other end of the link: guests that come and go behind a socket.
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use mio::Interest;
 use mio::unix::SourceFd;
 
+use super::crew::Message;
 use super::engine::Engine;
 use crate::base::{Instant, Kind, Mac, Token};
 use crate::guest::{Facts, Room, ToGuest};
-use crate::link::{Accepted, Input, Link, Talk, Vhost, Watch};
+use crate::link::{Accepted, Input, Link, Talk, Vhost};
 
 /// Passes over what a client has left behind: more than fits into its socket, unless that has been made far larger.
 const LAST_PASSES: usize = 1024;
@@ -37,7 +37,7 @@ impl Engine {
     /// Hears of room in the link only while it is full. A socket whose reader keeps up would tell of it after every write.
     pub(super) fn watch_link(&mut self) {
         // Of room in rings, kicks tell.
-        if let Link::Vhost(_) = self.link {
+        if let Link::Vhost(_) | Link::Card(_) = self.link {
             return;
         }
         let full = self.link.room() == Room::Full;
@@ -87,6 +87,7 @@ impl Engine {
     /// The hypervisor has something to say.
     pub(super) fn converse(&mut self, now: Instant) {
         let was_there = self.link.room() != Room::Nobody;
+        self.recall_rings();
         let mut talk = Talk::More;
         for _ in 0..REQUESTS {
             talk = self.link.converse(now);
@@ -95,6 +96,7 @@ impl Engine {
                 break;
             }
         }
+        self.deal_rings(now);
         // What waits in rings may never be told of again.
         (self.link_has_more, self.link_takes) = (true, true);
         match talk {
@@ -104,22 +106,6 @@ impl Engine {
         }
         if !was_there && self.link.room() != Room::Nobody {
             self.greet(now);
-        }
-    }
-
-    fn watch_rings(&mut self) {
-        for change in self.link.polling() {
-            let registry = self.poll.registry();
-            let done = match &change {
-                Watch::Begin(fd, ring) => {
-                    let token = Token::new(Kind::Ring, *ring as u32, self.plugged_in);
-                    registry.register(&mut SourceFd(fd), mio::Token(token.to_usize()), Interest::READABLE)
-                }
-                Watch::End(fd, _) => registry.deregister(&mut SourceFd(&fd.as_raw_fd())),
-            };
-            if let Err(e) = done {
-                log::warn!("cannot follow a ring of the guest: {e}");
-            }
         }
     }
 
@@ -172,6 +158,10 @@ impl Engine {
 
     /// The client has gone. Its guest's flows stay, for it may come again; the caller decides whether we do.
     pub(super) fn client_gone(&mut self, now: Instant) {
+        self.recall_rings();
+        if let (Link::Vhost(_), Some(crew)) = (&self.link, &self.crew) {
+            crew.others().for_each(|worker| crew.send(worker, Message::Unplugged));
+        }
         self.link.disconnect(&mut self.batch, now);
         self.watch_rings();
         self.link_has_more = false;
@@ -192,12 +182,6 @@ impl Engine {
             let facts = Facts { now, l2: &self.l2, nat: &self.nat };
             self.gateway.seek(&facts, &mut self.link);
         }
-    }
-
-    /// The guest has said something for the first time: those who wait for it need not wait for their timers.
-    pub(super) fn guest_found(&mut self, now: Instant) {
-        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-        self.tcp.repeat_syns(&facts, &mut self.link);
     }
 
     pub(super) fn gateway_timer(&mut self, now: Instant) {

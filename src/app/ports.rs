@@ -18,7 +18,7 @@ use crate::listen::{
     Acceptor, BindError, Change, Forward, ForwardId, Forwards, Handle, Listener, Options, Reason, Rest, open_port,
     open_rule,
 };
-use crate::sys::sockets::{Here, Sockets};
+use crate::sys::sockets::{Here, Nobody, Sockets};
 use crate::{splice, udp};
 
 /// What the engine needs to open ports and to know which are in use.
@@ -45,6 +45,13 @@ impl Namespace {
 }
 
 impl Forwarding {
+    /// For an engine that opens no ports.
+    pub(super) fn nothing() -> Forwarding {
+        let nobody = || Namespace { sockets: Box::new(Nobody), diag: None };
+        let options = Options { v4: false, v6: false, freebind: false };
+        Forwarding { forwards: Forwards::default(), options, host: nobody(), guest: nobody() }
+    }
+
     pub(super) fn namespace(&mut self, side: Side) -> &mut Namespace {
         match side {
             Side::Host => &mut self.host,
@@ -170,6 +177,7 @@ impl Engine {
             }
             (Side::Host, Proto::Udp) => {
                 let rule = udp::Rule { guest: listener.target, guest_port: listener.target_port };
+                self.crew.iter().for_each(|crew| [port, rule.guest_port].iter().for_each(|p| crew.reserved().add(*p)));
                 self.udp.listen(listener.socket, rule)?
             }
             (Side::Guest, Proto::Udp) => {

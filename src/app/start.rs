@@ -11,7 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::caller::Caller;
-use super::engine::{Engine, Parts};
+use super::crew::Seat;
+use super::engine::{Common, Engine, Parts, Protocols};
+use super::links::{links, workers};
 use super::machine::Plugged;
 use super::plan::{Plan, plan};
 use super::ports::{Forwarding, Namespace};
@@ -20,12 +22,12 @@ use super::rules::{
 };
 use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
+use super::workers::Recruit;
 use crate::base::{Counters, Family, PerFamily};
 use crate::config::{Config, Mode, Target};
 use crate::control::Api;
 use crate::fwd::{Local, Side};
-use crate::guest::Caps;
-use crate::link::{Capture, Link, Tap, Tee};
+use crate::link::{Capture, Tee};
 use crate::listen::{self, Listener};
 use crate::logging::{self, LogSetup, Summary};
 use crate::sandbox::Identity;
@@ -69,8 +71,9 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let summary = Summary { socket: socket.map(PathBuf::from), ..summary(config, &network, &plan, rules) };
     let descriptors =
         spare_descriptors(reaches_inside(config, &forwards), config.api_socket.is_some(), config.vhost_user);
-    // The first queue of the tap is among those.
-    let descriptors = descriptors.saturating_sub(usize::from(config.queues.saturating_sub(1)));
+    // The first queue of the tap, and what the first worker has, are among those.
+    let more = usize::from(config.queues.saturating_sub(1)) + Seat::DESCRIPTORS * (workers(config) - 1);
+    let descriptors = descriptors.saturating_sub(more);
     forwards.set_budget(port_descriptors(&forwards, descriptors));
 
     let daemon =
@@ -212,12 +215,15 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     let null = opened.files.null.try_clone().context("no descriptor is left")?;
     // With requests, ports below 1024 may be asked for later.
     let bind_low_ports = needs_low_ports(&opened.forwarding.forwards) || opened.api.is_some();
-    let mut engine = engine(config, plan, tap, local, opened).context("cannot set up the event loop")?;
+    let (mut engine, others) = engine(config, plan, tap, local, opened).context("cannot set up the event loop")?;
     supervisor.register(&mut engine)?;
     if let Some(file) = pid_file {
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
-    sandbox::enter(&sandbox::Params { bind_low_ports, chroot_fallback: config.chroot_fallback, identity })?;
+    let params = sandbox::Params { bind_low_ports, chroot_fallback: config.chroot_fallback, identity };
+    sandbox::enter_process(&params)?;
+    engine.start_workers(others, params)?;
+    sandbox::confine_thread(&params)?;
     // Before the caller is told that all is ready: what the guest has bound already can be reached then.
     engine.scan_ports();
     announce(config, &summary);
@@ -234,49 +240,39 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     Ok(status)
 }
 
+/// The first worker, and what the others begin with.
 fn engine(
     config: &Config,
     plan: &Plan,
     tap: Option<ns::Tap>,
     local: Option<Local>,
     opened: Opened,
-) -> io::Result<Engine> {
+) -> io::Result<(Engine, Vec<Recruit>)> {
     let l2 = plan.l2(config, tap.as_ref().map(|t| t.mac), tap.as_ref().and_then(|t| t.link_local));
-    let descriptors = flow_descriptors(&opened.forwarding.forwards, opened.descriptors, opened.listeners.len());
-    let mut engine = Engine::new(Parts {
-        link: link(plan.mtu, tap, opened.plugged, config.vhost_user, Tee::new(opened.files.capture)),
+    let common = Common {
         l2,
         nat: plan.nat.clone(),
         outbound: plan.outbound.clone(),
         gateway: plan.gateway.clone(),
-        listeners: opened.listeners,
-        forwarding: opened.forwarding,
-        protocols: super::engine::Protocols { tcp: config.tcp, udp: config.udp, icmp: config.icmp },
-        local,
-        descriptors,
+        protocols: Protocols { tcp: config.tcp, udp: config.udp, icmp: config.icmp },
+        descriptors: flow_descriptors(&opened.forwarding.forwards, opened.descriptors, opened.listeners.len()),
         udp_timeouts: udp_timeouts(),
-        neighbours: opened.neighbours,
-    })?;
+    };
+    let seats = Seat::for_crew(workers(config))?;
+    let tee = (Tee::new(opened.files.capture), seats.len());
+    let links = links(plan.mtu, tap, opened.plugged, config.vhost_user, tee);
+    let mut crew = seats.into_iter().zip(links).map(|(seat, link)| Recruit { seat, link, common: common.clone() });
+    let Some(Recruit { seat, link, common }) = crew.next() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let Opened { listeners, forwarding, neighbours, .. } = opened;
+    let mut engine = Engine::new(Parts { link, common, listeners, forwarding, local, neighbours }, seat)?;
     if let Some(api) = opened.api {
         engine.serve_api(api)?;
     }
     if let Some(seconds) = config.stats_secs {
         engine.print_stats(Duration::from_secs(seconds.into()));
     }
-    Ok(engine)
-}
-
-fn link(mtu: u16, tap: Option<ns::Tap>, plugged: Option<Plugged>, vhost_user: bool, tee: Tee) -> Link {
-    if let Some(plugged) = plugged {
-        return plugged.link(mtu, vhost_user, tee);
-    }
-    match tap {
-        Some(ns::Tap { fds, offloads: on, .. }) if !fds.is_empty() => {
-            let caps = Caps { csum: on.csum, tso: on.vnet_header, uso: on.uso, mtu };
-            Link::Tap(Tap::new(fds, on.vnet_header, caps, tee))
-        }
-        _ => Link::None,
-    }
+    let others = crew.collect();
+    Ok((engine, others))
 }
 
 /// Starts what makes sockets in the guest's namespace, if anything needs them, and opens the ports that lead out of it.

@@ -77,6 +77,8 @@ drop_reasons! {
     TcpBeyondWindow => "tcp_beyond_window",
     /// A chain of descriptors that makes no sense, or a header that no frame has.
     Descriptors => "descriptors",
+    /// It belongs to a flow of another worker thread, which has more to do than it can.
+    OtherWorker => "other_worker",
     /// The guest link took no more frames.
     LinkFull => "link_full",
 }

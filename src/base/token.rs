@@ -46,10 +46,12 @@ pub enum Kind {
     Plug = 20,
     /// A ring of the guest link.
     Ring = 21,
+    /// Messages of other workers.
+    Crew = 22,
 }
 
 impl Kind {
-    const ALL: [Kind; 21] = [
+    const ALL: [Kind; 22] = [
         Kind::Link,
         Kind::Tcp,
         Kind::Udp,
@@ -71,6 +73,7 @@ impl Kind {
         Kind::Stats,
         Kind::Plug,
         Kind::Ring,
+        Kind::Crew,
     ];
 }
 

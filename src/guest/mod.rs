@@ -3,6 +3,7 @@
 //!
 //! No I/O here: frames leave through [`ToGuest`], which a link implements. System calls: none.
 
+mod copies;
 pub mod errors;
 mod facts;
 mod frame;
@@ -13,6 +14,7 @@ pub mod reassembly;
 mod sent;
 mod slot;
 
+pub use copies::Copies;
 pub use errors::IcmpErrors;
 pub use facts::Facts;
 pub use frame::{FRAME_PIECES, Frame};

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::conn::{Conn, State};
 use super::seq::Seq;
 use super::*;
-use crate::base::{DropReason, Endpoint};
+use crate::base::Endpoint;
 use crate::guest::{Facts, ToGuest};
 use crate::sys::is_exhaustion;
 use crate::wire::{Packet, TcpFlags, TcpHeader};
@@ -185,7 +185,7 @@ impl Tcp {
 
     /// Makes room in a full table: the oldest half-open flow goes first, so that a flood of SYNs throws out itself, then
     /// whoever has been idle for longest.
-    fn make_room(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest) -> Result<(), DropReason> {
+    pub(super) fn make_room(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest) -> Result<(), DropReason> {
         if !self.flows.is_full() {
             return Ok(());
         }
@@ -225,7 +225,7 @@ impl Tcp {
         Ok(socket)
     }
 
-    fn register(&self, socket: &Socket, id: Id) -> io::Result<()> {
+    pub(super) fn register(&self, socket: &Socket, id: Id) -> io::Result<()> {
         self.registry.register(
             &mut SourceFd(&socket.as_raw_fd()),
             mio::Token(token(id).to_usize()),

@@ -56,6 +56,7 @@ mod conn;
 mod create;
 mod from_guest;
 mod from_host;
+mod moving;
 mod rtt;
 mod seq;
 mod to_guest;
@@ -68,7 +69,7 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use crate::base::{Addr, Counters, Family, Instant, Kind, PerFamily, Token};
+use crate::base::{Addr, Counters, DropReason, Family, Instant, Kind, PerFamily, Token};
 use crate::flow::{FlowKey, Id, KeySecret, Ready, Table, Wheel};
 use crate::fwd::Outbound;
 use crate::guest::IcmpErrors;
@@ -77,10 +78,11 @@ use crate::wire::{IPV4_LEN, TCP_LEN, ip_len};
 use conn::{Conn, Limits};
 
 pub use conn::State;
+pub use moving::Moving;
 
 /// Window offered beyond what the socket has free.
 pub const HOLD_BYTES: u32 = 256 << 10;
-/// All remainders together.
+/// All remainders of one worker together.
 pub const HELD_TOTAL_BYTES: usize = 64 << 20;
 /// Window offered at most.
 const WINDOW_MAX: u32 = 4 << 20;

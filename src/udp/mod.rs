@@ -63,6 +63,7 @@ mod flow;
 mod from_guest;
 mod from_host;
 mod listen;
+mod moving;
 mod stage;
 mod to_guest;
 
@@ -87,6 +88,7 @@ use errors::Relay;
 use flow::{Flow, Side};
 use listen::Listener;
 pub use listen::{HandedBack, Rule};
+pub use moving::Moving;
 use stage::Stage;
 use to_guest::Framer;
 

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::*;
-use crate::app::{Parts, Protocols};
+use crate::app::{Common, Parts, Protocols, Seat};
 use crate::base::{Mac, PerFamily};
 use crate::fwd::ports::{self, Spec};
 use crate::fwd::{Nat, Outbound};
@@ -19,8 +19,7 @@ fn engine() -> Engine {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
     let mut forwards = Forwards::default();
     forwards.set_budget(16);
-    Engine::new(Parts {
-        link: Link::None,
+    let common = Common {
         l2: L2 {
             our_mac: mac,
             guest_mac: mac,
@@ -32,20 +31,18 @@ fn engine() -> Engine {
         nat: Nat::default(),
         outbound: Outbound::default(),
         gateway: silent_gateway(mac),
-        listeners: Vec::new(),
-        forwarding: Forwarding {
-            forwards,
-            options: OPTIONS,
-            host: Namespace::here(false),
-            guest: Namespace { sockets: Box::new(Here), diag: Some(SockDiag::open().unwrap()) },
-        },
         protocols: Protocols { tcp: true, udp: true, icmp: true },
-        local: None,
-        neighbours: None,
         descriptors: 64,
         udp_timeouts: (Duration::from_secs(30), Duration::from_secs(120)),
-    })
-    .unwrap()
+    };
+    let forwarding = Forwarding {
+        forwards,
+        options: OPTIONS,
+        host: Namespace::here(false),
+        guest: Namespace { sockets: Box::new(Here), diag: Some(SockDiag::open().unwrap()) },
+    };
+    let parts = Parts { link: Link::None, common, listeners: Vec::new(), forwarding, local: None, neighbours: None };
+    Engine::new(parts, Seat::alone().unwrap()).unwrap()
 }
 
 fn silent_gateway(our_mac: Mac) -> gateway::Config {

@@ -80,6 +80,8 @@ pub enum Talk {
 }
 
 impl Vhost {
+    /// Queue pairs there can be.
+    pub const PAIRS: usize = rings::PAIRS;
     /// Descriptors that a hypervisor may give us to keep, and those that come with one request.
     pub const DESCRIPTORS: usize = 3 * RINGS + message::FDS_MAX;
 

@@ -1,0 +1,80 @@
+//! Flows that go from one worker to another.
+
+use std::os::fd::AsRawFd;
+
+use mio::unix::SourceFd;
+
+use super::conn::State;
+use super::*;
+use crate::flow::Share;
+use crate::guest::{Facts, ToGuest};
+
+/// A flow on its way.
+pub struct Moving {
+    key: FlowKey,
+    flow: Flow,
+}
+
+impl Tcp {
+    /// There are other workers, which have flows as well. To be called before the first flow.
+    pub fn enlist(&mut self, share: Share) {
+        self.flows.enlist(share);
+    }
+
+    /// See [`Table::elsewhere`].
+    pub fn elsewhere(&mut self, key: &FlowKey, opens: bool) -> Option<usize> {
+        self.flows.elsewhere(key, opens)
+    }
+
+    /// See [`Table::settle`].
+    pub fn settle_claims(&mut self) {
+        self.flows.settle();
+    }
+
+    /// Gives all flows away, to be adopted by `worker`.
+    pub fn leave(&mut self, worker: usize) -> Vec<Moving> {
+        let ids: Vec<Id> = self.flows.iter().map(|(id, ..)| id).collect();
+        let leave = |id| {
+            let (key, flow) = self.flows.give(id, worker)?;
+            if let Some(socket) = &flow.socket {
+                let _ = self.registry.deregister(&mut SourceFd(&socket.as_raw_fd()));
+            }
+            Some(Moving { key, flow })
+        };
+        let all = ids.into_iter().filter_map(leave).collect();
+        (self.held_total, self.half_open) = (0, 0);
+        all
+    }
+
+    /// Goes on with a flow that another worker had. One for which there is no room is reset.
+    pub fn adopt(&mut self, moving: Moving, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
+        let Moving { key, mut flow } = moving;
+        let room = self.make_room(facts, link);
+        let id = self.flows.next_id();
+        let watched = flow.socket.as_ref().map_or(Ok(()), |socket| self.register(socket, id));
+        let owes = std::mem::take(&mut flow.ack_owed);
+        (flow.armed, flow.laps, flow.queued) = (Instant::FAR, 0, false);
+        let (half_open, held, state) = (flow.half_open, flow.held.len(), flow.conn.state());
+        self.half_open += usize::from(half_open);
+        self.held_total += held;
+        if self.flows.insert(key, flow).is_none() {
+            self.half_open -= usize::from(half_open);
+            self.held_total -= held;
+            return self.counters.drop(DropReason::FlowTableFull);
+        }
+        if half_open {
+            self.embryonic.push_back(id);
+        }
+        if state == State::TimeWait {
+            self.waiting.push_back(id);
+        }
+        if room.is_err() || watched.is_err() {
+            return self.reset_both(id, facts, link);
+        }
+        if owes {
+            self.owe_ack(id);
+        }
+        self.push(id, facts, link);
+        self.arm(id, facts.now, timers);
+    }
+}
