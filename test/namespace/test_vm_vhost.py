@@ -75,6 +75,17 @@ class Pairs(Card):
         self.assertEqual(self.guest.cable.first["pairs"], 2)
 
 
+class CrossedPairs(Pairs):
+    """What the program sends through one pair is answered through the other: packets of a flow reach another worker than the
+    one that has it."""
+
+    options, more = (*PORTS, "-m", "1500", "--threads", "2"), {"vhost_user": 2, "plug": ("--cross",)}
+
+    def test_each_worker_is_a_thread(self):
+        tasks = os.listdir(f"/proc/{self.guest.translator()}/task")
+        self.assertEqual(len(tasks), 2)
+
+
 class LargeFrames(Card):
     options = (*PORTS, "-m", "65520")
 

@@ -43,6 +43,9 @@ pub struct Options {
     /// With --vhost-user: a feature of virtio not to agree on, by its number
     #[arg(long, value_parser = clap::value_parser!(u8).range(..64))]
     without: Vec<u8>,
+    /// With --vhost-user: the guest answers to each pair through the next one
+    #[arg(long)]
+    cross: bool,
 }
 
 /// Tells all threads to stop.
@@ -89,9 +92,13 @@ pub fn run(options: &super::Options, path: &Path) -> Result<()> {
     let memory = Arc::new(Memory::new(frontend.pairs, small)?);
     let error = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
     frontend.share(&memory)?;
+    // A tap has the guest go on in the queue that a flow was last written to.
+    let shift = usize::from(own.cross);
+    let outs = (0..taps.len()).map(|nth| taps[(nth + shift) % taps.len()].try_clone());
+    let outs = outs.collect::<std::io::Result<Vec<_>>>()?;
     let mut pairs = Vec::new();
-    for (nth, tap) in taps.into_iter().enumerate() {
-        let pair = Pair::new(&memory, nth, agreed, options.offload, tap)?;
+    for (nth, ends) in taps.into_iter().zip(outs).enumerate() {
+        let pair = Pair::new(&memory, nth, agreed, options.offload, ends)?;
         for (index, ring) in pair.rings().into_iter().enumerate() {
             frontend.start(2 * nth + index, ring, &memory, &error)?;
         }

@@ -22,6 +22,8 @@ use super::to_guest::{self, ToGuest};
 pub struct Pair {
     memory: Arc<Memory>,
     tap: File,
+    /// Where frames to the guest go: the same queue of the tap, or another one.
+    out: File,
     to_guest: ToGuest,
     from_guest: Ring,
     /// Entries whose buffers are ours. The last one that came back goes first: the cache knows it.
@@ -42,11 +44,12 @@ pub struct Count {
 }
 
 impl Pair {
-    pub fn new(memory: &Arc<Memory>, nth: usize, agreed: Agreed, join: bool, tap: File) -> Result<Pair> {
+    pub fn new(memory: &Arc<Memory>, nth: usize, agreed: Agreed, join: bool, (tap, out): (File, File)) -> Result<Pair> {
         let ring = |index| Ring::new(memory, index, agreed.event_index());
         Ok(Pair {
             memory: Arc::clone(memory),
             tap,
+            out,
             to_guest: ToGuest::new(memory, ring(2 * nth)?, agreed, join),
             from_guest: ring(2 * nth + 1)?,
             free: (0..ENTRIES).collect(),
@@ -62,7 +65,7 @@ impl Pair {
     pub fn carry(mut self, stop: &Stop) -> Result<Count> {
         self.to_guest.ring.kick()?;
         while !stop.is_told() {
-            let (out, back) = (self.send()?, self.to_guest.deliver(&self.tap)?);
+            let (out, back) = (self.send()?, self.to_guest.deliver(&self.out)?);
             if !out && !back {
                 self.wait(stop)?;
             }
