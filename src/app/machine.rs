@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -33,6 +33,10 @@ impl Plugged {
                 }
                 (fd, kind) => Ok(Plugged::Connected(fd, kind)),
             },
+            Plug::Connect(path) => {
+                let stream = connect(path).with_context(|| cannot_connect(path))?;
+                Ok(Plugged::Connected(stream.into(), Kind::Stream))
+            }
             Plug::Socket(Some(path)) => {
                 let listener = listen(path).with_context(|| cannot_listen(path))?;
                 Ok(Plugged::Listening(listener, path.clone()))
@@ -86,6 +90,8 @@ impl Plugged {
 pub fn check(plug: &Plug) -> anyhow::Result<()> {
     match plug {
         Plug::Descriptor(fd) => descriptor(*fd).map(drop),
+        // To try it would be to take the machine's one connection.
+        Plug::Connect(path) => is_socket(path).with_context(|| cannot_connect(path)),
         Plug::Socket(None) => Ok(()),
         Plug::Socket(Some(path)) => {
             let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -112,6 +118,16 @@ fn descriptor(fd: i32) -> anyhow::Result<(OwnedFd, Kind)> {
 
 fn cannot_listen(path: &Path) -> String {
     format!("cannot listen at the socket '{}' (option '--socket')", path.display())
+}
+
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(path)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+fn cannot_connect(path: &Path) -> String {
+    format!("cannot connect to the virtual machine's socket '{}' (option '--connect')", path.display())
 }
 
 /// Those to try in turn, if none is given.
@@ -142,6 +158,13 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     };
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+fn is_socket(path: &Path) -> io::Result<()> {
+    match std::fs::metadata(path)?.file_type().is_socket() {
+        true => Ok(()),
+        false => Err(io::Error::other("there is a file of that name that is no socket")),
+    }
 }
 
 /// # Errors

@@ -59,6 +59,7 @@ pub(super) struct Builder {
     netns_only: bool,
     socket: Option<PathBuf>,
     descriptor: Option<i32>,
+    connect: Option<PathBuf>,
     one_off: bool,
     queues: Option<u8>,
     no_map_gw: bool,
@@ -75,6 +76,7 @@ impl Builder {
             netns_only: false,
             socket: None,
             descriptor: None,
+            connect: None,
             one_off: false,
             queues: None,
             no_map_gw: false,
@@ -166,14 +168,23 @@ impl Builder {
     }
 
     fn plug(&mut self) -> Result<Mode, String> {
-        match (self.socket.take(), self.descriptor) {
-            (Some(path), Some(fd)) => Err(format!(
-                "Options '--socket {}' and '--fd {fd}' contradict each other: leave one of them out",
-                path.display()
-            )),
-            (None, Some(fd)) => Ok(Mode::Machine { plug: Plug::Descriptor(fd), one_off: true }),
-            (path, None) => Ok(Mode::Machine { plug: Plug::Socket(path), one_off: self.one_off }),
+        let contradict = |one: &str, other: &str| {
+            Err(format!("Options '{one}' and '{other}' contradict each other: leave one of them out"))
+        };
+        let socket = self.socket.as_ref().map(|path| format!("--socket {}", path.display()));
+        let descriptor = self.descriptor.map(|fd| format!("--fd {fd}"));
+        let connect = self.connect.as_ref().map(|path| format!("--connect {}", path.display()));
+        match (&socket, &descriptor, &connect) {
+            (Some(one), Some(other), _) | (Some(one), None, Some(other)) | (None, Some(one), Some(other)) => {
+                return contradict(one, other);
+            }
+            _ => {}
         }
+        Ok(match (self.descriptor, self.connect.take()) {
+            (Some(fd), _) => Mode::Machine { plug: Plug::Descriptor(fd), one_off: true },
+            (None, Some(path)) => Mode::Machine { plug: Plug::Connect(path), one_off: true },
+            (None, None) => Mode::Machine { plug: Plug::Socket(self.socket.take()), one_off: self.one_off },
+        })
     }
 
     fn running(&mut self, opt: Opt, given: Given<'_>) -> Result<(), String> {
@@ -319,6 +330,7 @@ impl Builder {
     fn machine(&mut self, opt: Opt, given: Given<'_>) -> Result<(), String> {
         match opt {
             Opt::Socket => self.socket = Some(given.parse_path("socket path", value::socket_path)?),
+            Opt::Connect => self.connect = Some(given.parse_path("socket path", value::socket_path)?),
             Opt::Fd => self.descriptor = Some(given.parse("descriptor", value::own_descriptor)?),
             Opt::OneOff => self.one_off = true,
             Opt::VhostUser => self.config.vhost_user = true,

@@ -63,6 +63,7 @@ pub(super) enum Opt {
     TcpPorts,
     UdpPorts,
     Socket,
+    Connect,
     Fd,
     OneOff,
     VhostUser,

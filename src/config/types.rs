@@ -68,7 +68,8 @@ pub enum Mode {
     },
     Machine {
         plug: Plug,
-        /// End when the first client goes. Always with [`Plug::Descriptor`], which nobody can connect to again.
+        /// End when the first client goes. Always with [`Plug::Descriptor`] and [`Plug::Connect`], which nobody can
+        /// connect to again.
         one_off: bool,
     },
 }
@@ -80,6 +81,8 @@ pub enum Plug {
     Socket(Option<PathBuf>),
     /// An inherited descriptor, connected already.
     Descriptor(i32),
+    /// A UNIX socket where the virtual machine waits for us.
+    Connect(PathBuf),
 }
 
 /// An existing network namespace.

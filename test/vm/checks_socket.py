@@ -369,6 +369,23 @@ class Life(Case):
             self.assertTrue(asked, "no neighbour solicitation")
         self.assertEqual(server.ended(), 0)
 
+    def test_connects_to_where_the_machine_waits(self):
+        path = world.socket_path(self.lab)
+        with socket.socket(socket.AF_UNIX) as waiting:
+            waiting.bind(path)
+            os.chmod(path, 0o777)
+            waiting.listen()
+            server = self.server(at=path)
+            with Client(connection=waiting.accept()[0]) as client:
+                client.assert_served()
+        self.assertEqual(server.ended(), 0)
+
+    def test_nobody_waits_there(self):
+        path = world.socket_path(self.lab)
+        done = self.lab.call(self.lab.as_user(self.lab.program.vm(["-f", "--connect", path])), check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"cannot connect to the virtual machine's socket '{path}'", done.stderr)
+
     def test_start_is_silent_if_told_to_be_quiet(self):
         server = self.server("--quiet")
         with server.client() as client:

@@ -50,13 +50,15 @@ LOCAL = Session("3 local", ("-t", TCP_PORTS, "-u", UDP_PORTS), bare=True)
 
 
 class Server:
-    """The program under test, in the foreground: it listens at `path`, or has a connection already."""
+    """The program under test, in the foreground: it listens at `path`, or has a connection already, or makes one to where
+    somebody listens (`at`)."""
 
-    def __init__(self, laboratory, options, where=None, path=None, connection=None, as_root=False):
+    def __init__(self, laboratory, options, where=None, path=None, connection=None, as_root=False, at=None):
         self.lab, self.stays = laboratory, True
         self.path = path or socket_path(laboratory)
         self.log, pid = laboratory.file("program"), laboratory.file("pid")
         link = ["--socket", self.path] if connection is None else ["--fd", str(connection.fileno())]
+        link = ["--connect", at] if at else link
         self.argv = laboratory.program.vm(["-f", "--pid", pid, *link, *options])
         run_as = laboratory.as_root if as_root else laboratory.as_user
         with open(self.log, "wb") as log:

@@ -268,6 +268,15 @@ pub(in crate::config) static OPTIONS: &[Def] = {
         flag(Opt::MigrateExit, "migrate-exit", NO, Faces::PASST, Machines, "End after migration"),
         flag(Opt::MigrateNoLinger, "migrate-no-linger", NO, Faces::PASST, Machines, "Close sockets on migration"),
         value(
+            Opt::Connect,
+            "connect",
+            NO,
+            "PATH",
+            Faces::VM,
+            Machines,
+            "UNIX stream socket where the virtual machine waits for us (server=on); implies --one-off",
+        ),
+        value(
             Opt::Fd,
             "fd",
             'F',

@@ -154,6 +154,14 @@ fn unknown_options_bring_the_usage() {
 fn spelt_refuses_in_the_same_words() {
     let cases = [
         (
+            "vm --connect /a --fd 3",
+            "error: Options '--fd 3' and '--connect /a' contradict each other: leave one of them out",
+        ),
+        (
+            "vm --connect /a -s /b",
+            "error: Options '--socket /b' and '--connect /a' contradict each other: leave one of them out",
+        ),
+        (
             "run -m 70000 -- true",
             "error: Invalid MTU '70000' for option '--mtu': give a number from 68 to 65521, or 0 to advertise none",
         ),

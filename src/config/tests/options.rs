@@ -44,6 +44,13 @@ fn each_option_sets_its_value() {
 }
 
 #[test]
+fn a_machine_may_wait_for_us() {
+    let mode = Mode::Machine { plug: Plug::Connect("/a".into()), one_off: true };
+    assert_eq!(spelt("vm --vhost-user --connect /a").mode, mode);
+    assert!(refused("passt", "--connect /a").contains("unrecognized option"));
+}
+
+#[test]
 fn every_option_has_an_effect() {
     let plain = pasta("--config-net --netns /n");
     for def in super::super::table::OPTIONS {
