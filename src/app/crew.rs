@@ -5,16 +5,19 @@
 //! reaches a worker and is another's goes there as a message, by value; nothing of a flow is shared but the knowledge of who
 //! has it ([`Directory`]).
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::{io, mem};
 
 use mio::{Poll, Registry, Waker};
 use socket2::Socket;
 
+use super::share::Flows;
 use crate::base::{Addr, Counters, Kind, Mac, Token};
 use crate::flow::{Directory, FlowKey, KeySecret, Share};
+use crate::guest::reassembly::Whole;
 use crate::guest::{Copies, Frame, L2};
 use crate::link::Rings;
 use crate::{tcp, udp};
@@ -23,10 +26,12 @@ use crate::{tcp, udp};
 pub(super) enum Message {
     /// Frames of the guest, of flows that you have.
     Frames(Copies),
+    /// A packet that came in fragments, of such a flow.
+    Whole(Box<Whole>),
     /// A connection that a listener accepted.
     Connection(Socket, FlowKey),
-    /// What the guest has shown of itself; to the first worker.
-    Seen(Seen),
+    /// What the guest has shown of itself, and what it had shown when you were told last; to the first worker.
+    Seen(Seen, Seen),
     /// Who is who; from the first worker.
     Known(Box<L2>),
     /// How much have you counted?
@@ -38,14 +43,30 @@ pub(super) enum Message {
     /// The hypervisor has gone.
     Unplugged,
     /// Give your flows to the first worker.
-    Leave(Sender<Flows>),
+    Leave(Sender<Leaving>),
+    /// The driver has kicked a ring that you have; to the first worker.
+    Kicked(usize),
+    /// The driver has broken a ring of mine; to the first worker, who will see which.
+    Broken,
     /// A part of the guest's memory is gone; to the first worker, who will see.
     MemoryLost,
     Stop,
 }
 
+impl Message {
+    /// Bytes and connections that it holds.
+    fn weight(&self) -> (usize, usize) {
+        match self {
+            Message::Frames(copies) => (copies.bytes(), 0),
+            Message::Whole(whole) => (whole.frame.len(), 0),
+            Message::Connection(..) => (0, 1),
+            _ => (0, 0),
+        }
+    }
+}
+
 /// All flows of a worker.
-pub(super) struct Flows {
+pub(super) struct Leaving {
     pub tcp: Vec<tcp::Moving>,
     pub udp: Vec<udp::Moving>,
 }
@@ -64,9 +85,21 @@ impl Seen {
         Seen { mac: l2.guest_mac, v4: l2.guest_v4, v6: l2.guest_v6, link_local: l2.guest_link_local }
     }
 
-    pub fn apply(self, l2: &mut L2) {
+    /// Changes what has changed since `told`: the rest others may know better.
+    pub fn apply(self, told: Seen, l2: &mut L2) {
         let Seen { mac, v4, v6, link_local } = self;
-        (l2.guest_mac, l2.guest_v4, l2.guest_v6, l2.guest_link_local) = (mac, v4, v6, link_local);
+        if mac != told.mac {
+            l2.guest_mac = mac;
+        }
+        if v4 != told.v4 {
+            l2.guest_v4 = v4;
+        }
+        if v6 != told.v6 {
+            l2.guest_v6 = v6;
+        }
+        if link_local != told.link_local {
+            l2.guest_link_local = link_local;
+        }
     }
 }
 
@@ -98,26 +131,35 @@ impl Seat {
         if workers <= 1 {
             return Ok(vec![Seat::alone()?]);
         }
+        let secret = || KeySecret::random().map_err(io::Error::other);
         let (mut polls, mut peers, mut inboxes) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..workers {
             let poll = Poll::new()?;
             let (sender, inbox) = channel();
-            let waker = Waker::new(poll.registry(), mio::Token(Token::only(Kind::Crew).to_usize()))?;
-            let registry = poll.registry().try_clone()?;
-            peers.push(Peer { sender, waker, registry, queued: AtomicUsize::new(0), used: AtomicUsize::new(0) });
+            peers.push(Peer::new(&poll, sender)?);
             polls.push(poll);
             inboxes.push(inbox);
         }
-        let shared = Arc::new(Shared { peers, reserved: Reserved::default() });
-        let directory = Arc::new(Directory::new(KeySecret::random().map_err(io::Error::other)?));
-        let seat = |(me, (poll, inbox))| {
-            let parcels = (0..workers).map(|_| Copies::default()).collect();
-            let (shared, directory) = (shared.clone(), directory.clone());
-            Seat {
-                poll,
-                crew: Some(Crew { me, shared, directory, inbox, parcels, told: None, next: 0, able: 1, lent: 0 }),
-            }
+        let shared = Arc::new(Shared {
+            peers,
+            reserved: Reserved::default(),
+            lent: AtomicUsize::new(0),
+            directory: Arc::new(Directory::new(secret()?)),
+            isn_secret: secret()?,
+            binding: Arc::default(),
+        });
+        let crew = |me, inbox| Crew {
+            me,
+            shared: shared.clone(),
+            inbox,
+            parcels: (0..workers).map(|_| Copies::default()).collect(),
+            told: None,
+            next: 0,
+            able: 1,
+            lent: 0,
+            reservations: HashMap::new(),
         };
+        let seat = |(me, (poll, inbox))| Seat { poll, crew: Some(crew(me, inbox)) };
         Ok(polls.into_iter().zip(inboxes).enumerate().map(seat).collect())
     }
 }
@@ -126,7 +168,6 @@ impl Seat {
 pub(super) struct Crew {
     pub me: usize,
     shared: Arc<Shared>,
-    directory: Arc<Directory>,
     inbox: Receiver<Message>,
     /// Frames that go to the others when the pass is over.
     parcels: Vec<Copies>,
@@ -138,30 +179,69 @@ pub(super) struct Crew {
     pub able: u32,
     /// Those who have rings of a hypervisor's.
     pub lent: u32,
+    /// How many listening sockets each reserved port has.
+    reservations: HashMap<u16, usize>,
 }
 
 struct Shared {
     peers: Vec<Peer>,
     reserved: Reserved,
+    /// Descriptors that flows lend to ports.
+    lent: AtomicUsize,
+    directory: Arc<Directory>,
+    /// A guest that uses the name of a connection again, at another worker perhaps, compares sequence numbers.
+    isn_secret: KeySecret,
+    /// See [`udp::Config::binding`].
+    binding: Arc<Mutex<()>>,
 }
 
 struct Peer {
     sender: Sender<Message>,
     waker: Waker,
     registry: Registry,
-    /// Bytes of frames on their way.
+    /// Bytes of frames, and connections, on their way to it.
     queued: AtomicUsize,
-    /// Descriptors of its flows.
-    used: AtomicUsize,
+    coming: AtomicUsize,
+    /// Its flows by kind.
+    flows: [AtomicUsize; Flows::KINDS],
 }
 
-/// Bytes of frames that may be on their way to one worker.
+impl Peer {
+    fn new(poll: &Poll, sender: Sender<Message>) -> io::Result<Peer> {
+        Ok(Peer {
+            sender,
+            waker: Waker::new(poll.registry(), mio::Token(Token::only(Kind::Crew).to_usize()))?,
+            registry: poll.registry().try_clone()?,
+            queued: AtomicUsize::new(0),
+            coming: AtomicUsize::new(0),
+            flows: Default::default(),
+        })
+    }
+
+    /// What it has, or will have in a moment.
+    fn flows(&self) -> Flows {
+        let mut flows = Flows::from(self.flows.each_ref().map(|n| n.load(Ordering::Relaxed)));
+        flows.tcp += self.coming.load(Ordering::Relaxed);
+        flows
+    }
+}
+
+/// Bytes of frames that may be on their way to one worker, and connections.
 const QUEUED_MAX: usize = 4 << 20;
+const COMING_MAX: usize = 256;
 
 impl Crew {
     /// For the flows of the protocol with this number.
     pub fn share(&self, protocol: u8) -> Share {
-        Share::new(&self.directory, self.me, protocol)
+        Share::new(&self.shared.directory, self.me, protocol)
+    }
+
+    pub fn isn_secret(&self) -> KeySecret {
+        self.shared.isn_secret.clone()
+    }
+
+    pub fn binding(&self) -> Arc<Mutex<()>> {
+        self.shared.binding.clone()
     }
 
     /// Workers, this one included.
@@ -182,28 +262,41 @@ impl Crew {
 
     pub fn send(&self, worker: usize, message: Message) {
         let peer = &self.shared.peers[worker];
+        let (bytes, connections) = message.weight();
+        peer.queued.fetch_add(bytes, Ordering::Relaxed);
+        peer.coming.fetch_add(connections, Ordering::Relaxed);
         // One that has ended needs nothing any more.
         if peer.sender.send(message).is_ok() {
-            let _ = peer.waker.wake();
+            self.wake(worker);
         }
+    }
+
+    /// Has a worker look at its messages.
+    pub fn wake(&self, worker: usize) {
+        // It fails for want of memory at most, and then there is an event already.
+        let _ = self.shared.peers[worker].waker.wake();
     }
 
     /// The next message of the others.
     pub fn receive(&self) -> Option<Message> {
         let message = self.inbox.try_recv().ok()?;
-        if let Message::Frames(copies) = &message {
-            self.shared.peers[self.me].queued.fetch_sub(copies.bytes(), Ordering::Relaxed);
-        }
+        let ((bytes, connections), peer) = (message.weight(), &self.shared.peers[self.me]);
+        peer.queued.fetch_sub(bytes, Ordering::Relaxed);
+        peer.coming.fetch_sub(connections, Ordering::Relaxed);
         Some(message)
+    }
+
+    /// True if `worker` can take so many bytes more.
+    pub fn has_room(&self, worker: usize, bytes: usize) -> bool {
+        let queued = self.shared.peers[worker].queued.load(Ordering::Relaxed) + self.parcels[worker].bytes();
+        queued + bytes <= QUEUED_MAX
     }
 
     /// Keeps a copy for `worker`. False: too much is on its way there.
     pub fn pack(&mut self, worker: usize, frame: &Frame<'_>) -> bool {
-        let parcel = &mut self.parcels[worker];
-        let queued = self.shared.peers[worker].queued.load(Ordering::Relaxed) + parcel.bytes();
-        let fits = queued + frame.len() <= QUEUED_MAX;
+        let fits = self.has_room(worker, frame.len());
         if fits {
-            parcel.push(frame);
+            self.parcels[worker].push(frame);
         }
         fits
     }
@@ -213,31 +306,42 @@ impl Crew {
         for worker in 0..self.parcels.len() {
             if !self.parcels[worker].is_empty() {
                 let copies = mem::take(&mut self.parcels[worker]);
-                self.shared.peers[worker].queued.fetch_add(copies.bytes(), Ordering::Relaxed);
                 self.send(worker, Message::Frames(copies));
             }
         }
     }
 
-    /// Tells how many descriptors our flows have, and learns of the others'.
-    pub fn share_descriptors(&self, ours: usize) -> usize {
-        self.shared.peers[self.me].used.store(ours, Ordering::Relaxed);
-        self.descriptors_of_others()
+    /// Tells how many flows we have, and learns of the others'.
+    pub fn share_flows(&self, ours: &Flows) -> Flows {
+        let told = &self.shared.peers[self.me].flows;
+        told.iter().zip(ours.all()).for_each(|(told, n)| told.store(n, Ordering::Relaxed));
+        self.flows_of_others()
     }
 
-    pub fn descriptors_of_others(&self) -> usize {
-        self.others().map(|worker| self.shared.peers[worker].used.load(Ordering::Relaxed)).sum()
+    pub fn flows_of_others(&self) -> Flows {
+        let flows = self.others().map(|worker| self.shared.peers[worker].flows());
+        let coming = self.shared.peers[self.me].coming.load(Ordering::Relaxed);
+        flows.fold(Flows { tcp: coming, ..Flows::default() }, |sum, flows| sum.with(&flows))
     }
 
-    /// Whose the next connection is: in turn, among those who can reach the guest.
+    /// Descriptors that flows lend to ports, of which only the first worker knows by itself.
+    pub fn lent(&self, ours: usize) -> usize {
+        if self.me == 0 {
+            self.shared.lent.store(ours, Ordering::Relaxed);
+        }
+        self.shared.lent.load(Ordering::Relaxed)
+    }
+
+    /// Whose the next connection is: in turn, among those who can reach the guest and have not too many to look at.
     pub fn choose(&mut self) -> usize {
         for _ in 0..self.len() {
             self.next = (self.next + 1) % self.len();
-            if self.able & 1 << self.next != 0 {
+            let coming = self.shared.peers[self.next].coming.load(Ordering::Relaxed);
+            if self.able & 1 << self.next != 0 && coming < COMING_MAX {
                 return self.next;
             }
         }
-        0
+        self.me
     }
 
     /// For descriptors that `worker` is to hear of.
@@ -245,14 +349,34 @@ impl Crew {
         &self.shared.peers[worker].registry
     }
 
-    /// Ports of the guest whose UDP flows are all the first worker's.
-    pub fn reserved(&self) -> &Reserved {
-        &self.shared.reserved
+    /// True if new UDP flows of this port of the guest are the first worker's.
+    pub fn is_reserved(&self, port: u16) -> bool {
+        self.shared.reserved.has(port)
+    }
+
+    /// A listening socket has these ports, on the host's side and the guest's.
+    pub fn reserve(&mut self, ports: [u16; 2]) {
+        for port in ports {
+            *self.reservations.entry(port).or_default() += 1;
+            self.shared.reserved.set(port, true);
+        }
+    }
+
+    /// It is closed.
+    pub fn unreserve(&mut self, ports: [u16; 2]) {
+        for port in ports {
+            let Some(n) = self.reservations.get_mut(&port) else { continue };
+            *n -= 1;
+            if *n == 0 {
+                self.reservations.remove(&port);
+                self.shared.reserved.set(port, false);
+            }
+        }
     }
 }
 
-/// A set of ports, to which some are added now and then.
-pub(super) struct Reserved(Vec<AtomicU64>);
+/// A set of ports. Only the first worker changes it.
+struct Reserved(Vec<AtomicU64>);
 
 impl Default for Reserved {
     fn default() -> Self {
@@ -261,11 +385,16 @@ impl Default for Reserved {
 }
 
 impl Reserved {
-    pub fn add(&self, port: u16) {
-        self.0[usize::from(port) / 64].fetch_or(1 << (port % 64), Ordering::Relaxed);
+    fn set(&self, port: u16, on: bool) {
+        let (word, bit) = (&self.0[usize::from(port) / 64], 1 << (port % 64));
+        if on {
+            word.fetch_or(bit, Ordering::Relaxed)
+        } else {
+            word.fetch_and(!bit, Ordering::Relaxed)
+        };
     }
 
-    pub fn has(&self, port: u16) -> bool {
+    fn has(&self, port: u16) -> bool {
         self.0[usize::from(port) / 64].load(Ordering::Relaxed) & 1 << (port % 64) != 0
     }
 }
@@ -308,16 +437,40 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_of_the_others_are_known() {
+    fn flows_of_the_others_are_known_by_kind() {
         let crew = crew(3);
-        crew[1].share_descriptors(7);
-        assert_eq!((crew[0].share_descriptors(5), crew[2].descriptors_of_others()), (7, 12));
+        crew[1].share_flows(&Flows { tcp: 7, udp: 2, ..Flows::default() });
+        let ours = Flows { udp: 5, ..Flows::default() };
+        assert_eq!(crew[0].share_flows(&ours), Flows { tcp: 7, udp: 2, ..Flows::default() });
+        assert_eq!(crew[2].flows_of_others(), Flows { tcp: 7, udp: 7, ..Flows::default() });
     }
 
     #[test]
-    fn ports_are_reserved_one_by_one() {
-        let ports = Reserved::default();
-        ports.add(65535);
-        assert!(ports.has(65535) && !ports.has(65534) && !ports.has(63));
+    fn ports_are_reserved_until_the_last_of_them_is_closed() {
+        let mut crew = crew(2);
+        crew[0].reserve([65535, 80]);
+        crew[0].reserve([80, 80]);
+        crew[0].unreserve([65535, 80]);
+        let reserved = [65535, 80, 64].map(|port| crew[1].is_reserved(port));
+        assert_eq!(reserved, [false, true, false]);
+        crew[0].unreserve([80, 80]);
+        assert!(!crew[1].is_reserved(80));
+    }
+
+    #[test]
+    fn what_one_has_seen_leaves_alone_what_others_have() {
+        let mac = |n| Mac([2, 0, 0, 0, 0, n]);
+        let addr = |n| Some(Addr::v4([192, 0, 2, n]));
+        let seen = |m, v4, v6| Seen { mac: mac(m), v4, v6, link_local: None };
+        let mut l2 = L2 {
+            our_mac: mac(9),
+            guest_mac: mac(1),
+            guest_v4: addr(1),
+            guest_v6: addr(3),
+            guest_link_local: None,
+            neighbours: Default::default(),
+        };
+        seen(1, addr(2), None).apply(seen(1, addr(1), None), &mut l2);
+        assert_eq!(Seen::of(&l2), seen(1, addr(2), addr(3)));
     }
 }

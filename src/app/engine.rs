@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll};
+use mio::{Events, Interest, Poll, Registry};
 
 use super::crew::{Crew, Seat, Seen};
 use super::ports::{Forwarding, Ports};
@@ -105,8 +105,8 @@ pub struct Engine {
     pub(super) api: Option<Api>,
     /// Descriptors for flows and, as long as those do not need them, for ports that follow the other side.
     descriptors: usize,
-    /// For which numbers of flows, and of descriptors that others have, they were last shared out.
-    shared_for: (Flows, usize),
+    /// For which numbers of flows, ours and other workers', and of descriptors lent, they were last shared out.
+    shared_for: (Flows, Flows, usize),
     pub(super) due: Vec<Token>,
     stats: Option<Stats>,
     /// The last field, so that it is closed last: until the kernel has taken an interface down (synchronize_net(), tens of
@@ -140,30 +140,10 @@ impl Engine {
     /// When the kernel has no descriptors or random bytes left for the start.
     pub fn new(parts: Parts, seat: Seat) -> io::Result<Engine> {
         let Seat { poll, crew } = seat;
-        let Common { l2, nat, outbound, gateway, protocols, descriptors, udp_timeouts: (short, long) } = parts.common;
         let clock = Clock::start();
         let registry = poll.registry();
-        let secret = || KeySecret::random().map_err(io::Error::other);
-        let mtu = parts.link.caps().mtu;
-        let limits = Flows::default().limits(descriptors);
-        let mut tcp = Tcp::new(registry.try_clone()?, secret()?, secret()?, outbound.clone(), mtu, limits.tcp);
-        let local = parts.local.unwrap_or_default();
-        let config = udp::Config {
-            limit: limits.udp,
-            short,
-            long,
-            outbound: outbound.clone(),
-            hand_back: hand_back(&parts.link, &local),
-        };
-        let mut udp = Udp::new(registry.try_clone()?, secret()?, config);
-        let config = icmp::Config { limit: limits.icmp, outbound, ..icmp::Config::default() };
-        let icmp = Icmp::new(registry.try_clone()?, secret()?, config);
-        let config = splice::Config { tcp_limit: limits.spliced_tcp, udp_limit: limits.spliced_udp, short, long };
-        let spliced = parts.local.map(|_| Splice::new(registry.try_clone()?, secret()?, config)).transpose()?;
-        if let Some(crew) = &crew {
-            tcp.enlist(crew.share(PROTO_TCP));
-            udp.enlist(crew.share(PROTO_UDP));
-        }
+        let Flowing { tcp, udp, icmp, splice } = Flowing::new(&parts, registry, crew.as_ref())?;
+        let Common { l2, nat, gateway, protocols, descriptors, .. } = parts.common;
         let neighbours = parts.neighbours.as_ref().map(AsRawFd::as_raw_fd);
         for (fd, kind) in [(parts.link.listener(), Kind::Plug), (neighbours, Kind::Neighbours)] {
             fd.map_or(Ok(()), |fd| registry.register(&mut SourceFd(&fd), only(kind), Interest::READABLE))?;
@@ -175,8 +155,8 @@ impl Engine {
             tcp,
             udp,
             icmp,
-            splice: spliced,
-            local,
+            splice,
+            local: parts.local.unwrap_or_default(),
             reassembly: Reassembly::default(),
             api: None,
             workers: Workers::default(),
@@ -199,13 +179,12 @@ impl Engine {
             neighbours_new: true,
             ports: Ports::new(parts.forwarding),
             descriptors,
-            shared_for: (Flows::default(), 0),
+            shared_for: Default::default(),
             due: Vec::new(),
             stats: None,
         };
-        let seen = Seen::of(&engine.l2);
         if let Some(crew) = &mut engine.crew {
-            crew.told = Some(seen);
+            crew.told = Some(Seen::of(&engine.l2));
             // Rings come later.
             crew.able = if let Link::Tap(_) = engine.link { crew.all() } else { 1 };
         }
@@ -215,7 +194,7 @@ impl Engine {
     }
 
     /// For the caller's own sources: signals, the namespace's end.
-    pub fn registry(&self) -> &mio::Registry {
+    pub fn registry(&self) -> &Registry {
         self.poll.registry()
     }
 
@@ -254,6 +233,10 @@ impl Engine {
                 Err(e) => return Err(e),
             }
             let now = self.clock.now();
+            if self.crew.is_some() {
+                // Others have made flows meanwhile.
+                self.share_descriptors();
+            }
             for event in &events {
                 let Some(token) = Token::from_usize(event.token().0) else { continue };
                 match token.kind {
@@ -374,19 +357,21 @@ impl Engine {
         self.watch_link();
         self.join_datagrams(now);
         self.tell_who_is_who();
+        self.tell_of_broken_rings();
         self.share_descriptors();
         Ok(())
     }
 
     /// Lets each kind of flow grow into what the others do not use.
-    fn share_descriptors(&mut self) {
-        let flows = self.flows();
-        let others = self.crew.as_ref().map_or(0, |crew| crew.share_descriptors(flows.descriptors()));
-        let now = (flows, self.ports.lent() + others);
+    pub(super) fn share_descriptors(&mut self) {
+        let (ours, lent) = (self.flows(), self.ports.lent());
+        let (others, lent) =
+            self.crew.as_ref().map_or((Flows::default(), lent), |crew| (crew.share_flows(&ours), crew.lent(lent)));
+        let now = (ours, others, lent);
         if now == std::mem::replace(&mut self.shared_for, now) {
             return;
         }
-        let limits = now.0.limits(self.descriptors.saturating_sub(now.1));
+        let limits = ours.with(&others).limits(self.descriptors.saturating_sub(lent)).without(&others);
         self.tcp.set_limit(limits.tcp);
         self.udp.set_limit(limits.udp);
         self.icmp.set_limit(limits.icmp);
@@ -397,8 +382,8 @@ impl Engine {
 
     /// Descriptors that ports may have beyond those kept for them: flows lend what they do not need, and at most half.
     pub(super) fn lendable_descriptors(&self) -> usize {
-        let others = self.crew.as_ref().map_or(0, Crew::descriptors_of_others);
-        self.descriptors.saturating_sub(self.flows().descriptors() + others).min(self.descriptors / 2)
+        let others = self.crew.as_ref().map_or_else(Flows::default, Crew::flows_of_others);
+        self.descriptors.saturating_sub(self.flows().with(&others).descriptors()).min(self.descriptors / 2)
     }
 
     fn flows(&self) -> Flows {
@@ -428,6 +413,45 @@ impl Engine {
         all.drop_many(DropReason::LinkFull, self.link.lost());
         all.drop_many(DropReason::Descriptors, self.link.faults());
         all
+    }
+}
+
+/// The engines that have flows.
+struct Flowing {
+    tcp: Tcp,
+    udp: Udp,
+    icmp: Icmp,
+    splice: Option<Splice>,
+}
+
+impl Flowing {
+    fn new(parts: &Parts, registry: &Registry, crew: Option<&Crew>) -> io::Result<Flowing> {
+        let Common { outbound, descriptors, udp_timeouts: (short, long), .. } = &parts.common;
+        let secret = || KeySecret::random().map_err(io::Error::other);
+        let registry = || registry.try_clone();
+        let limits = Flows::default().limits(*descriptors);
+        let isn_secret = crew.map_or_else(secret, |crew| Ok(crew.isn_secret()))?;
+        let mtu = parts.link.caps().mtu;
+        let mut tcp = Tcp::new(registry()?, secret()?, isn_secret, outbound.clone(), mtu, limits.tcp);
+        let config = udp::Config {
+            limit: limits.udp,
+            short: *short,
+            long: *long,
+            outbound: outbound.clone(),
+            hand_back: hand_back(&parts.link, &parts.local.unwrap_or_default()),
+            binding: crew.map(Crew::binding).unwrap_or_default(),
+        };
+        let mut udp = Udp::new(registry()?, secret()?, config);
+        if let Some(crew) = crew {
+            tcp.enlist(crew.share(PROTO_TCP));
+            udp.enlist(crew.share(PROTO_UDP));
+        }
+        let config = icmp::Config { limit: limits.icmp, outbound: outbound.clone(), ..icmp::Config::default() };
+        let icmp = Icmp::new(registry()?, secret()?, config);
+        let (tcp_limit, udp_limit) = (limits.spliced_tcp, limits.spliced_udp);
+        let config = splice::Config { tcp_limit, udp_limit, short: *short, long: *long };
+        let splice = parts.local.map(|_| Splice::new(registry()?, secret()?, config)).transpose()?;
+        Ok(Flowing { tcp, udp, icmp, splice })
     }
 }
 

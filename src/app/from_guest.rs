@@ -9,7 +9,7 @@ use crate::base::{DropReason, Instant, Mac};
 use crate::fwd::Nat;
 use crate::guest::{Facts, Frame, L2};
 use crate::link::{FRAMES, Input};
-use crate::wire::{self, Offload, Packet, Parsed, Transport};
+use crate::wire::{self, Packet, Parsed, TcpFlags, Transport};
 
 impl Engine {
     /// One pass over the link's input.
@@ -67,7 +67,7 @@ impl Engine {
     fn led_elsewhere(&mut self, parsed: &Result<Parsed, DropReason>, last: Option<&Packet>) -> Option<usize> {
         self.crew.as_ref()?;
         match (parsed, last) {
-            (Ok(Parsed::Ip(packet)), Some(last)) if is_tcp(packet) && same_flow(last, packet) => None,
+            (Ok(Parsed::Ip(packet)), Some(last)) if goes_on(packet) && same_flow(last, packet) => None,
             (Ok(parsed), _) => self.elsewhere(parsed),
             (Err(_), _) => None,
         }
@@ -91,14 +91,7 @@ impl Engine {
                 outcome
             }
             Parsed::Fragment(fragment) => match self.reassembly.add(fragment, frame, now) {
-                Ok(Some(whole)) => {
-                    let frame = Frame { head: &whole.frame, rest: &[], offload: Offload::NONE };
-                    match self.elsewhere(&Parsed::Ip(whole.packet)) {
-                        Some(worker) => self.hand_over(worker, &frame),
-                        None => self.whole(&whole.packet, &frame, now),
-                    }
-                    Ok(())
-                }
+                Ok(Some(whole)) => self.complete(whole, now),
                 Ok(None) => Ok(()),
                 Err(reason) => Err(reason),
             },
@@ -107,7 +100,7 @@ impl Engine {
         self.count(outcome);
     }
 
-    fn whole(&mut self, packet: &Packet, frame: &Frame<'_>, now: Instant) {
+    pub(super) fn whole(&mut self, packet: &Packet, frame: &Frame<'_>, now: Instant) {
         if let Transport::Tcp(_) = packet.transport {
             if self.admit(packet, frame) {
                 let facts = Facts { now, l2: &self.l2, nat: &self.nat };
@@ -156,15 +149,16 @@ impl Engine {
         outcome.is_ok()
     }
 
-    fn count(&mut self, outcome: Result<(), DropReason>) {
+    pub(super) fn count(&mut self, outcome: Result<(), DropReason>) {
         if let Err(reason) = outcome {
             self.counters.drop(reason);
         }
     }
 }
 
-fn is_tcp(packet: &Packet) -> bool {
-    matches!(packet.transport, Transport::Tcp(_))
+/// A segment of a connection that there is.
+fn goes_on(packet: &Packet) -> bool {
+    matches!(packet.transport, Transport::Tcp(t) if !t.flags.contains(TcpFlags::SYN))
 }
 
 fn same_flow(a: &Packet, b: &Packet) -> bool {

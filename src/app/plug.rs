@@ -74,10 +74,16 @@ impl Engine {
 
     /// The driver has put something into a ring.
     pub(super) fn ring_event(&mut self, token: Token) {
-        if token.generation != self.plugged_in {
-            return;
+        let ring = token.index as usize;
+        match (&self.link, &self.crew) {
+            (Link::Card(card), Some(crew)) if !card.has(ring) => crew.send(0, Message::Kicked(ring)),
+            _ if token.generation == self.plugged_in => self.kicked(ring),
+            _ => {}
         }
-        if Vhost::is_to_guest(token.index as usize) {
+    }
+
+    pub(super) fn kicked(&mut self, ring: usize) {
+        if Vhost::is_to_guest(ring) {
             self.link_takes = true;
         } else {
             self.link_has_more = true;
@@ -144,6 +150,7 @@ impl Engine {
 
     /// A client that has closed its end: its last frames count.
     pub(super) fn hear_out_client(&mut self, now: Instant) -> io::Result<()> {
+        self.recall_rings();
         self.link.ending();
         // What is in rings is in no socket, and somebody may fill them still.
         let passes = if let Link::Vhost(_) = self.link { 1 } else { LAST_PASSES };

@@ -177,7 +177,7 @@ impl Engine {
             }
             (Side::Host, Proto::Udp) => {
                 let rule = udp::Rule { guest: listener.target, guest_port: listener.target_port };
-                self.crew.iter().for_each(|crew| [port, rule.guest_port].iter().for_each(|p| crew.reserved().add(*p)));
+                self.crew.iter_mut().for_each(|crew| crew.reserve([port, rule.guest_port]));
                 self.udp.listen(listener.socket, rule)?
             }
             (Side::Guest, Proto::Udp) => {
@@ -197,7 +197,11 @@ impl Engine {
                     let _ = self.poll.registry().deregister(&mut SourceFd(&listener.as_raw_fd()));
                 }
             }
-            (Side::Host, Proto::Udp) => self.udp.unlisten(socket.id),
+            (Side::Host, Proto::Udp) => {
+                if let (Some(ports), Some(crew)) = (self.udp.unlisten(socket.id), &mut self.crew) {
+                    crew.unreserve(ports);
+                }
+            }
             (Side::Guest, Proto::Udp) => {
                 if let Some(splice) = &mut self.splice {
                     splice.unlisten_udp(socket.id);

@@ -82,6 +82,13 @@ impl Engine {
         Ok(())
     }
 
+    /// A ring that is given up takes its pair with it, and the worker who has no other one can send nothing.
+    pub(super) fn tell_of_broken_rings(&mut self) {
+        if self.link.has_broken() {
+            self.crew.iter().for_each(|crew| crew.send(0, Message::Broken));
+        }
+    }
+
     /// Has the kicks of each ring wake the worker who has it.
     pub(super) fn watch_rings(&mut self) {
         for change in self.link.polling() {

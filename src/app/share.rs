@@ -15,8 +15,24 @@ pub struct Flows {
 const FLOWS_MAX: usize = 1 << 17;
 
 impl Flows {
-    fn all(&self) -> [usize; 5] {
+    pub const KINDS: usize = 5;
+
+    pub fn all(&self) -> [usize; Flows::KINDS] {
         [self.tcp, self.udp, self.icmp, self.spliced_tcp, self.spliced_udp]
+    }
+
+    /// The sum of both.
+    #[must_use]
+    pub fn with(&self, other: &Flows) -> Flows {
+        let (ours, theirs) = (self.all(), other.all());
+        Flows::from(std::array::from_fn(|i| ours[i] + theirs[i]))
+    }
+
+    /// What is left of these without `others`, one of each kind at least.
+    #[must_use]
+    pub fn without(&self, others: &Flows) -> Flows {
+        let (all, others) = (self.all(), others.all());
+        Flows::from(std::array::from_fn(|i| all[i].saturating_sub(others[i]).max(1)))
     }
 
     /// Descriptors they have.
@@ -32,9 +48,9 @@ impl Flows {
         let most = [descriptors, part(4), part(16).min(1024), descriptors, part(4)];
         let kept = [part(64), part(64), part(128), part(64), part(128)];
         let all = self.all();
-        let used: [usize; 5] = std::array::from_fn(|i| all[i] * COST[i]);
+        let used: [usize; Flows::KINDS] = std::array::from_fn(|i| all[i] * COST[i]);
         let free = descriptors.saturating_sub(used.iter().sum());
-        let unmet: [usize; 5] = std::array::from_fn(|i| kept[i].saturating_sub(used[i]));
+        let unmet: [usize; Flows::KINDS] = std::array::from_fn(|i| kept[i].saturating_sub(used[i]));
         let limit = |i: usize| {
             let for_others: usize = unmet.iter().sum::<usize>() - unmet[i];
             let room = free.saturating_sub(for_others);
@@ -44,8 +60,14 @@ impl Flows {
     }
 }
 
+impl From<[usize; Flows::KINDS]> for Flows {
+    fn from([tcp, udp, icmp, spliced_tcp, spliced_udp]: [usize; Flows::KINDS]) -> Flows {
+        Flows { tcp, udp, icmp, spliced_tcp, spliced_udp }
+    }
+}
+
 /// Descriptors of one flow.
-const COST: [usize; 5] = [1, 1, 1, 2, 2];
+const COST: [usize; Flows::KINDS] = [1, 1, 1, 2, 2];
 
 #[cfg(test)]
 mod tests {

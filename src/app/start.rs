@@ -224,6 +224,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     sandbox::enter_process(&params)?;
     engine.start_workers(others, params)?;
     sandbox::confine_thread(&params)?;
+    engine.let_workers_go();
     // Before the caller is told that all is ready: what the guest has bound already can be reached then.
     engine.scan_ports();
     announce(config, &summary);

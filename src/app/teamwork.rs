@@ -5,22 +5,28 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use super::crew::{Crew, Flows, Message, Seen};
+use super::crew::{Leaving, Message, Seen};
 use super::engine::Engine;
 use crate::base::{Counters, DropReason, Endpoint, Instant, Mac};
-use crate::flow::FlowKey;
-use crate::guest::{Facts, Frame};
-use crate::wire::{Parsed, TcpFlags, Transport};
+use crate::flow::{FlowKey, Heir};
+use crate::guest::reassembly::Whole;
+use crate::guest::{Facts, Frame, Room, ToGuest};
+use crate::link::Link;
+use crate::wire::{Offload, Parsed, TcpFlags, Transport};
 
+/// Messages of one turn: no flood of them may keep a worker from all else.
+const MESSAGES: usize = 16;
 /// How long a worker may take to tell what it has counted: longer than any turn.
 const COUNTING: Duration = Duration::from_secs(1);
+/// Flows that are adopted between two looks at how many there may be.
+const ADOPTED: usize = 64;
 
 impl Engine {
     /// The other worker that is to have what a frame carries, if one is. Frames that nobody has a flow for are for whoever got
     /// them; what there is only one of, or little (the gateway's, fragments, echo), is the first worker's.
     pub(super) fn elsewhere(&mut self, parsed: &Parsed) -> Option<usize> {
-        let crew = self.crew.as_ref()?;
-        let first = (crew.me != 0).then_some(0);
+        let me = self.crew.as_ref()?.me;
+        let first = (me != 0).then_some(0);
         let packet = match parsed {
             Parsed::Ip(packet) => packet,
             Parsed::Arp { .. } | Parsed::Fragment(_) => return first,
@@ -29,15 +35,20 @@ impl Engine {
             guest: Endpoint::new(packet.src, guest),
             remote: Endpoint::new(packet.dst, remote),
         };
+        // Whoever has no rings any more begins nothing: the frame was on its way when they went.
+        let stranded = me != 0 && self.link.room() == Room::Nobody;
+        let us = if stranded { Heir::Asked(0) } else { Heir::Us };
         match packet.transport {
             Transport::Tcp(t) => {
                 let opens = t.flags & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST) == TcpFlags::SYN;
-                self.tcp.elsewhere(&key(t.src_port, t.dst_port), opens)
+                self.tcp.elsewhere(&key(t.src_port, t.dst_port), if opens { us } else { Heir::Nobody })
             }
             Transport::Udp(_) if self.gateway.claims(packet) => first,
-            // There its socket can share the port with the listening one.
-            Transport::Udp(u) if crew.reserved().has(u.src_port) => first,
-            Transport::Udp(u) => self.udp.elsewhere(&key(u.src_port, u.dst_port), true),
+            Transport::Udp(u) => {
+                // There its socket can share the port with the listening one.
+                let reserved = me != 0 && self.crew.as_ref().is_some_and(|crew| crew.is_reserved(u.src_port));
+                self.udp.elsewhere(&key(u.src_port, u.dst_port), if reserved { Heir::Asked(0) } else { us })
+            }
             Transport::Icmp(_) => first,
             Transport::Other(_) => None,
         }
@@ -53,6 +64,21 @@ impl Engine {
         self.counters.drop(DropReason::OtherWorker);
     }
 
+    /// A packet that came in fragments goes on to whoever has its flow.
+    pub(super) fn complete(&mut self, whole: Whole, now: Instant) -> Result<(), DropReason> {
+        let Some(worker) = self.elsewhere(&Parsed::Ip(whole.packet)) else {
+            let frame = Frame { head: &whole.frame, rest: &[], offload: Offload::NONE };
+            self.whole(&whole.packet, &frame, now);
+            return Ok(());
+        };
+        let Some(crew) = &self.crew else { return Ok(()) };
+        if !crew.has_room(worker, whole.frame.len()) {
+            return Err(DropReason::OtherWorker);
+        }
+        crew.send(worker, Message::Whole(Box::new(whole)));
+        Ok(())
+    }
+
     /// Ends a pass over frames.
     pub(super) fn pass_ends(&mut self) {
         let Some(crew) = &mut self.crew else { return };
@@ -63,28 +89,47 @@ impl Engine {
 
     /// What other workers have to say.
     pub(super) fn hear(&mut self, now: Instant) {
-        while let Some(message) = self.crew.as_ref().and_then(Crew::receive) {
-            match message {
-                Message::Frames(copies) => self.pass(copies.frames(), now),
-                Message::Connection(client, key) => self.begin_inbound(client, key, now),
-                Message::Seen(seen) => {
-                    seen.apply(&mut self.l2);
-                    self.guest_may_be_found(now);
-                }
-                Message::Known(l2) => {
-                    self.l2 = *l2;
-                    self.crew.iter_mut().for_each(|crew| crew.told = Some(Seen::of(&self.l2)));
-                    self.guest_may_be_found(now);
-                }
-                // Who asked and does not wait any more needs no answer; the same below.
-                Message::Count(reply) => drop(reply.send(self.own_counters())),
-                Message::Rings(rings, generation) => self.take_rings(rings, generation),
-                Message::Recall(reply) => drop(reply.send(self.give_rings_back())),
-                Message::Unplugged => self.link.disconnect(&mut self.batch, now),
-                Message::Leave(reply) => drop(reply.send(self.leave(now))),
-                Message::MemoryLost => {}
-                Message::Stop => self.stopping = true,
+        for _ in 0..MESSAGES {
+            let Some(crew) = &self.crew else { return };
+            let Some(message) = crew.receive() else { return };
+            self.obey(message, now);
+        }
+        self.crew.iter().for_each(|crew| crew.wake(crew.me));
+    }
+
+    fn obey(&mut self, message: Message, now: Instant) {
+        match message {
+            Message::Frames(copies) => self.pass(copies.frames(), now),
+            Message::Whole(whole) => {
+                let outcome = self.complete(*whole, now);
+                self.count(outcome);
+                self.pass_ends();
             }
+            Message::Connection(client, key) => self.begin_inbound(client, key, now),
+            Message::Seen(seen, told) => {
+                seen.apply(told, &mut self.l2);
+                self.guest_may_be_found(now);
+            }
+            Message::Known(l2) => {
+                // It may not know yet what we have learnt.
+                self.tell_who_is_who();
+                self.l2 = *l2;
+                self.crew.iter_mut().for_each(|crew| crew.told = Some(Seen::of(&self.l2)));
+                self.guest_may_be_found(now);
+            }
+            // Who asked and does not wait any more needs no answer; the same below.
+            Message::Count(reply) => drop(reply.send(self.own_counters())),
+            Message::Rings(rings, generation) => self.take_rings(rings, generation),
+            Message::Recall(reply) => drop(reply.send(self.give_rings_back())),
+            Message::Unplugged => self.link.disconnect(&mut self.batch, now),
+            Message::Leave(reply) => drop(reply.send(self.leave(now))),
+            Message::Kicked(ring) => self.kicked(ring),
+            Message::Broken => {
+                self.recall_rings();
+                self.deal_rings(now);
+            }
+            Message::MemoryLost => {}
+            Message::Stop => self.stopping = true,
         }
     }
 
@@ -92,14 +137,14 @@ impl Engine {
     pub(super) fn tell_who_is_who(&mut self) {
         let Some(crew) = &mut self.crew else { return };
         let seen = Seen::of(&self.l2);
-        let news = std::mem::take(&mut self.neighbours_new);
-        match crew.told.replace(seen) {
-            // Where inbound flows go only the first worker has to know.
-            Some(told) if crew.me == 0 && told.mac == seen.mac && !news => {}
-            Some(told) if crew.me != 0 && told == seen => {}
-            None if crew.me != 0 => {}
-            _ if crew.me != 0 => crew.send(0, Message::Seen(seen)),
-            _ => crew.others().for_each(|worker| crew.send(worker, Message::Known(Box::new(self.l2.clone())))),
+        let Some(told) = crew.told.replace(seen) else { return };
+        if crew.me != 0 {
+            if told != seen {
+                crew.send(0, Message::Seen(seen, told));
+            }
+        // Where inbound flows go only the first worker has to know.
+        } else if told.mac != seen.mac || std::mem::take(&mut self.neighbours_new) {
+            crew.others().for_each(|worker| crew.send(worker, Message::Known(Box::new(self.l2.clone()))));
         }
     }
 
@@ -113,25 +158,30 @@ impl Engine {
 
     /// A connection that a listener accepted, to the worker that will have it.
     pub(super) fn lead_inbound(&mut self, client: Socket, key: FlowKey, now: Instant) {
-        let Some(crew) = &mut self.crew else { return self.begin_inbound(client, key, now) };
-        // Whoever has a flow of that name already knows whether it may be replaced.
-        let worker = self.tcp.elsewhere(&key, false).unwrap_or_else(|| crew.choose());
-        if worker == crew.me {
-            return self.begin_inbound(client, key, now);
+        let heir = self.crew.as_mut().map(|crew| Heir::Worker(crew.choose()));
+        match heir.and_then(|heir| self.tcp.elsewhere(&key, heir)).zip(self.crew.as_ref()) {
+            Some((worker, crew)) => crew.send(worker, Message::Connection(client, key)),
+            None => self.begin_inbound(client, key, now),
         }
-        crew.send(worker, Message::Connection(client, key));
     }
 
     fn begin_inbound(&mut self, client: Socket, key: FlowKey, now: Instant) {
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         // What is refused is reset and counted there.
         let _ = self.tcp.from_listener(client, key, &facts, &mut self.link, &mut self.timers);
+        self.tcp.disown(&key);
     }
 
-    fn leave(&mut self, now: Instant) -> Flows {
+    /// All flows go to the first worker, for we do not reach the guest any more.
+    fn leave(&mut self, now: Instant) -> Leaving {
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         let udp = self.udp.leave(0, &facts, &mut self.link);
-        Flows { tcp: self.tcp.leave(0), udp }
+        let tcp = self.tcp.leave(0);
+        if let Link::Card(card) = &mut self.link {
+            card.disconnect(&mut self.batch);
+        }
+        self.share_descriptors();
+        Leaving { tcp, udp }
     }
 
     /// Takes over the flows of a worker that cannot reach the guest any more.
@@ -140,11 +190,22 @@ impl Engine {
         let (sender, flows) = channel();
         crew.send(worker, Message::Leave(sender));
         // Until they are here their packets must find nobody else.
-        let Ok(flows) = flows.recv() else { return };
-        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-        let (link, timers) = (&mut self.link, &mut self.timers);
-        flows.tcp.into_iter().for_each(|flow| self.tcp.adopt(flow, &facts, link, timers));
-        flows.udp.into_iter().for_each(|flow| self.udp.adopt(flow, &facts, link, timers));
+        let Ok(Leaving { tcp, udp }) = flows.recv() else { return };
+        log::debug!("worker {worker} has no queue: {} TCP and {} UDP flows go on here", tcp.len(), udp.len());
+        for (n, flow) in tcp.into_iter().enumerate() {
+            if n % ADOPTED == 0 {
+                self.share_descriptors();
+            }
+            let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+            self.tcp.adopt(flow, &facts, &mut self.link, &mut self.timers);
+        }
+        for (n, flow) in udp.into_iter().enumerate() {
+            if n % ADOPTED == 0 {
+                self.share_descriptors();
+            }
+            let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+            self.udp.adopt(flow, &facts, &mut self.link, &mut self.timers);
+        }
     }
 
     /// Sums over all workers.

@@ -1,6 +1,7 @@
 //! The threads of the workers beside the first one, which is the main thread.
 
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::{io, thread};
 
 use anyhow::Context;
@@ -19,22 +20,21 @@ pub struct Recruit {
 }
 
 impl Recruit {
-    /// Starts the thread, which first of all gives up what is not needed and says how that went. It ends when the first worker
-    /// says so; if it fails, so does the process.
+    /// Starts the thread, which first of all gives up what is not needed, says how that went, and waits for `go`. It ends when
+    /// the first worker says so; if it fails, so does the process.
     fn start(
         self,
         params: sandbox::Params,
         confined: Sender<Result<(), sandbox::Error>>,
-    ) -> io::Result<thread::JoinHandle<()>> {
+        go: Receiver<()>,
+    ) -> io::Result<JoinHandle<()>> {
         let number = self.seat.crew.as_ref().map_or(0, |crew| crew.me);
         thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             let _guard = Guard;
-            let outcome = sandbox::confine_thread(&params);
-            let failed = outcome.is_err();
             // Whoever waits for it tells the user.
-            let told = confined.send(outcome);
+            let told = confined.send(sandbox::confine_thread(&params));
             drop(confined);
-            if told.is_err() || failed {
+            if told.is_err() || go.recv().is_err() {
                 return;
             }
             if let Err(e) = self.work() {
@@ -72,32 +72,48 @@ impl Drop for Guard {
     }
 }
 
-/// The threads that run; those that have not ended when this is dropped are told to, and waited for.
+/// The threads that run, and what those wait for that do not serve the guest yet.
 #[derive(Default)]
-pub(super) struct Workers(Vec<thread::JoinHandle<()>>);
+pub(super) struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    go: Vec<Sender<()>>,
+}
 
 impl Engine {
-    /// Starts the other workers. They are confined when this returns.
+    /// Starts the other workers. They are confined when this returns, and wait for [`Engine::let_workers_go`]: they share our
+    /// memory, so none may serve the guest while any thread has rights left.
     ///
     /// # Errors
     /// The kernel's: no memory for one more thread, or no permission; or that of [`sandbox::confine_thread`].
     pub fn start_workers(&mut self, recruits: Vec<Recruit>, params: sandbox::Params) -> anyhow::Result<()> {
         let (sender, outcomes) = channel();
         for recruit in recruits {
-            let thread = recruit.start(params, sender.clone());
-            self.workers.0.push(thread.context("cannot start the worker threads (option '--threads' asks for fewer)")?);
+            let (go, wait) = channel();
+            let thread = recruit.start(params, sender.clone(), wait);
+            let thread = thread.context("cannot start the worker threads (option '--threads' asks for fewer)")?;
+            self.workers.threads.push(thread);
+            self.workers.go.push(go);
         }
         drop(sender);
         Ok(outcomes.into_iter().collect::<Result<(), _>>()?)
     }
 
+    /// All threads are confined: the other workers begin.
+    pub fn let_workers_go(&mut self) {
+        for go in self.workers.go.drain(..) {
+            // One that has ended has said why.
+            let _ = go.send(());
+        }
+    }
+
     /// Ends the other workers. What they had is closed when this returns.
-    pub fn stop_workers(&mut self) {
+    fn stop_workers(&mut self) {
         if let Some(crew) = self.crew.as_ref().filter(|crew| crew.me == 0) {
             crew.others().for_each(|worker| crew.send(worker, Message::Stop));
         }
+        self.workers.go.clear();
         // One that panicked has ended the process.
-        self.workers.0.drain(..).for_each(|thread| drop(thread.join()));
+        self.workers.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
 }
 

@@ -52,12 +52,16 @@ impl Share {
         self.unless_ours(shard.find(hash, |(h, _)| *h == hash)?.1)
     }
 
-    /// Another worker, if one has the flow; if nobody has, it is ours from now on.
-    pub fn claim(&self, key: &impl Hash) -> Option<usize> {
+    /// Another worker, if one has the flow; if nobody has, `heir` has it from now on.
+    pub fn claim(&self, key: &impl Hash, heir: usize) -> Option<usize> {
         let hash = self.hash(key);
         let mut shard = self.directory.shard(hash);
-        let entry = shard.entry(hash, |(h, _)| *h == hash, |(h, _)| *h).or_insert((hash, self.worker));
+        let entry = shard.entry(hash, |(h, _)| *h == hash, |(h, _)| *h).or_insert((hash, heir as u8));
         self.unless_ours(entry.get().1)
+    }
+
+    pub fn worker(&self) -> usize {
+        self.worker.into()
     }
 
     /// The flow is ours, whoever had it.
@@ -100,15 +104,15 @@ mod tests {
         let directory = Arc::new(Directory::new(KeySecret::fixed([3; 16])));
         let share = |worker, protocol| Share::new(&directory, worker, protocol);
         let (a, b) = (share(0, 6), share(1, 6));
-        assert_eq!((a.other(&7), a.claim(&7), a.claim(&7)), (None, None, None));
-        assert_eq!((b.other(&7), b.claim(&7), share(1, 17).claim(&7)), (Some(0), Some(0), None));
+        assert_eq!((a.other(&7), a.claim(&7, 0), a.claim(&7, 1)), (None, None, None));
+        assert_eq!((b.other(&7), b.claim(&7, 1), share(1, 17).claim(&7, 1)), (Some(0), Some(0), None));
         b.release(&7);
         assert_eq!(b.other(&7), Some(0));
         a.give(&7, 1);
         a.release(&7);
         assert_eq!((a.other(&7), b.other(&7)), (Some(1), None));
         b.release(&7);
-        assert_eq!(a.claim(&7), None);
+        assert_eq!((a.claim(&7, 1), b.other(&7)), (Some(1), None));
     }
 
     #[test]
@@ -118,7 +122,9 @@ mod tests {
         let mut winners = vec![0; 1000];
         let claims: Vec<Vec<bool>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (shares.iter())
-                .map(|share| scope.spawn(|| (0..1000u32).map(|key| share.claim(&key).is_none()).collect()))
+                .map(|share| {
+                    scope.spawn(|| (0..1000u32).map(|key| share.claim(&key, share.worker()).is_none()).collect())
+                })
                 .collect();
             threads.into_iter().map(|t| t.join().unwrap()).collect()
         });

@@ -19,5 +19,5 @@ pub use directory::{Directory, Share};
 pub use key::{FlowKey, KeySecret};
 pub use ready::{Pending, Ready};
 pub use slab::Slab;
-pub use table::{Id, Table};
+pub use table::{Heir, Id, Table};
 pub use wheel::Wheel;

@@ -23,6 +23,19 @@ struct Slot<T, K> {
     flow: Option<(K, T)>,
 }
 
+/// Who is to have a flow that nobody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heir {
+    /// The packet in hand begins none.
+    Nobody,
+    /// We, until [`Table::settle`] at least.
+    Us,
+    /// This one, from now on.
+    Worker(usize),
+    /// This one, if it wants to.
+    Asked(usize),
+}
+
 /// Flows of one protocol. At most `limit` of them.
 #[derive(Debug)]
 pub struct Table<T, K = FlowKey> {
@@ -61,17 +74,20 @@ impl<T, K: Copy + Eq + Hash> Table<T, K> {
         self.share = Some(share);
     }
 
-    /// Another worker, if one has the flow. One that nobody has is kept for us until [`Table::settle`], if the packet in hand
-    /// `opens` it.
-    pub fn elsewhere(&mut self, key: &K, opens: bool) -> Option<usize> {
+    /// Another worker, if one has the flow, or is to have it.
+    pub fn elsewhere(&mut self, key: &K, heir: Heir) -> Option<usize> {
         let share = self.share.as_ref()?;
         if self.find(key).is_some() {
             return None;
         }
-        if !opens {
-            return share.other(key);
-        }
-        let other = share.claim(key);
+        let heir = match heir {
+            Heir::Nobody => return share.other(key),
+            // Whoever that is decides, for there may be nothing to have.
+            Heir::Asked(worker) => return share.other(key).or_else(|| (worker != share.worker()).then_some(worker)),
+            Heir::Us => share.worker(),
+            Heir::Worker(worker) => worker,
+        };
+        let other = share.claim(key, heir);
         if other.is_none() {
             self.claims.push(*key);
         }
@@ -80,10 +96,8 @@ impl<T, K: Copy + Eq + Hash> Table<T, K> {
 
     /// Lets go of the keys of flows that were not made after all.
     pub fn settle(&mut self) {
-        for key in std::mem::take(&mut self.claims) {
-            if self.find(&key).is_none() {
-                self.share.iter().for_each(|share| share.release(&key));
-            }
+        while let Some(key) = self.claims.pop() {
+            self.disown(&key);
         }
     }
 
@@ -166,9 +180,11 @@ impl<T, K: Copy + Eq + Hash> Table<T, K> {
         Some((key, flow))
     }
 
-    /// A flow that we were given did not become one of ours.
+    /// A flow that we were given has perhaps not become one of ours.
     pub fn disown(&self, key: &K) {
-        self.share.iter().for_each(|share| share.release(key));
+        if self.find(key).is_none() {
+            self.share.iter().for_each(|share| share.release(key));
+        }
     }
 
     fn take_out(&mut self, id: Id) -> Option<(K, T)> {
@@ -296,18 +312,20 @@ mod tests {
             t
         };
         let (mut a, mut b) = (worker(0), worker(1));
-        assert_eq!((a.elsewhere(&key(1), true), b.elsewhere(&key(1), true)), (None, Some(0)));
+        assert_eq!((a.elsewhere(&key(1), Heir::Us), b.elsewhere(&key(1), Heir::Us)), (None, Some(0)));
         let id = a.insert(key(1), 1).unwrap();
         a.settle();
-        assert_eq!(b.elsewhere(&key(1), false), Some(0));
-        assert_eq!((a.elsewhere(&key(2), true), b.elsewhere(&key(2), false)), (None, Some(0)));
+        assert_eq!(b.elsewhere(&key(1), Heir::Nobody), Some(0));
+        assert_eq!((a.elsewhere(&key(2), Heir::Us), b.elsewhere(&key(2), Heir::Asked(0))), (None, Some(0)));
         a.settle();
-        assert_eq!(b.elsewhere(&key(2), false), None);
+        assert_eq!(b.elsewhere(&key(2), Heir::Nobody), None);
         let (k, flow) = a.give(id, 1).unwrap();
-        assert_eq!(a.elsewhere(&key(1), true), Some(1));
+        assert_eq!(a.elsewhere(&key(1), Heir::Us), Some(1));
         let id = b.insert(k, flow).unwrap();
         b.remove(id);
-        assert_eq!(a.elsewhere(&key(1), false), None);
+        assert_eq!(a.elsewhere(&key(1), Heir::Nobody), None);
+        assert_eq!((b.elsewhere(&key(3), Heir::Asked(0)), a.elsewhere(&key(3), Heir::Asked(0))), (Some(0), None));
+        assert_eq!((a.elsewhere(&key(4), Heir::Worker(1)), b.elsewhere(&key(4), Heir::Us)), (Some(1), None));
     }
 
     proptest::proptest! {

@@ -125,6 +125,14 @@ impl Link {
         }
     }
 
+    /// See [`Card::has_broken`].
+    pub fn has_broken(&mut self) -> bool {
+        match self {
+            Link::Card(card) => card.has_broken(),
+            _ => false,
+        }
+    }
+
     /// See [`Socket::ending`].
     pub fn ending(&mut self) {
         if let Link::Socket(socket) = self {

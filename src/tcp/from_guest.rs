@@ -9,6 +9,7 @@ use arrayvec::ArrayVec;
 use super::conn::{State, Verdict};
 use super::*;
 use crate::base::Endpoint;
+use crate::flow::Heir;
 use crate::guest::{Facts, Frame, ToGuest};
 use crate::sys::iov::Gather;
 use crate::wire::{Gso, Packet, TcpHeader, Transport};
@@ -32,6 +33,8 @@ impl Tcp {
             let done = match self.flows.find(&key) {
                 Some(id) if self.is_replaced_by(id, &t) => {
                     self.remove(id);
+                    // Its successor is ours as well.
+                    self.flows.elsewhere(&key, Heir::Us);
                     0
                 }
                 Some(id) => self.known(id, run, facts, link, timers),

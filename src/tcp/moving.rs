@@ -1,12 +1,12 @@
 //! Flows that go from one worker to another.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use mio::unix::SourceFd;
 
 use super::conn::State;
 use super::*;
-use crate::flow::Share;
+use crate::flow::{Heir, Share};
 use crate::guest::{Facts, ToGuest};
 
 /// A flow on its way.
@@ -22,13 +22,18 @@ impl Tcp {
     }
 
     /// See [`Table::elsewhere`].
-    pub fn elsewhere(&mut self, key: &FlowKey, opens: bool) -> Option<usize> {
-        self.flows.elsewhere(key, opens)
+    pub fn elsewhere(&mut self, key: &FlowKey, heir: Heir) -> Option<usize> {
+        self.flows.elsewhere(key, heir)
     }
 
     /// See [`Table::settle`].
     pub fn settle_claims(&mut self) {
         self.flows.settle();
+    }
+
+    /// See [`Table::disown`].
+    pub fn disown(&self, key: &FlowKey) {
+        self.flows.disown(key);
     }
 
     /// Gives all flows away, to be adopted by `worker`.
@@ -46,29 +51,26 @@ impl Tcp {
         all
     }
 
-    /// Goes on with a flow that another worker had. One for which there is no room is reset.
+    /// Goes on with a flow that another worker had. One for which there is no room is reset on both sides.
     pub fn adopt(&mut self, moving: Moving, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
+        if self.make_room(facts, link).is_err() {
+            return self.turn_away(moving, facts, link);
+        }
         let Moving { key, mut flow } = moving;
-        let room = self.make_room(facts, link);
         let id = self.flows.next_id();
         let watched = flow.socket.as_ref().map_or(Ok(()), |socket| self.register(socket, id));
         let owes = std::mem::take(&mut flow.ack_owed);
         (flow.armed, flow.laps, flow.queued) = (Instant::FAR, 0, false);
-        let (half_open, held, state) = (flow.half_open, flow.held.len(), flow.conn.state());
-        self.half_open += usize::from(half_open);
-        self.held_total += held;
-        if self.flows.insert(key, flow).is_none() {
-            self.half_open -= usize::from(half_open);
-            self.held_total -= held;
-            return self.counters.drop(DropReason::FlowTableFull);
-        }
-        if half_open {
+        if flow.half_open {
             self.embryonic.push_back(id);
         }
-        if state == State::TimeWait {
+        if flow.conn.state() == State::TimeWait {
             self.waiting.push_back(id);
         }
-        if room.is_err() || watched.is_err() {
+        self.half_open += usize::from(flow.half_open);
+        self.held_total += flow.held.len();
+        self.flows.insert(key, flow).expect("room was made, and nobody else has the key");
+        if watched.is_err() {
             return self.reset_both(id, facts, link);
         }
         if owes {
@@ -76,5 +78,15 @@ impl Tcp {
         }
         self.push(id, facts, link);
         self.arm(id, facts.now, timers);
+    }
+
+    fn turn_away(&mut self, moving: Moving, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let Moving { key, mut flow } = moving;
+        if let Some(socket) = &flow.socket {
+            let _ = socket::set_reset_on_close(socket.as_fd());
+        }
+        self.send_reset_of(&key, &mut flow.conn, facts, link);
+        self.flows.disown(&key);
+        self.counters.drop(DropReason::FlowTableFull);
     }
 }

@@ -278,17 +278,16 @@ impl Tcp {
     /// RFC 9293 §3.10.7: a RST the guest accepts in any state: exactly at its next expected byte, with an ACK.
     pub(super) fn send_reset(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
         let Some(key) = self.flows.key(id).copied() else { return };
-        let flow = self.flow(id);
-        if matches!(flow.conn.state(), State::TimeWait | State::Closed) {
-            return;
+        if let Some(fields) = reset_fields(&key, &mut self.flow(id).conn) {
+            self.emit(&key, &fields, facts, link);
         }
-        let mut fields = fields(&key, &mut flow.conn, TcpFlags::RST | TcpFlags::ACK);
-        if flow.conn.state() == State::SynSent {
-            fields.flags = TcpFlags::RST;
+    }
+
+    /// The same for a connection that is in no table.
+    pub(super) fn send_reset_of(&self, key: &FlowKey, conn: &mut Conn, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        if let Some(fields) = reset_fields(key, conn) {
+            self.emit(key, &fields, facts, link);
         }
-        fields.seq = flow.conn.bare_seq().0;
-        fields.window = 0;
-        self.emit(&key, &fields, facts, link);
     }
 
     /// RFC 9293 §3.10.7.1: the RST for a segment that no connection wants.
@@ -367,6 +366,20 @@ struct Got {
     peeked: usize,
     sent: usize,
     room: usize,
+}
+
+/// `None`: there is nothing to reset.
+fn reset_fields(key: &FlowKey, conn: &mut Conn) -> Option<TcpFields<'static>> {
+    if matches!(conn.state(), State::TimeWait | State::Closed) {
+        return None;
+    }
+    let mut fields = fields(key, conn, TcpFlags::RST | TcpFlags::ACK);
+    if conn.state() == State::SynSent {
+        fields.flags = TcpFlags::RST;
+    }
+    fields.seq = conn.bare_seq().0;
+    fields.window = 0;
+    Some(fields)
 }
 
 fn fields<'a>(key: &FlowKey, conn: &mut Conn, flags: TcpFlags) -> TcpFields<'a> {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -85,12 +86,13 @@ impl Flow {
 ///
 /// # Errors
 /// The kernel's; from `connect` they tell about the route.
-pub fn open(port: u16, target: Endpoint, outbound: &Outbound) -> io::Result<Socket> {
+pub fn open(port: u16, target: Endpoint, outbound: &Outbound, binding: &Mutex<()>) -> io::Result<Socket> {
     let socket = new_socket(target.addr.is_v4())?;
     let (device, own) = outbound.binding(&target.addr);
     if let Some(device) = device {
         socket.bind_device(Some(device.to_bytes()))?;
     }
+    let _guard = alone(binding);
     bind_preferring(&socket, own, port)?;
     dgram::connect(&socket, target.to_std_scoped(outbound.scope), outbound.scope)?;
     // From here on other flows of the same guest port may share it: connected sockets are told apart by their peers.
@@ -102,12 +104,17 @@ pub fn open(port: u16, target: Endpoint, outbound: &Outbound) -> io::Result<Sock
 ///
 /// # Errors
 /// The kernel's.
-pub fn open_inbound(local: Endpoint, peer: Endpoint, scope: u32) -> io::Result<Socket> {
+pub fn open_inbound(local: Endpoint, peer: Endpoint, scope: u32, binding: &Mutex<()>) -> io::Result<Socket> {
     let socket = new_socket(peer.addr.is_v4())?;
     socket.set_reuse_address(true)?;
+    let _guard = alone(binding);
     socket.bind(&local.to_std_scoped(scope).into())?;
     dgram::connect(&socket, peer.to_std_scoped(scope), scope)?;
     Ok(socket)
+}
+
+fn alone(binding: &Mutex<()>) -> MutexGuard<'_, ()> {
+    binding.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn new_socket(v4: bool) -> io::Result<Socket> {
@@ -152,12 +159,13 @@ mod tests {
     fn the_guest_port_is_kept_for_every_peer_and_given_up_when_a_stranger_has_it() {
         for v4 in [true, false] {
             let (a, b) = (loopback(v4), loopback(v4));
-            let free = port_of(&open(0, a.local_addr().unwrap().into(), &Outbound::default()).unwrap());
-            let one = open(free, a.local_addr().unwrap().into(), &Outbound::default()).unwrap();
-            let two = open(free, b.local_addr().unwrap().into(), &Outbound::default()).unwrap();
+            let free =
+                port_of(&open(0, a.local_addr().unwrap().into(), &Outbound::default(), &Mutex::default()).unwrap());
+            let one = open(free, a.local_addr().unwrap().into(), &Outbound::default(), &Mutex::default()).unwrap();
+            let two = open(free, b.local_addr().unwrap().into(), &Outbound::default(), &Mutex::default()).unwrap();
             assert_eq!((port_of(&one), port_of(&two)), (free, free));
             let taken = a.local_addr().unwrap().port();
-            let other = open(taken, b.local_addr().unwrap().into(), &Outbound::default()).unwrap();
+            let other = open(taken, b.local_addr().unwrap().into(), &Outbound::default(), &Mutex::default()).unwrap();
             assert!(port_of(&other) != taken && port_of(&other) != 0);
         }
     }
@@ -168,7 +176,12 @@ mod tests {
         let peer = loopback(true);
         let target: Endpoint = peer.local_addr().unwrap().into();
         let key = |port| FlowKey { guest: Endpoint::new(target.addr, 5000), remote: Endpoint::new(target.addr, port) };
-        let mut f = Flow::new(open(0, target, &Outbound::default()).unwrap(), target, Side::Guest, Instant::ZERO);
+        let mut f = Flow::new(
+            open(0, target, &Outbound::default(), &Mutex::default()).unwrap(),
+            target,
+            Side::Guest,
+            Instant::ZERO,
+        );
         for (from, expect) in [(Side::Guest, short), (Side::Host, short), (Side::Host, short), (Side::Guest, long)] {
             f.note(from, Instant::ZERO);
             assert_eq!((f.timeout(&key(53), short, long), f.timeout(&key(5353), short, long)), (expect, long));

@@ -243,9 +243,9 @@ impl Udp {
         }
         self.make_room(facts).map_err(Refused::For)?;
         let scope = self.config.outbound.scope;
-        let mut opened = self.sharing(local.port, || flow::open_inbound(local, from, scope));
+        let mut opened = self.sharing(local.port, || flow::open_inbound(local, from, scope, &self.config.binding));
         if opened.as_ref().is_err_and(is_exhaustion) && self.evict(false, facts) {
-            opened = self.sharing(local.port, || flow::open_inbound(local, from, scope));
+            opened = self.sharing(local.port, || flow::open_inbound(local, from, scope, &self.config.binding));
         }
         let socket = opened.map_err(|_| Refused::For(DropReason::HostResources))?;
         self.collect_strays(&socket, from, local, strays);

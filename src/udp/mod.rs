@@ -71,6 +71,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -104,6 +105,9 @@ pub struct Config {
     pub outbound: Outbound,
     /// Clients of listening sockets that are another engine's: see [`Udp::handed_back`].
     pub hand_back: HandBack,
+    /// Held while a flow's socket is bound and not connected: until then it keeps its port for itself, and another worker's flow
+    /// of the same port of the guest would get another one.
+    pub binding: Arc<Mutex<()>>,
 }
 
 /// Whose datagrams are not for the link.
@@ -125,6 +129,7 @@ impl Default for Config {
             long: Duration::from_secs(120),
             outbound: Outbound::default(),
             hand_back: HandBack::Nobody,
+            binding: Arc::default(),
         }
     }
 }
@@ -159,7 +164,7 @@ const BUDGET: usize = 256;
 /// Slots of the receive batch.
 const SLOTS: usize = 64;
 const WANT_MIN: usize = 4;
-/// Flows that share one source port on the host: each bind to a port that is taken walks all sockets of that port
+/// Flows of one worker that share one source port on the host: each bind to a port that is taken walks all sockets of that port
 /// (`udp_lib_get_port`), which at 10,000 of them takes longer than a millisecond.
 const SHARERS_MAX: u32 = 64;
 /// A flow used both ways within this time does not make room for another.
@@ -267,9 +272,9 @@ impl Udp {
         Ok(self.listeners.insert(listener))
     }
 
-    /// Closes a listening socket; flows that began there live on.
-    pub fn unlisten(&mut self, id: Id) {
-        let Some(listener) = self.listeners.remove(id) else { return };
+    /// Closes a listening socket; flows that began there live on. Returns its port on the host and the guest's.
+    pub fn unlisten(&mut self, id: Id) -> Option<[u16; 2]> {
+        let listener = self.listeners.remove(id)?;
         if let Entry::Occupied(mut ids) = self.listening.entry(listener.port) {
             ids.get_mut().retain(|other| *other != id);
             if ids.get().is_empty() {
@@ -277,6 +282,7 @@ impl Udp {
             }
         }
         let _ = self.registry.deregister(&mut SourceFd(&listener.socket.as_raw_fd()));
+        Some([listener.port, listener.rule.guest_port])
     }
 
     /// An event of a listening socket.
@@ -360,9 +366,9 @@ impl Udp {
         self.make_room(facts)?;
         let sharers = self.guest_ports.get(&key.guest.port).copied().unwrap_or(0);
         let port = if sharers < SHARERS_MAX { key.guest.port } else { 0 };
-        let mut opened = self.sharing(port, || flow::open(port, target, &self.config.outbound));
+        let mut opened = self.sharing(port, || flow::open(port, target, &self.config.outbound, &self.config.binding));
         if opened.as_ref().is_err_and(is_exhaustion) && self.evict(false, facts) {
-            opened = self.sharing(port, || flow::open(port, target, &self.config.outbound));
+            opened = self.sharing(port, || flow::open(port, target, &self.config.outbound, &self.config.binding));
         }
         let socket = match opened {
             Ok(socket) => socket,

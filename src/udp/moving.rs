@@ -6,7 +6,7 @@ use mio::unix::SourceFd;
 
 use super::Udp;
 use super::flow::Flow;
-use crate::flow::{FlowKey, Id, Share, Wheel};
+use crate::flow::{FlowKey, Heir, Id, Share, Wheel};
 use crate::guest::{Facts, ToGuest};
 
 /// A flow on its way.
@@ -22,8 +22,8 @@ impl Udp {
     }
 
     /// See [`crate::flow::Table::elsewhere`].
-    pub fn elsewhere(&mut self, key: &FlowKey, opens: bool) -> Option<usize> {
-        self.table.elsewhere(key, opens)
+    pub fn elsewhere(&mut self, key: &FlowKey, heir: Heir) -> Option<usize> {
+        self.table.elsewhere(key, heir)
     }
 
     /// See [`crate::flow::Table::settle`].

@@ -9,17 +9,17 @@ TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
 
 
 class Program:
-    """A translator, and its command lines."""
+    """A translator, and its command lines; those of spelt all have `options`."""
 
-    def __init__(self, path, kind=None):
-        self.path = path
+    def __init__(self, path, kind=None, options=()):
+        self.path, self.options = path, options
         name = os.path.basename(path)
         self.kind = kind or next((peer for peer in ("pasta", "passt") if peer in name), "spelt")
 
     def run(self, options, command):
         if self.kind == "pasta":
             return [self.path, "--config-net", *options, *(["--", *command] if command else [])]
-        return [self.path, "run", *options, *(["--", *command] if command else [])]
+        return [self.path, "run", *self.options, *options, *(["--", *command] if command else [])]
 
     def attach(self, options, target):
         """Option `--no-config-net` is the absence of `--config-net` in pasta's terms."""
@@ -27,8 +27,8 @@ class Program:
             where = [target] if target.isdigit() else ["--netns", target]
             config = [] if "--no-config-net" in options else ["--config-net"]
             return [self.path, *config, *(o for o in options if o != "--no-config-net"), *where]
-        return [self.path, "attach", *options, target]
+        return [self.path, "attach", *self.options, *options, target]
 
     def vm(self, options):
         """For a virtual machine."""
-        return [self.path, *(["vm"] if self.kind == "spelt" else []), *options]
+        return [self.path, *(["vm"] if self.kind == "spelt" else []), *self.options, *options]

@@ -40,8 +40,8 @@ from harness import Harness
 def chosen_programs(options, lab):
     found = []
 
-    def add(name, kind, path):
-        program = laboratory.Program(path, kind) if path else laboratory.Program("", kind)
+    def add(name, kind, path, more=()):
+        program = laboratory.Program(path or "", kind, more)
         program.name = name
         found.append(program)
     spelt = lab.program.path if lab.program.kind == "spelt" else None
@@ -56,6 +56,8 @@ def chosen_programs(options, lab):
         add("loopback", "loopback", "")
     else:
         add("spelt", "spelt", spelt)
+        if options.queues > 1:
+            add("queues", "spelt", spelt, ("--queues", str(options.queues)))
         for name, path in peers:
             add(name, "pasta", path)
         for name, kind, command in (("debian", "pasta", "pasta"), ("slirp4netns", "slirp4netns", "slirp4netns")):
@@ -87,6 +89,8 @@ def main():
     links.add_argument("--socket", action="store_true", help="guests behind a socket, as virtual machines are")
     links.add_argument("--vhost-user", action="store_true", help="guests whose network card is the program's")
     parser.add_argument("--pairs", type=int, default=1, help="with --vhost-user: pairs of queues (default: 1)")
+    parser.add_argument("--queues", type=int, default=1,
+                        help="measure a program 'queues' too: spelt with so many queues of the tap")
     parser.add_argument("--quick", action="store_true", help="one round of short measurements")
     parser.add_argument("--rounds", type=int, help="rounds (default: 5)")
     parser.add_argument("--seconds", type=int, help="length of one throughput measurement (default: 3)")

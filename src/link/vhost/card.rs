@@ -38,6 +38,10 @@ pub struct Card {
     ready: bool,
     mtu: u16,
     tee: Tee,
+    /// The rings are with the first worker, and will come back.
+    away: bool,
+    /// See [`Card::has_broken`].
+    broke: bool,
     /// No buffer is left; the driver's kick will tell when there is one.
     full: bool,
     /// Small frames that wait for buffers, with their headers, and the bytes of them: a burst of answers may be longer than the
@@ -64,7 +68,9 @@ impl Card {
             ready: false,
             mtu,
             tee,
+            away: false,
             full: false,
+            broke: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             first: 0,
@@ -80,8 +86,19 @@ impl Card {
     pub fn adopt(&mut self, rings: Rings) {
         debug_assert_eq!(self.rings.pairs, Pairs::NONE);
         self.rings = rings;
+        self.away = false;
         self.changed();
         self.writable();
+    }
+
+    /// True if this ring is here.
+    pub fn has(&self, ring: usize) -> bool {
+        self.rings.pairs.has(ring / 2)
+    }
+
+    /// True if the driver has broken a ring since the last call.
+    pub fn has_broken(&mut self) -> bool {
+        std::mem::take(&mut self.broke)
     }
 
     /// The rings, with nothing in them undone: another thread goes on with them. Between turns of the loop only, when all frames
@@ -91,6 +108,7 @@ impl Card {
     pub fn give_back(&mut self) -> Rings {
         self.rings.publish_all();
         let rings = std::mem::take(&mut self.rings);
+        self.away = rings.pairs != Pairs::NONE;
         self.full = false;
         self.changed();
         rings
@@ -99,7 +117,7 @@ impl Card {
     /// The guest has gone, with all that waits for it.
     pub fn disconnect(&mut self, batch: &mut Batch) {
         batch.clear();
-        self.full = false;
+        (self.away, self.full) = (false, false);
         self.lost += self.waiting.len() as u64;
         self.waiting.clear();
         self.waiting_bytes = 0;
@@ -207,6 +225,7 @@ impl Card {
     fn give_up(&mut self, ring: usize) -> bool {
         self.rings.publish(ring);
         self.rings.queues[ring].give_up();
+        self.broke = true;
         // A guest can do it over and over.
         self.broken += 1;
         if self.broken <= BROKEN_TOLD {
@@ -230,7 +249,7 @@ impl Card {
     /// A small frame may wait for buffers, if there are not too many.
     fn put_off(&mut self, header: [u8; VNET_V1_LEN], frame: &[u8]) -> Result<(), LinkFull> {
         let small = frame.len() <= COPY_WHOLE && self.waiting_bytes + frame.len() <= WAITING_BYTES;
-        if !small || !self.ready {
+        if !small || !(self.ready || self.away) {
             return Err(LinkFull);
         }
         self.waiting.push_back((header, frame.to_vec()));
@@ -312,10 +331,10 @@ impl ToGuest for Card {
     }
 
     fn room(&self) -> Room {
-        if !self.ready {
-            Room::Nobody
-        } else if self.full {
+        if self.full || self.away {
             Room::Full
+        } else if !self.ready {
+            Room::Nobody
         } else {
             Room::Free
         }

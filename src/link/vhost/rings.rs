@@ -38,6 +38,10 @@ impl Pairs {
         Pairs(self.0 & !others.0)
     }
 
+    pub fn has(self, pair: usize) -> bool {
+        self.0 & 1 << pair != 0
+    }
+
     pub fn iter(self) -> impl Iterator<Item = usize> {
         self.beginning_at(0)
     }

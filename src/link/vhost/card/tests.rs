@@ -114,7 +114,7 @@ fn rings_go_on_where_they_were() {
         other.send(&bytes(70 + round), Offload::NONE).unwrap();
         // Done and not told of: that is for the one who gives them away.
         let rings = other.give_back();
-        assert_eq!((used(&mut driver, 2), other.room()), (vec![82 + round], Room::Nobody));
+        assert_eq!((used(&mut driver, 2), other.room()), (vec![82 + round], Room::Full));
         link.take_back(1, 2, rings);
         driver.say(FrontendReq::SET_VRING_ADDR, &addresses(2), &[]);
         listen_to(&mut link);
