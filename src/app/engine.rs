@@ -44,6 +44,8 @@ pub struct Parts {
 /// What all workers have alike.
 #[derive(Clone, Debug)]
 pub struct Common {
+    /// Flows that go from one to another take their times with them.
+    pub clock: Clock,
     pub l2: L2,
     pub nat: Nat,
     pub outbound: Outbound,
@@ -140,10 +142,9 @@ impl Engine {
     /// When the kernel has no descriptors or random bytes left for the start.
     pub fn new(parts: Parts, seat: Seat) -> io::Result<Engine> {
         let Seat { poll, crew } = seat;
-        let clock = Clock::start();
         let registry = poll.registry();
         let Flowing { tcp, udp, icmp, splice } = Flowing::new(&parts, registry, crew.as_ref())?;
-        let Common { l2, nat, gateway, protocols, descriptors, .. } = parts.common;
+        let Common { clock, l2, nat, gateway, protocols, descriptors, .. } = parts.common;
         let neighbours = parts.neighbours.as_ref().map(AsRawFd::as_raw_fd);
         for (fd, kind) in [(parts.link.listener(), Kind::Plug), (neighbours, Kind::Neighbours)] {
             fd.map_or(Ok(()), |fd| registry.register(&mut SourceFd(&fd), only(kind), Interest::READABLE))?;

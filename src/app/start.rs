@@ -23,7 +23,7 @@ use super::rules::{
 use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
 use super::workers::Recruit;
-use crate::base::{Counters, Family, PerFamily};
+use crate::base::{Clock, Counters, Family, PerFamily};
 use crate::config::{Config, Mode, Target};
 use crate::control::Api;
 use crate::fwd::{Local, Side};
@@ -251,6 +251,7 @@ fn engine(
 ) -> io::Result<(Engine, Vec<Recruit>)> {
     let l2 = plan.l2(config, tap.as_ref().map(|t| t.mac), tap.as_ref().and_then(|t| t.link_local));
     let common = Common {
+        clock: Clock::start(),
         l2,
         nat: plan.nat.clone(),
         outbound: plan.outbound.clone(),

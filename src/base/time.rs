@@ -41,7 +41,7 @@ impl Sub<Instant> for Instant {
 }
 
 /// The one reader of the system's monotonic clock.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: std::time::Instant,
 }

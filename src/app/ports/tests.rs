@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::*;
 use crate::app::{Common, Parts, Protocols, Seat};
-use crate::base::{Mac, PerFamily};
+use crate::base::{Clock, Mac, PerFamily};
 use crate::fwd::ports::{self, Spec};
 use crate::fwd::{Nat, Outbound};
 use crate::gateway;
@@ -20,6 +20,7 @@ fn engine() -> Engine {
     let mut forwards = Forwards::default();
     forwards.set_budget(16);
     let common = Common {
+        clock: Clock::start(),
         l2: L2 {
             our_mac: mac,
             guest_mac: mac,
