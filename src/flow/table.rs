@@ -113,7 +113,7 @@ impl<T, K: Copy + Eq + Hash> Table<T, K> {
         self.index.len() >= self.limit
     }
 
-    /// Changes how many there may be; those beyond the new limit stay.
+    /// Changes how many there may be; those beyond the new limit stay until a newcomer takes their place.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
@@ -131,9 +131,11 @@ impl<T, K: Copy + Eq + Hash> Table<T, K> {
         }
     }
 
-    /// Adds a flow as the most recently used one. `None` (and the flow dropped) if the table is full or the key is taken.
+    /// Adds a flow as the most recently used one. `None` (and the flow dropped) if the key is taken. Whether there is room is
+    /// the caller's business: who has made some may find a table that [`Table::is_full`] all the same, for its limit may be
+    /// lower than what there is already.
     pub fn insert(&mut self, key: K, flow: T) -> Option<Id> {
-        if self.is_full() || self.find(&key).is_some() {
+        if self.find(&key).is_some() {
             return None;
         }
         let id = self.next_id();
@@ -283,10 +285,19 @@ mod tests {
     }
 
     #[test]
-    fn full_and_duplicate_are_refused() {
+    fn duplicate_is_refused() {
         let mut t = table(2);
         assert!(t.insert(key(1), 1).is_some() && t.insert(key(1), 1).is_none());
-        assert!(t.insert(key(2), 2).is_some() && t.insert(key(3), 3).is_none());
+    }
+
+    #[test]
+    fn one_may_take_the_place_of_another_in_a_table_beyond_its_limit() {
+        let mut t = table(3);
+        let ids: Vec<Id> = (0..3).map(|n| t.insert(key(n), n).unwrap()).collect();
+        t.set_limit(1);
+        t.remove(ids[0]);
+        assert!(t.is_full() && t.insert(key(3), 3).is_some());
+        assert_eq!(t.len(), 3);
     }
 
     #[test]
@@ -336,7 +347,7 @@ mod tests {
             for (op, n) in ops {
                 match op {
                     0 => {
-                        let fits = model.len() < 12 && !model.contains(&n);
+                        let fits = !model.contains(&n);
                         assert_eq!(t.insert(key(n), n).is_some(), fits);
                         if fits { model.push(n); }
                     }
@@ -351,6 +362,7 @@ mod tests {
                     },
                 }
                 assert_eq!(t.iter().map(|f| *f.2).collect::<Vec<_>>(), model.clone());
+                assert_eq!(t.is_full(), model.len() >= 12);
             }
         }
     }

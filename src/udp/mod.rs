@@ -410,7 +410,14 @@ impl Udp {
     }
 
     fn make_room(&mut self, facts: &Facts<'_>) -> Result<(), DropReason> {
-        if self.table.is_full() && !self.evict(true, facts) { Err(DropReason::FlowTableFull) } else { Ok(()) }
+        if self.table.is_full() && !self.evict(true, facts) {
+            return Err(DropReason::FlowTableFull);
+        }
+        // There are more than there may be, for others have taken the rest: let them become fewer.
+        if self.table.is_full() {
+            self.evict(true, facts);
+        }
+        Ok(())
     }
 
     /// Removes the flow unused for longest, unless it is in use. `one_way`: or nobody has answered it, so that a flood of

@@ -166,3 +166,18 @@ fn handshake_floods_and_churn_leave_nothing_behind() {
         w.tcp.is_empty()
     });
 }
+
+/// As when other workers, or other protocols, have taken the rest.
+#[test]
+fn newcomer_finds_room_when_there_are_more_flows_than_there_may_be() {
+    let mut w = World::plain();
+    let flows: Vec<_> = (0..5).map(|n| connected_to(&mut w, LOOPBACKS[0], 4000 + n)).collect();
+    w.tcp.set_limit(2);
+    w.skip(Duration::from_secs(60));
+    w.seen();
+    let mut late = Guest::new(5000, flows[0].1.local_addr().unwrap());
+    late.send(&mut w, "S", b"");
+    // Whoever has been idle for longest makes room, nobody else.
+    let resets: Vec<_> = w.seen().iter().filter(|s| s.has('R')).map(|s| s.dst_port).collect();
+    assert_eq!((resets, w.tcp.len()), (vec![4000], 5));
+}
