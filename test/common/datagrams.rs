@@ -57,7 +57,7 @@ pub struct World<L> {
     pub timers: Wheel,
     pub l2: L2,
     pub nat: Nat,
-    clock: Clock,
+    pub clock: Clock,
     /// Added to the clock.
     pub ahead: Duration,
 }

@@ -152,13 +152,14 @@ class Descriptors(Case):
 
 
 class Limited:
-    """A program with at most 64 descriptors."""
+    """A program with few descriptors."""
 
-    def __init__(self, program):
-        self.program, self.kind, self.path = program, program.kind, program.path
+    def __init__(self, program, descriptors=64):
+        self.program, self.kind, self.path, self.descriptors = program, program.kind, program.path, descriptors
 
     def run(self, options, command):
-        return ["prlimit", "--nofile=64:64", "--", *self.program.run(options, command)]
+        return ["prlimit", f"--nofile={self.descriptors}:{self.descriptors}", "--",
+                *self.program.run(options, command)]
 
 
 class Many(Case):

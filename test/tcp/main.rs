@@ -3,6 +3,7 @@
 mod data;
 mod ends;
 mod flows;
+mod moving;
 mod random;
 mod stack;
 mod world;

@@ -8,7 +8,7 @@ use spelt::base::{Addr, Clock, Endpoint, Instant, Kind, Mac, PerFamily, Token};
 use spelt::flow::{FlowKey, Id, KeySecret, Ready, Wheel};
 use spelt::fwd::{Nat, Outbound};
 use spelt::guest::mock::MockLink;
-use spelt::guest::{Caps, Facts, Frame, L2};
+use spelt::guest::{Caps, Facts, Frame, L2, ToGuest};
 use spelt::tcp::Tcp;
 use spelt::wire::{Csum, Offload, Packet, Parsed, parse};
 
@@ -65,6 +65,24 @@ impl World {
     /// MTU 1500, no offloads.
     pub fn plain() -> World {
         World::new(Caps { csum: false, tso: false, uso: false, mtu: 1500 }, 1000)
+    }
+
+    /// Another worker's engine, without a flow yet.
+    pub fn beside(&self, limit: usize) -> World {
+        World { clock: self.clock, skipped: self.skipped, ..World::new(self.link.caps(), limit) }
+    }
+
+    /// All flows go to another worker, as when this one does not reach the guest any more. Returns how many there were.
+    pub fn move_all_to(&mut self, other: &mut World) -> usize {
+        let moving = self.tcp.leave(1);
+        let count = moving.len();
+        let facts = Facts { now: other.clock.now() + other.skipped, l2: &other.l2, nat: &other.nat };
+        for flow in moving {
+            other.tcp.adopt(flow, &facts, &mut other.link, &mut other.timers);
+        }
+        self.tcp.audit().unwrap();
+        other.tcp.audit().unwrap();
+        count
     }
 
     /// What a tap device with a virtio-net header can do.
@@ -306,6 +324,11 @@ impl Guest {
     /// Opens a connection.
     pub fn connect(&mut self, w: &mut World) {
         self.send(w, "S", b"");
+        self.connected(w);
+    }
+
+    /// Waits for the answer to the SYN.
+    pub fn connected(&mut self, w: &mut World) {
         w.until("the SYN-ACK", |w| !w.link.sent.is_empty());
         let s = w.seen().remove(0);
         assert_eq!((s.flags.as_str(), s.ack), ("S.", self.nxt));

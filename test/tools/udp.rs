@@ -1,6 +1,6 @@
 //! Datagrams as fast as they go, and a sink that counts them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,9 @@ pub struct FloodOptions {
     /// Spread over so many destination ports, counted from the given one
     #[arg(long, default_value_t = 1)]
     ports: u16,
+    /// Send from this port, which other floods may send from as well
+    #[arg(long)]
+    from: Option<u16>,
 }
 
 #[derive(clap::Args)]
@@ -38,6 +41,12 @@ pub struct SinkOptions {
 
 pub fn flood(options: &FloodOptions) -> Result<()> {
     let socket = Socket::new(Domain::for_address(options.connect), Type::DGRAM, None)?;
+    if let Some(port) = options.from {
+        let any: IpAddr =
+            if options.connect.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        socket.set_reuse_port(true)?;
+        socket.bind(&SocketAddr::new(any, port).into())?;
+    }
     let mut len = options.size;
     if options.gso > 0 {
         let size = libc::c_int::try_from(options.size)?;
