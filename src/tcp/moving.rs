@@ -51,9 +51,10 @@ impl Tcp {
         all
     }
 
-    /// Goes on with a flow that another worker had. One for which there is no room is reset on both sides.
+    /// Goes on with a flow that another worker had. One for which there is no room, or whose
+    /// name is taken, is reset on both sides.
     pub fn adopt(&mut self, moving: Moving, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
-        if self.make_room(facts, link).is_err() {
+        if self.flows.find(&moving.key).is_some() || self.make_room(facts, link).is_err() {
             return self.turn_away(moving, facts, link);
         }
         let Moving { key, mut flow } = moving;
@@ -69,7 +70,7 @@ impl Tcp {
         }
         self.half_open += usize::from(flow.half_open);
         self.held_total += flow.held.len();
-        self.flows.insert(key, flow).expect("room was made, and nobody else has the key");
+        self.flows.insert(key, flow).expect("nobody has the key");
         if watched.is_err() {
             return self.reset_both(id, facts, link);
         }
