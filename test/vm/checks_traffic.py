@@ -227,6 +227,7 @@ class Endings(Case):
 
     @both
     def test_upstream_2025_12_refused_by_the_guest(self, net):
+        self.assert_works()
         for where, address in ((self.lab.remote, net.host), (self.lab.host, net.loopback)):
             with where.connect(address, 8001) as stream:
                 with self.assertRaises(ConnectionResetError):
