@@ -30,7 +30,8 @@ use crate::fwd::{Local, Side};
 use crate::link::{Capture, Tee};
 use crate::listen::{self, Listener};
 use crate::logging::{self, LogSetup, Summary};
-use crate::sandbox::Identity;
+use crate::sandbox::{Identity, Role};
+use crate::sys::blocked;
 use crate::sys::process::{self, Daemon, OpenFiles, PidFile};
 use crate::sys::sockets::{Here, Nobody};
 use crate::{host, ns, sandbox};
@@ -220,7 +221,17 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     if let Some(file) = pid_file {
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
-    let params = sandbox::Params { bind_low_ports, chroot_fallback: config.chroot_fallback, identity };
+    let role = role(config);
+    let params = sandbox::Params {
+        bind_low_ports,
+        identity,
+        chroot_fallback: config.chroot_fallback,
+        role: Some(role),
+        alone: role != Role::RUN && local.is_none(),
+        ends_with_parent: false,
+        lacks: config.lacks,
+    };
+    blocked::tell_in(config.personality.name(), logging::last_resort());
     sandbox::enter_process(&params)?;
     engine.start_workers(others, params)?;
     sandbox::confine_thread(&params)?;
@@ -277,6 +288,15 @@ fn engine(
     Ok((engine, others))
 }
 
+fn role(config: &Config) -> Role {
+    match config.mode {
+        Mode::Spawn { .. } => Role::RUN,
+        Mode::Attach { .. } => Role::ATTACH,
+        Mode::Machine { .. } if config.vhost_user => Role::CARD,
+        Mode::Machine { .. } => Role::MACHINE,
+    }
+}
+
 /// Starts what makes sockets in the guest's namespace, if anything needs them, and opens the ports that lead out of it.
 fn reach_inside(config: &Config, guest: &Guest, opened: &mut Opened) -> anyhow::Result<Option<Local>> {
     let f = &mut opened.forwarding;
@@ -284,7 +304,15 @@ fn reach_inside(config: &Config, guest: &Guest, opened: &mut Opened) -> anyhow::
         return Ok(None);
     }
     let identity = opened.identity.filter(|_| guest.has_our_users());
-    let params = sandbox::Params { bind_low_ports: true, chroot_fallback: config.chroot_fallback, identity };
+    let params = sandbox::Params {
+        bind_low_ports: true,
+        identity,
+        chroot_fallback: config.chroot_fallback,
+        role: Some(Role::BROKER),
+        alone: true,
+        ends_with_parent: true,
+        lacks: config.lacks,
+    };
     let Some(mut broker) = guest.broker(|| sandbox::enter(&params))? else { return Ok(None) };
     broker.ready()?;
     opened.listeners.extend(bind(&f.forwards, Side::Guest, opened.descriptors, &f.options, &mut broker)?);

@@ -86,6 +86,7 @@ impl Engine {
     /// # Errors
     /// The kernel's: no memory for one more thread, or no permission; or that of [`sandbox::confine_thread`].
     pub fn start_workers(&mut self, recruits: Vec<Recruit>, params: sandbox::Params) -> anyhow::Result<()> {
+        let params = sandbox::Params { lacks: params.lacks.told(), ..params };
         let (sender, outcomes) = channel();
         for recruit in recruits {
             let (go, wait) = channel();

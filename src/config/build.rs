@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::defaults::{defaults, machine_defaults};
 use super::table::{Def, Group, Opt};
-use super::types::{Command, Config, Dns, Map, Mode, Personality, Plug, Search, Target, Verbosity};
+use super::types::{Command, Config, Dns, Lacks, Map, Mode, Personality, Plug, Search, Target, Verbosity};
 use super::{ports, value};
 use crate::base::{Addr, Family, PerFamily};
 
@@ -204,6 +204,7 @@ impl Builder {
             Opt::Pcap => c.pcap = Some(given.path("capture file")?),
             Opt::Pid => c.pid_file = Some(given.path("PID file")?),
             Opt::ChrootFallback => c.chroot_fallback = true,
+            Opt::AllowDegraded => c.lacks = Lacks::DEGRADED,
             Opt::Threads => c.threads = Some(given.parse("number of threads", value::queues)?),
             _ => {}
         }

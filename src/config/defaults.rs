@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::types::{Config, Dns, Mode, Personality, Search, Verbosity};
+use super::types::{Config, Dns, Lack, Lacks, Mode, Personality, Search, Verbosity};
 use crate::base::PerFamily;
 use crate::fwd::ports::Ports;
 
@@ -33,6 +33,7 @@ pub(super) fn defaults(personality: Personality) -> Config {
         runas: None,
         conf_path: None,
         chroot_fallback: false,
+        lacks: lacks(personality),
         vhost_user: false,
         queues: 1,
         threads: None,
@@ -84,5 +85,15 @@ pub(super) fn defaults(personality: Personality) -> Config {
         splice: true,
         splice_only: false,
         host_lo_to_ns_lo: false,
+    }
+}
+
+/// The others run where there is no Landlock, of which they know nothing, and slirp4netns is not isolated unless told; callers
+/// take what they find on standard error for trouble. What pasta and passt insist on, we do.
+fn lacks(personality: Personality) -> Lacks {
+    match personality {
+        Personality::Spelt => Lacks::default(),
+        Personality::Pasta | Personality::Passt => Lacks { files: Lack::Remark, ..Lacks::default() },
+        Personality::Slirp4netns => Lacks { files: Lack::Remark, ..Lacks::DEGRADED },
     }
 }

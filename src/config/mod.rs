@@ -37,7 +37,7 @@ use peer::Peer;
 
 pub use cli::command;
 pub use types::{
-    Assign, Command, Config, Dns, Exit, Id, Map, Mode, Personality, Plug, RunAs, Search, Target, Verbosity,
+    Assign, Command, Config, Dns, Exit, Id, Lack, Lacks, Map, Mode, Personality, Plug, RunAs, Search, Target, Verbosity,
 };
 
 /// What to do, by the name this was started as and its arguments (without that name).

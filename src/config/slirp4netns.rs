@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::defaults::defaults;
 use super::getopt::{Getopt, Item, Known, Order};
-use super::types::{Assign, Command, Config, Dns, Exit, Map, Mode, Personality, Search, Target, Verbosity};
+use super::types::{Assign, Command, Config, Dns, Exit, Lack, Map, Mode, Personality, Search, Target, Verbosity};
 use super::value::{self, MTU_MAX, MTU_MIN};
 use crate::base::{Addr, Family, PerFamily};
 
@@ -122,8 +122,10 @@ impl Face {
             Opt::UsernsPath => {
                 self.userns = Some(value::path(given).map_err(|a| invalid("user namespace", &a))?);
             }
-            // Both are always on, as far as the kernel has them.
-            Opt::EnableSandbox | Opt::EnableSeccomp | Opt::Help | Opt::Version => {}
+            // Both are always on, as far as the kernel has them; asked for, they must be there.
+            Opt::EnableSandbox => c.lacks.namespaces = Lack::Fatal,
+            Opt::EnableSeccomp => c.lacks.filter = Lack::Fatal,
+            Opt::Help | Opt::Version => {}
         }
         Ok(())
     }
@@ -329,8 +331,8 @@ static OPTIONS: &[Def] = &[
     ),
     def(Opt::NetnsType, None, "netns-type", Some("TYPE"), "what names the namespace ([path|pid], default=pid)"),
     def(Opt::UsernsPath, None, "userns-path", Some("PATH"), "user namespace to enter (default: the owner's)"),
-    def(Opt::EnableSandbox, None, "enable-sandbox", None, "accepted; isolation is always on"),
-    def(Opt::EnableSeccomp, None, "enable-seccomp", None, "accepted; isolation is always on"),
+    def(Opt::EnableSandbox, None, "enable-sandbox", None, "fail where the isolation that is always on is impossible"),
+    def(Opt::EnableSeccomp, None, "enable-seccomp", None, "fail where the filter that is always on is impossible"),
     def(Opt::OutboundAddr, None, "outbound-addr", Some("IPv4|INTERFACE"), "where connections come from"),
     def(Opt::OutboundAddr6, None, "outbound-addr6", Some("IPv6|INTERFACE"), "the same for IPv6"),
     def(Opt::DisableDns, None, "disable-dns", None, "no name server at 10.0.2.3 and fd00::3"),

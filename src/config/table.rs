@@ -14,6 +14,7 @@ pub(super) enum Opt {
     Stats,
     Check,
     Json,
+    AllowDegraded,
     Quiet,
     Foreground,
     Stderr,

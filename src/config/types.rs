@@ -166,6 +166,40 @@ pub struct Assign {
     pub prefix: Option<u8>,
 }
 
+/// What it means that this machine lacks a means of isolation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lack {
+    /// We do not start.
+    #[default]
+    Fatal,
+    Warning,
+    /// Whoever asks for details is told.
+    Remark,
+}
+
+/// By means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lacks {
+    /// Namespaces of our own, and an empty root.
+    pub namespaces: Lack,
+    /// Landlock.
+    pub files: Lack,
+    /// The filter of system calls.
+    pub filter: Lack,
+}
+
+impl Lacks {
+    /// All of it may be missing.
+    pub const DEGRADED: Lacks = Lacks { namespaces: Lack::Warning, files: Lack::Warning, filter: Lack::Warning };
+
+    /// As for those who have told already.
+    #[must_use]
+    pub fn told(self) -> Lacks {
+        let told = |lack| if lack == Lack::Warning { Lack::Remark } else { lack };
+        Lacks { namespaces: told(self.namespaces), files: told(self.files), filter: told(self.filter) }
+    }
+}
+
 /// Everything the user decides. Names of interfaces, users and files are checked for form only: existence is for the
 /// code that uses them.
 #[derive(Clone, Debug, PartialEq)]
@@ -192,6 +226,7 @@ pub struct Config {
     pub runas: Option<RunAs>,
     pub conf_path: Option<PathBuf>,
     pub chroot_fallback: bool,
+    pub lacks: Lacks,
     /// Frames through the machine's own memory.
     pub vhost_user: bool,
     /// Queues of the tap, from 1 to [`Config::QUEUES_MAX`]; 1 with [`Mode::Machine`], where the hypervisor decides.

@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -52,6 +53,11 @@ impl LogFile {
         log.append(header.as_bytes())?;
         log.header_bytes = header.len() as u64;
         Ok(log)
+    }
+
+    /// A second one for the same file.
+    pub fn descriptor(&self) -> Option<OwnedFd> {
+        self.file.try_clone().ok().map(OwnedFd::from)
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {

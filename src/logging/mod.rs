@@ -33,6 +33,7 @@ use log::{Level, LevelFilter, Metadata, Record};
 
 use crate::base::{Clock, Instant};
 use crate::config::Verbosity;
+use crate::sys::blocked;
 use file::LogFile;
 use line::tidy;
 use sink::{Counting, Stderr};
@@ -109,6 +110,17 @@ pub fn last_words(text: &str) {
         if let Some(syslog) = &mut sinks.syslog {
             syslog.put(Level::Error, now, &text);
         }
+    }
+}
+
+/// The log as a signal handler can write to it, if there is one.
+pub fn last_resort() -> Option<blocked::Log> {
+    let mut sinks = lock(&GLOBAL.get()?.sinks);
+    let Sinks { file, syslog, .. } = &mut *sinks;
+    match (file, syslog) {
+        (Some(file), _) => file.sink_mut().descriptor().map(blocked::Log::File),
+        (None, Some(syslog)) => syslog.sink_mut().descriptor().map(|(fd, before)| blocked::Log::System(fd, before)),
+        (None, None) => None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! format has a time that local daemons do not expect.
 
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +24,14 @@ impl Syslog {
         datagrams.connect();
         // Not before: the socket may be unreachable by name soon, and looking for it is in vain then.
         Syslog(Logger::new(datagrams, Plain { ident: ident.into(), pid: None }))
+    }
+
+    /// A second one for the same socket, and what comes before an error's text.
+    pub fn descriptor(&self) -> Option<(OwnedFd, String)> {
+        let fd = self.0.backend.socket.as_ref()?.try_clone().ok()?;
+        let mut before = Vec::new();
+        self.0.formatter.format(&mut before, Severity::LOG_ERR, "").ok()?;
+        Some((fd.into(), String::from_utf8(before).ok()?))
     }
 
     pub fn set_pid(&mut self, pid: u32) {

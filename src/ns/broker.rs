@@ -4,7 +4,7 @@
 //! connection does not wait for another process; nothing of this outlives us.
 //!
 //! The broker is forked at start-up. It enters the namespaces, closes every descriptor but its end of the channel, gives up
-//! what it does not need (the caller says how) and answers requests one by one until its channel ends. Requests and replies
+//! what it does not need and binds its life to ours (the caller says how) and answers requests one by one until its channel ends. Requests and replies
 //! are single messages of a sequenced-packet pair: a [`Wanted`] and a count, an errno and descriptors.
 //!
 //! Unbound sockets are alike, so we hold a few of each kind: one round trip fetches [`BATCH`]. Bound ones are made one by
@@ -31,9 +31,10 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::CloneFlags;
+use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use socket2::Socket;
 
@@ -159,7 +160,10 @@ impl Broker {
         let _ = pidfd::send_signal(&self.process.pidfd, libc::SIGKILL);
         let mut fds = [PollFd::new(self.process.pidfd.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, END_MAX_MS);
-        let _ = waitpid(Pid::from_raw(self.process.pid), Some(WaitPidFlag::WNOHANG));
+        let ended = waitpid(Pid::from_raw(self.process.pid), Some(WaitPidFlag::WNOHANG));
+        if matches!(ended, Ok(WaitStatus::Signaled(_, Signal::SIGSYS, _))) {
+            log::error!("it made a system call that its filter blocks: this is a bug, please report it");
+        }
     }
 }
 

@@ -1,13 +1,17 @@
 //! What a translator that a guest talks to does not need, taken away from it before the guest's first byte is read.
 //!
 //! Goals: whoever gets to run code in this process finds no files, no other processes, no shared memory, no capabilities
-//! and no way to new ones; what is left is the network as the user has it, and the descriptors that are open.
+//! and no way to new ones; what is left is the network as the user has it, the descriptors that are open, and the system calls
+//! that the work is made of.
 //!
 //! In order: a user namespace of its own where we have no CAP_SYS_ADMIN (its single id is the user's own, so signals to
 //! our children and the parent-death signal still pass: both compare host ids); mount, IPC and UTS namespaces; an empty
-//! read-only root; another identity if asked for. Then, in each thread: for children that must never come, a PID namespace;
-//! no capabilities, in no set; no new privileges; not dumpable, so that neither ptrace nor /proc/PID/mem open this process to
-//! others of the same user.
+//! read-only root; another identity if asked for; no new privileges; by Landlock no access to files, should one be found. Then,
+//! in each thread: for children that must never come, a PID namespace; no capabilities, in no set; not dumpable, so that
+//! neither ptrace nor /proc/PID/mem open this process to others of the same user; last the filter of system calls ([`table`]).
+//!
+//! Each stands behind the others: the filter lets nobody open files, of which there are none, and if there were, Landlock would
+//! refuse. What the kernel or a container lacks is an error, a warning or a remark, as [`Lacks`] says.
 //!
 //! The network namespace stays: it is the host's, where our sockets belong.
 //!
@@ -16,13 +20,18 @@
 //! `spelt run` it stays root: the kernel checks the sender's identity when a dying parent's signal kills the child, and the
 //! child is root so that its files are. `--runas` there changes the identity before the child is made ([`become_user`]).
 //!
-//! Limits: no system call filter yet. Afterwards nothing can be opened by path: what is needed later (`/dev/null`, log and
-//! capture files, syslog's socket, pid file, namespace directory) must be open.
+//! Limits: Landlock's part about signals is left out where the command or the broker has to end with us, because a dying
+//! parent's signal is one; nor has it a word on ports, which are for the rules of forwarding to allow. Afterwards nothing can be
+//! opened by path: what is needed later (`/dev/null`, log and capture files, syslog's socket, pid file, namespace directory)
+//! must be open.
 //!
 //! System calls, once: capget, geteuid, getegid, unshare, openat, write, close, mount, chdir, pivot_root, chroot, umount2,
-//! setgroups, setresgid, setresuid, capset, prctl; at start openat, read, close and more of libc's name service (logins).
+//! setgroups, setresgid, setresuid, capset, prctl, seccomp, those of [`crate::sys::landlock`] and [`crate::sys::blocked`]; at
+//! start openat, read, close and more of libc's name service (logins).
 
+mod filter;
 mod identity;
+pub mod table;
 
 use std::fs;
 use std::io;
@@ -31,11 +40,15 @@ use caps::Capability;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 
+use crate::config::{Lack, Lacks};
 use crate::sys::caps::{drop_all_but, effective, raise_permitted};
+use crate::sys::landlock;
 
 pub use identity::Identity;
+pub use table::Role;
 
 /// What must stay.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +59,14 @@ pub struct Params {
     pub identity: Option<Identity>,
     /// Where pivot_root is impossible (the root is the initial RAM file system), use chroot instead.
     pub chroot_fallback: bool,
+    /// Whose calls the filter is to allow; `None`: no filter, for tests of the rest.
+    pub role: Option<Role>,
+    /// No child has to be ended, by us or by our end.
+    pub alone: bool,
+    /// End with the parent.
+    pub ends_with_parent: bool,
+    /// What may be missing.
+    pub lacks: Lacks,
 }
 
 /// A mechanism that is missing. One sentence, its cause included.
@@ -72,17 +93,16 @@ pub fn enter(params: &Params) -> Result<(), Error> {
 /// See [`enter`].
 pub fn enter_process(params: &Params) -> Result<(), Error> {
     let mut identity = params.identity;
-    if !effective(Capability::CAP_SYS_ADMIN) {
-        // No other user exists in there.
-        if let Some(user) = identity.take() {
-            become_user(user)?;
-        }
-        own_user_namespace()?;
+    let privileged = effective(Capability::CAP_SYS_ADMIN);
+    // No other user exists in a user namespace of ours.
+    if let Some(user) = identity.take_if(|_| !privileged) {
+        become_user(user)?;
     }
-    let apart = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-    unshare(apart).map_err(fail("new mount, IPC and UTS namespaces", LIMIT_HINT))?;
-    empty_root(params.chroot_fallback)?;
-    identity.map_or(Ok(()), change_user)
+    tolerate(params.lacks.namespaces, set_apart(params, privileged))?;
+    identity.map_or(Ok(()), change_user)?;
+    prctl::set_no_new_privs().map_err(fail("no_new_privs", ""))?;
+    let files = landlock::give_up_files(params.alone);
+    tolerate(params.lacks.files, files.map_err(|cause| Error { step: "Landlock", cause, hint: LANDLOCK_HINT }))
 }
 
 /// The second half, for each thread on its own: what the kernel gives to threads, and not to processes. A thread that has
@@ -91,11 +111,39 @@ pub fn enter_process(params: &Params) -> Result<(), Error> {
 /// # Errors
 /// See [`enter`].
 pub fn confine_thread(params: &Params) -> Result<(), Error> {
-    unshare(CloneFlags::CLONE_NEWPID).map_err(fail("a new PID namespace", LIMIT_HINT))?;
+    let children = unshare(CloneFlags::CLONE_NEWPID).map_err(fail("a new PID namespace", LIMIT_HINT));
+    tolerate(params.lacks.namespaces, children)?;
     let keep: &[Capability] = if params.bind_low_ports { &[Capability::CAP_NET_BIND_SERVICE] } else { &[] };
     drop_all_but(keep).map_err(|cause| Error { step: "dropping capabilities", cause, hint: "" })?;
-    prctl::set_no_new_privs().map_err(fail("no_new_privs", ""))?;
-    prctl::set_dumpable(false).map_err(fail("switching off core dumps and tracing", ""))
+    prctl::set_dumpable(false).map_err(fail("switching off core dumps and tracing", ""))?;
+    if params.ends_with_parent {
+        // Not before: every change of credentials takes it back (prctl(2)).
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(fail("tying this process to its parent", ""))?;
+    }
+    let Some(role) = params.role else { return Ok(()) };
+    let filtered = filter::install(role);
+    tolerate(params.lacks.filter, filtered.map_err(|cause| Error { step: FILTER, cause, hint: FILTER_HINT }))
+}
+
+/// Goes on without, if that is allowed.
+fn tolerate(lack: Lack, outcome: Result<(), Error>) -> Result<(), Error> {
+    let Err(e) = outcome else { return Ok(()) };
+    match lack {
+        Lack::Fatal => return Err(e),
+        Lack::Warning => log::warn!("{e}; going on without"),
+        Lack::Remark => log::debug!("{e}; going on without"),
+    }
+    Ok(())
+}
+
+/// Namespaces of our own with an empty root.
+fn set_apart(params: &Params, privileged: bool) -> Result<(), Error> {
+    if !privileged {
+        own_user_namespace()?;
+    }
+    let apart = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    unshare(apart).map_err(fail("new mount, IPC and UTS namespaces", LIMIT_HINT))?;
+    empty_root(params.chroot_fallback)
 }
 
 /// Ids stay what they are; the namespace only lends the capabilities for the next steps.
@@ -168,6 +216,9 @@ fn fail(step: &'static str, hint: &'static str) -> impl FnOnce(nix::Error) -> Er
 
 const USERNS_HINT: &str = ": user namespaces are forbidden or used up: see the sysctls user.max_user_namespaces, \
                            kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
+const LANDLOCK_HINT: &str = ": it needs Linux 5.13, and landlock in /sys/kernel/security/lsm";
+const FILTER: &str = "the filter of system calls";
+const FILTER_HINT: &str = ": it needs a kernel with CONFIG_SECCOMP_FILTER";
 const ID_HINT: &str = ": the number must be one that /proc/self/uid_map and gid_map know";
 const LIMIT_HINT: &str = ": see the limits in /proc/sys/user";
 const PRIVATE_HINT: &str = ": impossible in a chroot whose directory is no mount point";

@@ -1,6 +1,8 @@
 //! The kernel, typed: the only place that holds `unsafe`, but for the call of a checksum made for newer processors. Functions
 //! return `io::Result` with the kernel's errno and do one thing each.
 
+pub mod blocked;
+pub mod calls;
 pub mod caps;
 pub mod dgram;
 pub mod errqueue;
@@ -8,6 +10,7 @@ pub mod event;
 pub mod fdpass;
 pub mod fields;
 pub mod iov;
+pub mod landlock;
 pub mod memory;
 pub mod netlink;
 pub mod netns;

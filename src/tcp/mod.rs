@@ -252,7 +252,8 @@ const SCRATCH_BYTES: usize = 1 << 20;
 fn probe_peek_offset(family: Family) -> bool {
     use std::os::fd::AsFd;
     let domain = if family == Family::V4 { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
-    Socket::new(domain, socket2::Type::STREAM, None).is_ok_and(|s| socket::set_peek_offset(s.as_fd(), 0).is_ok())
+    Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))
+        .is_ok_and(|s| socket::set_peek_offset(s.as_fd(), 0).is_ok())
 }
 
 /// Largest payload of one frame to the guest, given its segment size and whether the link segments for us.

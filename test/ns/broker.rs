@@ -204,7 +204,7 @@ impl log::Log for Stderr {
 pub fn confine() -> Result<(), sandbox::Error> {
     // It is inside by now, together with others who may have privileges there.
     assert!(!nix::sys::prctl::get_dumpable().unwrap(), "can be traced");
-    sandbox::enter(&sandbox::Params { bind_low_ports: true, ..sandbox::Params::default() })
+    sandbox::enter(&sandbox::Params { bind_low_ports: true, ends_with_parent: true, ..sandbox::Params::default() })
 }
 
 fn spawned(then: impl FnOnce(&mut Broker, &mut ns::Child) -> Result<(), String>) -> Result<i32, String> {

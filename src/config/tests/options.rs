@@ -177,6 +177,22 @@ fn spelt_attaches() {
 }
 
 #[test]
+fn isolation_may_be_missing_for_spelt_only_if_told() {
+    let all = |line| {
+        let Lacks { namespaces, files, filter } = spelt(line).lacks;
+        [namespaces, files, filter]
+    };
+    assert_eq!(all("run"), [Lack::Fatal; 3]);
+    for line in ["run --allow-degraded", "attach --allow-degraded 1", "vm --allow-degraded"] {
+        assert_eq!(all(line), [Lack::Warning; 3], "{line}");
+    }
+    let Lacks { namespaces, files, filter } = pasta("1").lacks;
+    assert_eq!([namespaces, files, filter], [Lack::Fatal, Lack::Remark, Lack::Fatal]);
+    assert!(refused("pasta", "--allow-degraded 1").contains("--allow-degraded"));
+    assert_eq!(Lacks::DEGRADED.told(), Lacks { namespaces: Lack::Remark, files: Lack::Remark, filter: Lack::Remark });
+}
+
+#[test]
 fn queues_and_threads_are_for_spelt_alone() {
     for line in
         ["run --queues 4 --threads 3", "attach 1 --threads 3 --queues 4", "run --queues 2 --queues 4 --threads=3"]

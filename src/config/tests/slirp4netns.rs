@@ -41,6 +41,17 @@ fn rootlesskit() {
 }
 
 #[test]
+fn isolation_must_be_there_if_asked_for() {
+    let lacks = |line| {
+        let Lacks { namespaces, files, filter } = slirp(line).lacks;
+        (namespaces, files, filter)
+    };
+    assert_eq!(lacks("1"), (Lack::Warning, Lack::Remark, Lack::Warning));
+    assert_eq!(lacks("--enable-sandbox 1"), (Lack::Fatal, Lack::Remark, Lack::Warning));
+    assert_eq!(lacks("--enable-seccomp 1"), (Lack::Warning, Lack::Remark, Lack::Fatal));
+}
+
+#[test]
 fn rootlesskit_with_detached_namespace() {
     let got = slirp(
         "--mtu 65520 -r 3 --cidr 10.0.9.0/24 --enable-ipv6 --api-socket /run/x/.s4nn.sock --userns-path=/proc/7/ns/user \

@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
 
 use super::super::Error;
 use super::protocol::{self, REQUEST_BYTES, Request, What};
@@ -46,11 +45,10 @@ fn prepare<E: Display>(
     // A pipe among the standard streams would keep its reader waiting after we have let go of it.
     process::let_go_of_std_fds();
     process::close_inherited(Some(channel.as_raw_fd()));
-    confine().map_err(|e| Error::Failed(e.to_string()))?;
-    // Last: every change of credentials takes it back (prctl(2)). A parent that is gone already has closed the channel.
-    prctl::set_pdeathsig(Signal::SIGKILL)
-        .map_err(io::Error::from)
-        .map_err(Error::io("cannot tie the process that makes sockets to this one"))
+    let _ = prctl::set_name(c"spelt-broker");
+    // The last word is its: nothing may be possible afterwards but to answer. A parent that is gone already has closed the
+    // channel.
+    confine().map_err(|e| Error::Failed(e.to_string()))
 }
 
 /// False: the parent is gone.
