@@ -3,6 +3,7 @@
 //! JSON when it is done.
 
 mod bulk;
+mod calls;
 mod crr;
 mod echo;
 mod enter;
@@ -53,6 +54,8 @@ enum Command {
     UdpSink(udp::SinkOptions),
     /// Run a command as the root of a guest
     Enter(enter::Options),
+    /// List the system calls that the program's filter allows, or make one under it
+    Calls(calls::Options),
     /// Time a command from start to exit, many times
     StartTime(start::Options),
 }
@@ -73,6 +76,7 @@ fn main() {
         Command::UdpSink(options) => udp::sink(&options),
         Command::Enter(options) => enter::run(&options),
         Command::StartTime(options) => start::run(&options),
+        Command::Calls(options) => calls::run(&options),
     };
     if let Err(error) = result {
         eprintln!("lab: {error:#}");
