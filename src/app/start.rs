@@ -218,9 +218,6 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     let bind_low_ports = needs_low_ports(&opened.forwarding.forwards) || opened.api.is_some();
     let (mut engine, others) = engine(config, plan, tap, local, opened).context("cannot set up the event loop")?;
     supervisor.register(&mut engine)?;
-    if let Some(file) = pid_file {
-        file.write(std::process::id()).context("cannot write the PID file")?;
-    }
     let role = role(config);
     let params = sandbox::Params {
         bind_low_ports,
@@ -239,6 +236,10 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     // Before the caller is told that all is ready: what the guest has bound already can be reached then.
     engine.scan_ports();
     announce(config, &summary);
+    // Some wait for it, and take it for the word that all is ready.
+    if let Some(file) = pid_file {
+        file.write(std::process::id()).context("cannot write the PID file")?;
+    }
     match daemon {
         Some(daemon) => {
             logging::detach_stderr();
