@@ -140,6 +140,16 @@ mod tests {
     }
 
     #[test]
+    fn nobody_answers_for_an_ipv4_address_in_the_form_of_ipv6() {
+        for target in [[192, 0, 2, 1], [192, 0, 2, 99], [0; 4]] {
+            let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+            message.extend_from_slice(&target);
+            let mut t = Bench::new();
+            assert_eq!(t.answer(&icmpv6_frame("fe80::7", "ff02::1:ff00:1", 255, message)), Err(DropReason::Ndp));
+        }
+    }
+
+    #[test]
     fn a_vouched_for_checksum_is_not_verified() {
         let mut t = Bench::new();
         let mut f = solicit("fe80::7", "fe80::1");

@@ -59,7 +59,9 @@ pub fn parse(src: &Addr, dst: &Addr, hop_limit: u8, b: &[u8]) -> Option<Message>
     if hop_limit != HOP_LIMIT || b.len() < 8 || b[1] != 0 {
         return None;
     }
-    let target = || b.get(8..24).map(|o| Addr::v6(o.try_into().expect("16 bytes"))).filter(Addr::is_unicast);
+    // An IPv4 address in the form of IPv6 is no neighbour's, and would be taken for IPv4 from here on.
+    let is_neighbours = |a: &Addr| a.is_unicast() && !a.is_v4();
+    let target = || b.get(8..24).map(|o| Addr::v6(o.try_into().expect("16 bytes"))).filter(is_neighbours);
     match b[0] {
         ROUTER_SOLICITATION => {
             let source_ll = options(&b[8..])?;
