@@ -93,8 +93,7 @@ impl Tcp {
         if matches!(flow.conn.state(), State::SynReceived | State::SynSent) {
             match socket::peek(socket.as_fd(), &mut [Scatter::new(&mut [0])]) {
                 Ok(n) if n > 0 => {
-                    // On kernels without the option every peek begins in front.
-                    let _ = socket::set_peek_offset(socket.as_fd(), 0);
+                    self.seek(id, 0);
                     return None;
                 }
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Some(e),

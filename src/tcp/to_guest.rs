@@ -169,10 +169,16 @@ impl Tcp {
 
     /// After a peek whose data was not all sent, or a resend: the next peek is of new data again.
     fn reseek(&mut self, id: Id) {
-        let Some(flow) = self.flows.get(id) else { return };
-        if let Some(s) = &flow.socket {
-            // On kernels without the option every peek skips for itself.
-            let _ = socket::set_peek_offset(s.as_fd(), flow.conn.in_flight() as usize);
+        if let Some(flow) = self.flows.get(id) {
+            self.seek(id, flow.conn.in_flight());
+        }
+    }
+
+    /// Where the next peek starts, if it is the kernel that skips: both would skip twice.
+    pub(super) fn seek(&self, id: Id, offset: u32) {
+        let Some((flow, key)) = self.flows.get(id).zip(self.flows.key(id)) else { return };
+        if let Some(s) = flow.socket.as_ref().filter(|_| self.peek_offset[key.guest.addr.family()]) {
+            let _ = socket::set_peek_offset(s.as_fd(), offset as usize);
         }
     }
 
@@ -194,9 +200,7 @@ impl Tcp {
         if want == 0 {
             return;
         }
-        if let Some(s) = &flow.socket {
-            let _ = socket::set_peek_offset(s.as_fd(), from.since(flow.conn.una()) as usize);
-        }
+        self.seek(id, from.since(flow.conn.una()));
         // Whatever stops it, the timer tries again.
         if let Ok(got) = self.send_payload(id, &key, from, want, facts, link) {
             self.flow(id).conn.resent(got.sent as u32);

@@ -218,6 +218,31 @@ fn what_is_sent_again_is_what_was_sent() {
     }
 }
 
+/// What is sent again leaves nothing behind that what comes next would be looked for from.
+#[test]
+fn what_follows_a_loss_is_what_was_written() {
+    for peek_offset in [true, false] {
+        let mut w = World::plain();
+        if !peek_offset {
+            w.tcp.forgo_peek_offset();
+        }
+        let (mut g, mut server) = connected(&mut w);
+        let data = pattern(6000);
+        server.write_all(&data[..100]).unwrap();
+        w.settle();
+        w.skip(Duration::from_secs(1));
+        w.turn(0);
+        let mut got = g.read(&mut w, 100);
+        w.link.room = 1;
+        server.write_all(&data[100..]).unwrap();
+        w.settle();
+        w.link.room = usize::MAX;
+        w.link_ready();
+        got.extend(g.read(&mut w, 5900));
+        assert!(got == data, "{peek_offset}");
+    }
+}
+
 #[test]
 fn three_duplicates_bring_back_one_segment() {
     let mut w = World::plain();
