@@ -1,7 +1,7 @@
 //! What fuzzing has found, and seeds that it began with: each must be survived. `test/fuzz/README.md` tells how to find more.
 
-#[path = "fuzz/vhost.rs"]
-mod vhost;
+#[path = "fuzz/lib.rs"]
+mod fuzz;
 
 use std::path::Path;
 
@@ -17,12 +17,32 @@ fn replay(name: &str, target: fn(&[u8])) {
     assert!(count > 3, "the corpus {name} has {count} files only");
 }
 
-#[test]
-fn vhost_messages() {
-    replay("vhost_messages", vhost::messages);
+/// A test for each corpus, under its name.
+macro_rules! corpora {
+    ($($name:ident => $target:path,)+) => { $(
+        #[test]
+        fn $name() {
+            replay(stringify!($name), $target);
+        }
+    )+ };
 }
 
-#[test]
-fn vhost_rings() {
-    replay("vhost_rings", vhost::rings);
+corpora! {
+    frames => fuzz::frames::any,
+    extensions => fuzz::frames::extensions,
+    tcp_options => fuzz::frames::tcp_options,
+    fragments => fuzz::frames::fragments,
+    dhcp => fuzz::gateway::dhcp,
+    dhcpv6 => fuzz::gateway::dhcpv6,
+    ndp => fuzz::gateway::ndp,
+    stream => fuzz::stream::stream,
+    netlink => fuzz::kernel::netlink,
+    control => fuzz::texts::control,
+    ports => fuzz::texts::ports,
+    resolv => fuzz::texts::resolv,
+    arguments => fuzz::texts::arguments,
+    tcp => fuzz::tcp::tcp,
+    engine => fuzz::engine::engine,
+    vhost_messages => fuzz::vhost::messages,
+    vhost_rings => fuzz::vhost::rings,
 }

@@ -46,7 +46,7 @@ impl Namespace {
 
 impl Forwarding {
     /// For an engine that opens no ports.
-    pub(super) fn nothing() -> Forwarding {
+    pub fn nothing() -> Forwarding {
         let nobody = || Namespace { sockets: Box::new(Nobody), diag: None };
         let options = Options { v4: false, v6: false, freebind: false };
         Forwarding { forwards: Forwards::default(), options, host: nobody(), guest: nobody() }

@@ -12,7 +12,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Error;
 use crate::base::{Addr, Family, Hop, Prefix, Route};
-use crate::sys::netlink::Netlink;
+use crate::sys::netlink::{Netlink, news};
 
 /// The three lists, in the kernel's order.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,19 @@ pub struct Dump {
     pub links: Vec<Link>,
     pub addresses: Vec<Address>,
     pub routes: Vec<TableRoute>,
+}
+
+impl Dump {
+    /// Adds what a datagram lists. For tests: of datagrams that no kernel has sent.
+    #[doc(hidden)]
+    pub fn take(&mut self, datagram: &[u8]) {
+        for message in news(datagram) {
+            self.links.extend(link(&message));
+            self.addresses.extend(address(&message));
+            let families = [AddressFamily::Inet, AddressFamily::Inet6];
+            self.routes.extend(families.into_iter().filter_map(|family| table_route(&message, family)));
+        }
+    }
 }
 
 /// An interface.

@@ -28,8 +28,12 @@ use crate::base::{Addr, Family, PerFamily, Prefix, Route};
 pub use choose::choose;
 pub use dump::{Address, Dump, Link, TableRoute};
 pub use neighbours::Neighbours;
+#[doc(hidden)]
+pub use neighbours::neighbours_in;
 pub use resolv::Resolv;
 pub use sockdiag::SockDiag;
+#[doc(hidden)]
+pub use sockdiag::ports_in;
 
 /// What the user chose.
 #[derive(Clone, Debug)]

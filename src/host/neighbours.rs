@@ -21,7 +21,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::base::{Addr, Instant, Mac, PerFamily, RateLimit};
 use crate::guest;
-use crate::sys::netlink::Netlink;
+use crate::sys::netlink::{Netlink, news};
 
 /// A subscription to the neighbour table of the network namespace it was opened in.
 pub struct Neighbours {
@@ -212,6 +212,12 @@ fn event(message: &RouteNetlinkMessage) -> Option<Event> {
     // The kernel gives the address of valid entries only: one that failed, or is not resolved yet, comes without. Links
     // without neighbours have zeros there.
     Some(Event { addr, index: m.header.ifindex, mac: mac.filter(|mac| there && mac.is_unicast()) })
+}
+
+/// What a datagram says about neighbours. For tests: of datagrams that no kernel has sent.
+#[doc(hidden)]
+pub fn neighbours_in(datagram: &[u8]) -> Vec<(Addr, Option<Mac>)> {
+    news(datagram).iter().filter_map(event).map(|e| (e.addr, e.mac)).collect()
 }
 
 /// linux/rtnetlink.h.

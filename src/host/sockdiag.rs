@@ -77,7 +77,7 @@ impl SockDiag {
                 continue;
             }
             let datagram = self.room.get(..len).unwrap_or_default();
-            if let Some(end) = read(datagram, self.sequence, state, ports) {
+            if let Some(end) = ports_in(datagram, self.sequence, state, ports) {
                 return end;
             }
         }
@@ -99,7 +99,8 @@ fn request(family: u8, protocol: u8, state: u8, sequence: u32) -> [u8; HEADER + 
 }
 
 /// Takes the ports from one datagram. `Some`: the list ends with it.
-fn read(mut datagram: &[u8], sequence: u32, state: u8, ports: &mut PortSet) -> Option<io::Result<()>> {
+#[doc(hidden)]
+pub fn ports_in(mut datagram: &[u8], sequence: u32, state: u8, ports: &mut PortSet) -> Option<io::Result<()>> {
     while let Some(header) = datagram.first_chunk::<HEADER>() {
         let [l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, ..] = *header;
         let len = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
@@ -174,12 +175,12 @@ mod tests {
         #[test]
         fn no_answer_makes_it_panic(bytes in proptest::collection::vec(0u8.., 0..200), len in 0u32..80, kind in 0u16..24) {
             let mut ports = PortSet::default();
-            let _ = read(&bytes, 0, TCP_LISTEN, &mut ports);
+            let _ = ports_in(&bytes, 0, TCP_LISTEN, &mut ports);
             let mut framed = len.to_ne_bytes().to_vec();
             framed.extend(kind.to_ne_bytes());
             framed.extend([0; 10]);
             framed.extend(&bytes);
-            let _ = read(&framed, 0, TCP_LISTEN, &mut ports);
+            let _ = ports_in(&framed, 0, TCP_LISTEN, &mut ports);
             proptest::prop_assert!(ports.within(0, u16::MAX).count() <= framed.len() / HEADER);
         }
     }

@@ -196,7 +196,7 @@ impl AsRawFd for Netlink {
 }
 
 /// What a group's datagram tells.
-fn news(datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
+pub fn news(datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
     let inner = |m: NetlinkMessage<RouteNetlinkMessage>| match m.payload {
         NetlinkPayload::InnerMessage(m) => Some(m),
         _ => None,
