@@ -25,6 +25,7 @@ use super::peer::{Ends, Heard, Peer};
 use super::{gateway, judge};
 
 const GUEST_PORT: u16 = 40_000;
+const MTU: u16 = 1500;
 
 /// A byte for what follows: a step of a connection, a datagram, an echo, pieces of a packet, or a frame of any bytes.
 pub fn engine(data: &[u8]) {
@@ -65,7 +66,7 @@ impl World {
     fn new() -> World {
         let (ours, guest) = UnixDatagram::pair().expect("a pair of sockets");
         guest.set_nonblocking(true).expect("a socket");
-        let link = Socket::connected(OwnedFd::from(ours), Kind::Datagram, 1500, Tee::default());
+        let link = Socket::connected(OwnedFd::from(ours), Kind::Datagram, MTU, Tee::default());
         let seat = Seat::alone().expect("a seat");
         let mut engine = Engine::new(parts(Link::Socket(Box::new(link))), seat).expect("an engine");
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("an event descriptor");
@@ -165,6 +166,7 @@ impl World {
         let mut room = std::mem::take(&mut self.room);
         while let Ok(n) = self.guest.recv(&mut room) {
             judge::frame(&room[..n]);
+            assert!(n <= ETH_LEN + usize::from(MTU), "{n} bytes");
             self.hear(&room[..n]);
         }
         self.room = room;

@@ -57,6 +57,7 @@ fn dropped(w: &World) -> u64 {
 
 fn listen(w: &mut World, peers: &mut [Peer]) {
     for s in w.seen() {
+        assert!(s.frame.len() <= 14 + usize::from(w.link.caps.mtu), "{} bytes", s.frame.len());
         let peer = peers.iter_mut().find(|p| p.ports == (s.dst_port, s.src_port)).expect("a port of the guest's");
         peer.hear(&Heard {
             seq: s.seq,
