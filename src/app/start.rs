@@ -70,11 +70,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let rules = Rules { inbound: rules_on(&forwards, Side::Host), outbound: rules_on(&forwards, Side::Guest) };
     let socket = if let Place::Machine(plugged, _) = &place { plugged.path() } else { None };
     let summary = Summary { socket: socket.map(PathBuf::from), ..summary(config, &network, &plan, rules) };
-    let descriptors =
-        spare_descriptors(reaches_inside(config, &forwards), config.api_socket.is_some(), config.vhost_user);
-    // The first queue of the tap, and what the first worker has, are among those.
-    let more = usize::from(config.queues.saturating_sub(1)) + Seat::DESCRIPTORS * (workers(config) - 1);
-    let descriptors = descriptors.saturating_sub(more);
+    let descriptors = spare(config, reaches_inside(config, &forwards));
     forwards.set_budget(port_descriptors(&forwards, descriptors));
 
     let daemon =
@@ -103,6 +99,14 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         summary,
     };
     serve(config, &plan, guest, opened)
+}
+
+/// Descriptors for ports and flows. `inside`: as in [`spare_descriptors`].
+fn spare(config: &Config, inside: bool) -> usize {
+    let descriptors = spare_descriptors(inside, config.api_socket.is_some(), config.vhost_user);
+    // The first queue of the tap, and what the first worker has, are among those that are taken off.
+    let more = usize::from(config.queues.saturating_sub(1)) + Seat::DESCRIPTORS * (workers(config) - 1);
+    descriptors.saturating_sub(more)
 }
 
 /// Where the guest is to be.
