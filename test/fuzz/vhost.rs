@@ -109,9 +109,9 @@ fn work(link: &mut Vhost) {
             let mut areas = Areas::new();
             room.areas(&mut areas);
             drop(areas);
-            let _ = room.commit(&[2; 54], 4000, Offload::NONE);
-            let _ = room.commit(&[2; 54], 100, Offload::NONE);
-            let _ = room.commit(&[2; 54], 100, Offload::NONE);
+            for len in [4000, 100, 100].into_iter().take(room.left()) {
+                let _ = room.commit(&[2; 54], len, Offload::NONE);
+            }
         }
         let _ = link.flush();
         if input != Input::More {
