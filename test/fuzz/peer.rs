@@ -136,15 +136,11 @@ impl Peer {
 
     /// One step of a script; returns what the guest sends.
     pub fn step(&mut self, [op, a, b, c]: [u8; 4]) -> Vec<Vec<u8>> {
+        let window = WINDOWS[usize::from(c & 3)];
         match op & 7 {
             0..=2 => {
                 let len = usize::from(c >> 2) * 23;
-                vec![self.segment(
-                    FLAGS[usize::from(op >> 3 & 15)],
-                    [offset(a), offset(b)],
-                    WINDOWS[usize::from(c & 3)],
-                    len,
-                )]
+                vec![self.segment(FLAGS[usize::from(op >> 3 & 15)], [offset(a), offset(b)], window, len)]
             }
             3 => (0..a & 31).map(|_| self.segment(".", [0, 0], 65535, 1400)).collect(),
             4 | 5 => {
@@ -153,10 +149,10 @@ impl Peer {
             }
             // As a guest does that means no harm.
             _ if self.inbound && self.nxt == self.iss && self.irs.is_some() => {
-                vec![self.segment("S.", [0, 0], 65535, 0)]
+                vec![self.segment("S.", [0, 0], window, 0)]
             }
-            _ if self.irs.is_none() => vec![self.segment("S", [0, 0], 65535, 0)],
-            _ => vec![self.segment(".", [0, 0], 65535, 0)],
+            _ if self.irs.is_none() => vec![self.segment("S", [0, 0], window, 0)],
+            _ => vec![self.segment(".", [0, 0], window, 0)],
         }
     }
 
