@@ -83,6 +83,8 @@ pub struct Engine {
     pub(super) link_watched: bool,
     /// The link became writable in this turn.
     pub(super) link_takes: bool,
+    /// When to try a stuck link again.
+    stuck_until: Instant,
     pub(super) gateway: Gateway,
     /// When the wheel wakes the gateway next.
     pub(super) gateway_due: Instant,
@@ -134,7 +136,7 @@ pub enum Next {
 
 /// Events of one poll: more wait for the next turn.
 const EVENTS: usize = 256;
-/// Between two attempts to send what the kernel had no memory for.
+/// Between two attempts to send what the kernel had no memory for, or the guest too few buffers.
 const STUCK: Duration = Duration::from_millis(10);
 
 impl Engine {
@@ -169,6 +171,7 @@ impl Engine {
             batch: Batch::new(),
             link_has_more: true,
             link_takes: false,
+            stuck_until: Instant::FAR,
             plugged_in: 0,
             link_watched: false,
             gateway_due: Instant::FAR,
@@ -286,7 +289,11 @@ impl Engine {
             return Some(Duration::ZERO);
         }
         let timer = self.timers.next().map(|at| at.since(self.clock.now()));
-        if self.link.is_stuck() { Some(timer.unwrap_or(STUCK).min(STUCK)) } else { timer }
+        if !self.link.is_stuck() {
+            return timer;
+        }
+        let stuck = self.stuck_until.since(self.clock.now()).min(STUCK);
+        Some(timer.map_or(stuck, |timer| timer.min(stuck)))
     }
 
     /// Due timers and the caller's events. True: the caller says stop.
@@ -330,8 +337,8 @@ impl Engine {
     fn finish_turn(&mut self, now: Instant) -> io::Result<()> {
         self.accept_waiting(now);
         self.run_splice(now);
+        let mut link = std::mem::take(&mut self.link_takes) | self.has_been_stuck(now);
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
-        let mut link = std::mem::take(&mut self.link_takes) || self.link.is_stuck();
         if link {
             self.link.writable();
             link = self.link.room() == Room::Free;
@@ -361,6 +368,20 @@ impl Engine {
         self.tell_of_broken_rings();
         self.share_descriptors();
         Ok(())
+    }
+
+    /// True if it is time to try again with a link that no event will tell of.
+    fn has_been_stuck(&mut self, now: Instant) -> bool {
+        if !self.link.is_stuck() {
+            self.stuck_until = Instant::FAR;
+        } else if self.stuck_until == Instant::FAR {
+            self.stuck_until = now + STUCK;
+        }
+        let over = now >= self.stuck_until;
+        if over {
+            self.stuck_until = Instant::FAR;
+        }
+        over
     }
 
     /// Lets each kind of flow grow into what the others do not use.

@@ -150,9 +150,14 @@ impl Link {
         }
     }
 
-    /// See [`Socket::is_stuck`].
+    /// See [`Socket::is_stuck`], [`Card::is_stuck`].
     pub fn is_stuck(&self) -> bool {
-        matches!(self, Link::Socket(socket) if socket.is_stuck())
+        match self {
+            Link::Socket(socket) => socket.is_stuck(),
+            Link::Vhost(card) => card.is_stuck(),
+            Link::Card(card) => card.is_stuck(),
+            Link::Tap(_) | Link::None => false,
+        }
     }
 
     /// See [`Tap::abandon`].

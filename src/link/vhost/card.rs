@@ -42,6 +42,10 @@ pub struct Card {
     away: bool,
     /// See [`Card::has_broken`].
     broke: bool,
+    /// The driver tells only when there are several buffers; see [`Card::is_stuck`].
+    patient: bool,
+    /// Where the driver's buffers ended when they were used up last.
+    full_at: Option<u16>,
     /// No buffer is left; the driver's kick will tell when there is one.
     full: bool,
     /// Small frames that wait for buffers, with their headers, and the bytes of them: a burst of answers may be longer than the
@@ -69,6 +73,8 @@ impl Card {
             mtu,
             tee,
             away: false,
+            patient: false,
+            full_at: None,
             full: false,
             broke: false,
             waiting: VecDeque::new(),
@@ -303,9 +309,9 @@ impl Card {
             };
             // The driver may wait for what we have put off.
             self.rings.publish(self.outlet);
-            let (_, from) = self.supply()?;
-            match (short, from.ring.listen(from.log)) {
+            match (short, self.listen_for_buffers()?) {
                 (Short::Broken, _) | (_, Err(Broken)) => {
+                    self.patient = false;
                     self.give_up(self.outlet);
                     // Another of our pairs may take it.
                     if !self.ready {
@@ -319,6 +325,26 @@ impl Card {
                 }
             }
         }
+    }
+}
+
+impl Card {
+    /// Asks to be told of buffers: when a good part of the ring has them again, for each time costs both sides a notification.
+    /// If none have come since the last time, of the first one.
+    fn listen_for_buffers(&mut self) -> Option<Result<bool, Broken>> {
+        let quarter = self.rings.queues[self.outlet].num / 4;
+        let full_at = self.full_at;
+        let (_, from) = self.supply()?;
+        let at = from.ring.seen();
+        let patient = full_at != Some(at);
+        let told = from.ring.listen_for(if patient { quarter.max(1) } else { 1 }, from.log);
+        (self.full_at, self.patient) = (Some(at), patient && quarter > 1);
+        Some(told)
+    }
+
+    /// There may be buffers, but not so many that the driver tells of them: to be looked at after a while.
+    pub fn is_stuck(&self) -> bool {
+        self.full && self.patient
     }
 }
 

@@ -230,6 +230,11 @@ impl Vhost {
         }
     }
 
+    /// See [`Card::is_stuck`].
+    pub fn is_stuck(&self) -> bool {
+        self.card.is_stuck()
+    }
+
     /// See [`Card::sent`].
     pub fn sent(&self) -> (u64, u64) {
         self.card.sent()

@@ -105,6 +105,11 @@ impl Ring {
         })
     }
 
+    /// Where the entries end that we know of.
+    pub fn seen(&self) -> u16 {
+        self.seen
+    }
+
     /// The entry to take next, were we to stop now.
     pub fn base(&self) -> u16 {
         self.next
@@ -170,10 +175,19 @@ impl Ring {
     /// # Errors
     /// [`Broken`].
     pub fn listen(&mut self, log: Option<&DirtyLog>) -> Result<bool, Broken> {
+        self.listen_for(1, log)
+    }
+
+    /// The same, but need not be told before there are so many more. Whether that day comes is the driver's choice: there are
+    /// other means needed to look again. Without event indexes it is told of each.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn listen_for(&mut self, more: u16, log: Option<&DirtyLog>) -> Result<bool, Broken> {
         self.listening = true;
         if self.event_index {
             let at = 4 + ELEMENT * usize::from(self.num);
-            self.used.store_u16(at, self.seen, Ordering::Relaxed);
+            self.used.store_u16(at, self.seen.wrapping_add(more.saturating_sub(1)), Ordering::Relaxed);
             self.mark(log, at, 2);
         } else {
             self.used.store_u16(0, 0, Ordering::Relaxed);

@@ -323,3 +323,24 @@ fn a_thread_has_rings_while_the_driver_goes_on() {
     let mut rest = came.iter();
     assert!(!returned.is_empty() && returned.iter().all(|len| rest.any(|other| other == len)));
 }
+
+/// Each notification costs both sides; but a driver that never has so many buffers again must not be waited for.
+#[test]
+fn a_full_ring_is_looked_at_again_if_the_driver_tells_of_nothing() {
+    let (mut link, mut driver) = guest(GUEST_CSUM | GUEST_TSO, 1);
+    let reserve = |link: &mut Vhost| link.reserve(1, 54, 1400, Fill::Stream);
+    assert_eq!((reserve(&mut link), link.room(), link.is_stuck()), (0, Room::Full, true));
+    driver.offer_room(1, 1500);
+    link.writable();
+    assert_eq!((link.room(), link.is_stuck(), reserve(&mut link)), (Room::Free, false, 1));
+    link.commit(&[7; 54], 1400, Offload::NONE).unwrap();
+    link.cancel();
+    // They were used up again, and some had come meanwhile.
+    assert_eq!((reserve(&mut link), link.is_stuck()), (0, true));
+    // None has come since: now the first one is told of.
+    link.writable();
+    assert_eq!((reserve(&mut link), link.room(), link.is_stuck()), (0, Room::Full, false));
+    driver.offer_room(1, 1500);
+    link.writable();
+    assert_eq!(reserve(&mut link), 1);
+}
