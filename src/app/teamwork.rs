@@ -143,7 +143,7 @@ impl Engine {
                 crew.send(0, Message::Seen(seen, told));
             }
         // Where inbound flows go only the first worker has to know.
-        } else if told.mac != seen.mac || std::mem::take(&mut self.neighbours_new) {
+        } else if std::mem::take(&mut self.neighbours_new) || told.mac != seen.mac {
             crew.others().for_each(|worker| crew.send(worker, Message::Known(Box::new(self.l2.clone()))));
         }
     }
