@@ -71,7 +71,9 @@ drop_reasons! {
     TcpResetInvalid => "tcp_reset_invalid",
     /// A segment that RFC 9293 says to ignore or to answer with an ACK only.
     TcpUnacceptable => "tcp_unacceptable",
-    /// Guest data ahead of a hole: the guest resends it.
+    /// A segment sent before others that have arrived already (RFC 7323 §5).
+    TcpTimestamp => "tcp_timestamp",
+    /// Guest data ahead of a hole for which there is no place: the guest resends it.
     TcpOutOfOrder => "tcp_out_of_order",
     /// Guest data beyond the window we offered.
     TcpBeyondWindow => "tcp_beyond_window",

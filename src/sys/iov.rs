@@ -63,6 +63,16 @@ impl<'a> Gather<'a> {
         }
     }
 
+    /// Copies the bytes to `out`.
+    ///
+    /// # Panics
+    /// If `out` is not of the same length.
+    pub fn copy_to_slice(&self, out: &mut [u8]) {
+        assert_eq!(out.len(), self.len());
+        // SAFETY: as in `copy_to`; `out` is of the length that is written.
+        unsafe { std::ptr::copy_nonoverlapping(self.0.iov_base.cast::<u8>(), out.as_mut_ptr(), out.len()) };
+    }
+
     /// For system calls.
     pub(crate) fn as_raw(list: &[Gather<'a>]) -> *const libc::iovec {
         list.as_ptr().cast()

@@ -14,6 +14,10 @@ impl Tcp {
         if held != self.held_total {
             return Err(format!("{held} bytes are held, the count says {}", self.held_total));
         }
+        let with_holes = self.flows.iter().filter(|(_, _, f)| f.ahead.is_some()).count();
+        if with_holes != self.with_holes {
+            return Err(format!("{with_holes} flows hold data ahead of a hole, the count says {}", self.with_holes));
+        }
         let half_open = self.flows.iter().filter(|(_, _, f)| f.half_open).count();
         if half_open != self.half_open {
             return Err(format!("{half_open} flows are half open, the count says {}", self.half_open));
@@ -34,6 +38,9 @@ impl Tcp {
         }
         if flow.ack_owed && !self.owed.contains(&id) {
             return Some("owes an ACK nobody will send");
+        }
+        if conn.holds_ahead() != flow.ahead.is_some() {
+            return Some("has a hole or not, and memory otherwise");
         }
         if conn.deadline() < flow.armed {
             return Some("its deadline is not armed");

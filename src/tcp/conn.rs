@@ -2,18 +2,27 @@
 //! It holds no payload: what the guest has not acknowledged lies in the host socket's receive queue.
 //!
 //! Here are the states, creation and end of a connection; in `receive` what comes from the guest and the window offered to
-//! it; in `send` the room it gives and the numbers of what is sent; in `recovery` acknowledgements, retransmission, timers.
+//! it, in `ahead` what of it came ahead of a hole; in `send` the room it gives and the numbers of what is sent; in `recovery`
+//! acknowledgements, retransmission, timers, and in `sacked` which parts need not be sent again; in `stamps` timestamps.
 
+mod ahead;
 mod receive;
 mod recovery;
+mod sacked;
 mod send;
+mod stamps;
 
 use std::time::Duration;
 
+use super::ranges::Ranges;
 use super::rtt::Rtt;
 use super::seq::Seq;
 use crate::base::Instant;
-use crate::wire::TcpHeader;
+use crate::wire::{STAMP_LEN, TcpHeader, TcpOptions};
+use ahead::Ahead;
+use stamps::Stamps;
+
+pub use ahead::AHEAD_BYTES;
 
 /// Where a connection stands towards the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +43,10 @@ pub enum State {
 
 /// What a connection begins with; lengths in bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct Start {
+    /// Our initial sequence number, and what is added to our timestamps.
+    pub iss: Seq,
+    pub stamp_offset: u32,
     /// Largest segment payload that fits the guest link's MTU.
     pub mss: u16,
     /// Our window shift, offered when we may offer one.
@@ -52,8 +64,10 @@ pub struct Verdict {
     pub ack: bool,
     /// ACKs owed at once and one by one, for segments ahead of a hole (RFC 5681 §3.2).
     pub dup_acks: u8,
-    /// Resend from the oldest unacknowledged byte on, [`Conn::resend_len`] bytes; or the SYN or FIN.
+    /// Resend what [`Conn::next_hole`] says; or the SYN or FIN.
     pub resend: bool,
+    /// Behind the payload of the last segment, these bytes that were held are in order now.
+    pub stored: Option<Stored>,
     /// The guest has sent its FIN, after all data.
     pub guest_fin: bool,
     /// The guest may take more than before.
@@ -66,11 +80,20 @@ pub struct Verdict {
     pub abort: bool,
 }
 
-/// Which part of a segment's payload is new and in order.
+/// Which part of a segment's payload is new.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accepted {
     pub skip: usize,
     pub take: usize,
+    /// It is to be held: something is missing before it.
+    pub ahead: bool,
+}
+
+/// Bytes of the guest that were held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub from: Seq,
+    pub len: u32,
 }
 
 /// One connection. Sequence variables are named as in RFC 9293 §3.3.1.
@@ -99,6 +122,13 @@ pub struct Conn {
     burst: u32,
     /// End of what the recovery has resent already: no byte goes twice before the timer says so.
     resent: Seq,
+    /// What the guest has of that which it has not acknowledged; `None`: nothing.
+    sacked: Option<Box<Ranges>>,
+    /// What is held of the guest's.
+    ahead: Option<Box<Ahead>>,
+    /// A duplicate that the guest is to hear of.
+    duplicate: Option<(Seq, Seq)>,
+    stamps: Stamps,
     rtt: Rtt,
     /// When to resend or to probe; [`Instant::FAR`] when nothing is outstanding.
     resend_at: Instant,
@@ -108,6 +138,9 @@ pub struct Conn {
     snd_shift: u8,
     rcv_shift: u8,
     scaling: bool,
+    /// Both SYNs permitted SACK.
+    sack: bool,
+    may_hold: bool,
     dup_acks: u8,
     retries: u8,
     keepalives: u8,
@@ -119,46 +152,52 @@ pub struct Conn {
 
 impl Conn {
     /// For a SYN of the guest; the host's connect is under way.
-    pub fn from_guest_syn(t: &TcpHeader, iss: Seq, limits: &Limits, now: Instant) -> Conn {
-        let mut c = Conn::new(State::Connecting, iss, limits, now);
+    pub fn from_guest_syn(t: &TcpHeader, start: &Start, now: Instant) -> Conn {
+        let mut c = Conn::new(State::Connecting, start, now);
         c.irs = Seq(t.seq);
         c.rcv_nxt = c.irs + 1;
         c.adv = c.rcv_nxt;
-        c.peer_options(t, limits);
+        c.peer_options(t, start.shift);
         c
     }
 
     /// For a connection accepted on the host; the SYN is to be sent to the guest.
-    pub fn from_host_accept(iss: Seq, limits: &Limits, now: Instant) -> Conn {
-        let mut c = Conn::new(State::SynSent, iss, limits, now);
-        c.rcv_shift = limits.shift;
+    pub fn from_host_accept(start: &Start, now: Instant) -> Conn {
+        let mut c = Conn::new(State::SynSent, start, now);
+        c.rcv_shift = start.shift;
         c
     }
 
-    fn new(state: State, iss: Seq, limits: &Limits, now: Instant) -> Conn {
+    fn new(state: State, start: &Start, now: Instant) -> Conn {
         Conn {
             state,
-            una: iss,
-            nxt: iss,
+            una: start.iss,
+            nxt: start.iss,
             wnd: 0,
             max_wnd: 0,
             wl1: Seq(0),
-            wl2: iss,
+            wl2: start.iss,
             rcv_nxt: Seq(0),
             adv: Seq(0),
             irs: Seq(0),
             fin: None,
             recover: None,
             burst: 0,
-            resent: iss,
+            resent: start.iss,
+            sacked: None,
+            ahead: None,
+            duplicate: None,
+            stamps: Stamps::new(start.stamp_offset),
             rtt: Rtt::new(),
             resend_at: Instant::FAR,
             last_heard: now,
-            mss: MSS_DEFAULT.min(limits.mss),
-            our_mss: limits.mss,
+            mss: MSS_DEFAULT.min(start.mss),
+            our_mss: start.mss,
             snd_shift: 0,
             rcv_shift: 0,
             scaling: false,
+            sack: false,
+            may_hold: false,
             dup_acks: 0,
             retries: 0,
             keepalives: 0,
@@ -169,12 +208,17 @@ impl Conn {
         }
     }
 
-    /// RFC 7323 §2.2: both shifts are in force only if both SYNs had the option; shifts above 14 count as 14 (§2.3).
-    fn peer_options(&mut self, t: &TcpHeader, limits: &Limits) {
-        self.mss = t.mss.unwrap_or(MSS_DEFAULT).max(MSS_FLOOR).min(limits.mss);
-        self.scaling = t.window_scale.is_some();
-        self.snd_shift = t.window_scale.unwrap_or(0).min(14);
-        self.rcv_shift = if self.scaling { limits.shift } else { 0 };
+    /// RFC 7323 §2.2: both shifts are in force only if both SYNs had the option; shifts above 14 count as 14 (§2.3). The same
+    /// goes for timestamps (§3.2) and SACK (RFC 2018 §2). A segment size does not count options (RFC 9293 §3.7.1).
+    fn peer_options(&mut self, t: &TcpHeader, shift: u8) {
+        let theirs = &t.options;
+        self.agree_on_stamps(t);
+        let options = if self.stamps.on { STAMP_LEN as u16 } else { 0 };
+        self.mss = theirs.mss.unwrap_or(MSS_DEFAULT).max(MSS_FLOOR).min(self.our_mss).saturating_sub(options).max(1);
+        self.sack = theirs.sack_permitted;
+        self.scaling = theirs.window_scale.is_some();
+        self.snd_shift = theirs.window_scale.unwrap_or(0).min(14);
+        self.rcv_shift = if self.scaling { shift } else { 0 };
         // The window field of a SYN is not scaled.
         self.wnd = u32::from(t.window);
         self.max_wnd = self.wnd;
@@ -195,15 +239,22 @@ impl Conn {
         self.resend_at = now + self.rtt.timeout();
     }
 
-    /// What our SYN offers: MSS, and the window shift if we may offer one.
-    pub fn syn_options(&self) -> (u16, Option<u8>) {
-        let may_scale = self.state == State::SynSent || self.scaling;
-        (self.our_mss, may_scale.then_some(self.rcv_shift))
+    /// What our SYN offers: of what has to be offered by both, what the guest has offered, if it has spoken.
+    pub fn syn_options(&self, now: Instant) -> TcpOptions {
+        let first = self.state == State::SynSent;
+        TcpOptions {
+            mss: Some(self.our_mss),
+            window_scale: (first || self.scaling).then_some(self.rcv_shift),
+            sack_permitted: first || self.sack,
+            timestamps: self.stamp(now),
+            ..TcpOptions::default()
+        }
     }
 
-    /// True if a SYN with this number may replace what is left of the connection (RFC 9293 §3.10.7.4, RFC 6191).
-    pub fn may_be_replaced_by(&self, syn: Seq) -> bool {
-        self.state == State::Closed || (self.state == State::TimeWait && syn > self.rcv_nxt)
+    /// True if this SYN may replace what is left of the connection (RFC 9293 §3.10.7.4, RFC 6191).
+    pub fn may_be_replaced_by(&self, syn: &TcpHeader) -> bool {
+        let newer = || Seq(syn.seq) > self.rcv_nxt || self.is_newer_than_all(syn);
+        self.state == State::Closed || (self.state == State::TimeWait && newer())
     }
 
     fn finish(&mut self, now: Instant) {

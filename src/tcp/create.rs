@@ -73,8 +73,7 @@ impl Tcp {
         self.make_room(facts, link)?;
         let target = facts.nat.to_host(key.remote);
         let id = self.flows.next_id();
-        let iss = initial_sequence(&self.isn_secret, key, facts.now);
-        let conn = Conn::from_guest_syn(t, iss, &self.limits(key.guest.addr.family()), facts.now);
+        let conn = Conn::from_guest_syn(t, &self.start(key, facts.now), facts.now);
         let started = self.open(target).and_then(|s| {
             let done = start_connect(&s, target, self.outbound.scope)?;
             self.register(&s, id)?;
@@ -144,8 +143,7 @@ impl Tcp {
         prepare(socket, self.peek_offset[key.guest.addr.family()])
             .and_then(|()| self.register(socket, id))
             .map_err(|_| DropReason::HostResources)?;
-        let iss = initial_sequence(&self.isn_secret, key, facts.now);
-        let mut conn = Conn::from_host_accept(iss, &self.limits(key.guest.addr.family()), facts.now);
+        let mut conn = Conn::from_host_accept(&self.start(key, facts.now), facts.now);
         conn.sent_syn(facts.now);
         Ok(conn)
     }
@@ -155,6 +153,7 @@ impl Tcp {
             conn,
             socket: Some(socket),
             held: VecDeque::new(),
+            ahead: None,
             armed: Instant::FAR,
             laps: 0,
             readable: false,

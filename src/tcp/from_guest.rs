@@ -50,7 +50,7 @@ impl Tcp {
     fn is_replaced_by(&self, id: Id, t: &TcpHeader) -> bool {
         use crate::wire::TcpFlags;
         t.flags & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST) == TcpFlags::SYN
-            && self.flows.get(id).is_some_and(|f| f.held.is_empty() && f.conn.may_be_replaced_by(seq::Seq(t.seq)))
+            && self.flows.get(id).is_some_and(|f| f.held.is_empty() && f.conn.may_be_replaced_by(t))
     }
 
     /// Returns how many segments of the run were dealt with, at least one.
@@ -63,7 +63,10 @@ impl Tcp {
         timers: &mut Wheel,
     ) -> usize {
         self.flows.touch(id);
+        let place = (self.with_holes + 1) * AHEAD_BYTES as usize <= AHEAD_TOTAL_BYTES;
         let Some(flow) = self.flows.get_mut(id) else { return 1 };
+        let had_hole = flow.ahead.is_some();
+        flow.conn.may_hold(place || had_hole);
         let mut v = Verdict::default();
         let mut pieces: ArrayVec<Gather<'_>, PIECES> = ArrayVec::new();
         let mut done = 0;
@@ -79,14 +82,16 @@ impl Tcp {
             done += 1;
             last = Some((t, packet.payload_len));
             match flow.conn.on_segment(&t, packet.payload_len, wire_size, facts.now, &mut v) {
+                Ok(a) if a.ahead => flow.hold(seq::Seq(t.seq), frame.pieces(packet.payload, a.take)),
                 Ok(a) if a.take > 0 => pieces.extend(frame.pieces(packet.payload + a.skip, a.take)),
                 Ok(_) => {}
                 Err(reason) => self.counters.drop(reason),
             }
-            if v.reset_by_guest || v.refuse || flow.conn.state() == State::Closed {
+            if v.reset_by_guest || v.refuse || v.stored.is_some() || flow.conn.state() == State::Closed {
                 break;
             }
         }
+        self.with_holes += usize::from(flow.ahead.is_some() && !had_hole);
         if v.refuse
             && let Some((t, len)) = last
             && let Some(key) = self.flows.key(id).copied()
@@ -119,6 +124,7 @@ impl Tcp {
             self.half_open -= 1;
         }
         let delivered = if pieces.is_empty() { Ok(()) } else { self.deliver(id, pieces) };
+        let delivered = delivered.and_then(|()| self.deliver_stored(id, v.stored));
         if v.reset_by_guest {
             if let Some(s) = self.flows.get(id).and_then(|f| f.socket.as_ref()) {
                 let _ = socket::set_reset_on_close(s.as_fd());
@@ -178,7 +184,7 @@ impl Tcp {
     }
 
     /// Hands payload to the socket; what it does not take becomes the flow's remainder.
-    fn deliver(&mut self, id: Id, pieces: &[Gather<'_>]) -> io::Result<()> {
+    pub(super) fn deliver(&mut self, id: Id, pieces: &[Gather<'_>]) -> io::Result<()> {
         let Some(flow) = self.flows.get_mut(id) else { return Ok(()) };
         let Some(socket) = &flow.socket else { return Ok(()) };
         let mut sent = 0;

@@ -3,10 +3,11 @@
 //! # Theory of operation
 //!
 //! A connection of the guest ends here and another begins at a host socket; between them payload is never kept, except
-//! for a remainder (below). *Guest to host*: the payload of consecutive segments goes from where the link put it into one
-//! `sendmsg`. *Host to guest*: bytes are peeked from the socket's receive queue (`MSG_PEEK` at `SO_PEEK_OFF`) straight into
-//! the link's slots and stay queued until the guest acknowledges them; then they are discarded without copying
-//! (`MSG_TRUNC`). The kernel's receive queue is the retransmission buffer, its autotuning our flow control.
+//! for a remainder and what comes ahead of a hole (both below). *Guest to host*: the payload of consecutive segments
+//! goes from where the link put it into one `sendmsg`. *Host to guest*: bytes are peeked from the socket's receive
+//! queue (`MSG_PEEK` at `SO_PEEK_OFF`) straight into the link's slots and stay queued until the guest acknowledges
+//! them; then they are discarded without copying (`MSG_TRUNC`). The kernel's receive queue is the retransmission
+//! buffer, its autotuning our flow control.
 //!
 //! ## What an ACK to the guest means
 //!
@@ -27,6 +28,15 @@
 //! fit is the *remainder*: held here, sent first when the socket is writable, and never more than was offered. All
 //! remainders together are bounded by [`HELD_TOTAL_BYTES`], beyond which new offers shrink.
 //!
+//! ## Loss on the guest's link
+//!
+//! It hardly loses or reorders, but where it does nobody should wait for a timeout. What comes ahead of a hole is held, within
+//! half a MiB a flow and 32 MiB for all of a worker, and the guest is told by SACK blocks, or by
+//! duplicate ACKs if it does not know SACK. What the guest misses is found by its SACK blocks (RFC 6675), or by three
+//! duplicate ACKs (RFC 6582): the holes alone are peeked again, each once. There is no congestion window: the guest's own
+//! window bounds what is under way. Timestamps (RFC 7323), if the guest offers them, tell old segments from new ones, measure
+//! round trips of what was sent twice, and a needless timeout from a loss (RFC 3522).
+//!
 //! ## States and timers
 //!
 //! [`State`]. One deadline per connection on the common wheel: retransmission (RFC 6298, from 200 ms), window probe
@@ -45,8 +55,8 @@
 //!
 //! ## Not supported
 //!
-//! SACK, timestamps, urgent data (delivered in line), ECN, Fast Open: the guest link neither loses nor delays, and on the
-//! host side the kernel does all of them.
+//! Urgent data (delivered in line), ECN, Fast Open: the guest link neither loses nor delays, and on the host side the kernel
+//! does all of them.
 //!
 //! System calls: socket, setsockopt, bind, connect, epoll_ctl (one socket a flow), sendmsg (data to the host), recvmsg
 //! (peek), recvfrom (discard), getsockopt (`SO_MEMINFO`, `SO_ERROR`), shutdown, close.
@@ -56,7 +66,9 @@ mod conn;
 mod create;
 mod from_guest;
 mod from_host;
+mod holes;
 mod moving;
+mod ranges;
 mod rtt;
 mod seq;
 mod to_guest;
@@ -75,7 +87,7 @@ use crate::fwd::Outbound;
 use crate::guest::IcmpErrors;
 use crate::sys::socket;
 use crate::wire::{IPV4_LEN, TCP_LEN, ip_len};
-use conn::{Conn, Limits};
+use conn::{AHEAD_BYTES, Conn, Start};
 
 pub use conn::State;
 pub use moving::Moving;
@@ -84,6 +96,8 @@ pub use moving::Moving;
 pub const HOLD_BYTES: u32 = 256 << 10;
 /// All remainders of one worker together.
 pub const HELD_TOTAL_BYTES: usize = 64 << 20;
+/// All that is held ahead of holes, of one worker; [`AHEAD_BYTES`] a flow that has one.
+const AHEAD_TOTAL_BYTES: usize = 32 << 20;
 /// Window offered at most.
 const WINDOW_MAX: u32 = 4 << 20;
 /// Our window shift: 4 MiB in 16 bits.
@@ -114,6 +128,8 @@ pub struct Tcp {
     /// Flows in TIME-WAIT, oldest first.
     waiting: VecDeque<Id>,
     held_total: usize,
+    /// Flows with an [`Flow::ahead`].
+    with_holes: usize,
     errors: IcmpErrors,
     counters: Counters,
 }
@@ -124,6 +140,8 @@ struct Flow {
     socket: Option<Socket>,
     /// The remainder: taken from the guest, not yet by the socket.
     held: VecDeque<u8>,
+    /// What came ahead of a hole, each byte where its sequence number says.
+    ahead: Option<Box<[u8]>>,
     /// When the wheel wakes this flow next.
     armed: Instant,
     /// How often the wheel woke it for nothing; see [`Tcp::arm`].
@@ -168,6 +186,7 @@ impl Tcp {
             half_open: 0,
             waiting: VecDeque::new(),
             held_total: 0,
+            with_holes: 0,
             errors: IcmpErrors::default(),
             counters: Counters::default(),
         }
@@ -204,9 +223,18 @@ impl Tcp {
         !self.run_queue.is_empty()
     }
 
-    fn limits(&self, family: Family) -> Limits {
+    /// How a connection begins now. Initial sequence number (RFC 9293 §3.4.1, RFC 6528): a keyed hash of the connection plus a
+    /// clock of 4 µs ticks. Another part of the hash keeps timestamps apart (RFC 7323 §7.1), and the same for a connection
+    /// after this one, which must not seem older (RFC 6191).
+    fn start(&self, key: &FlowKey, now: Instant) -> Start {
+        let hash = self.isn_secret.hash(key);
         let mtu = if self.mtu == 0 { 1500 } else { usize::from(self.mtu) };
-        Limits { mss: mtu.saturating_sub(ip_len(family) + TCP_LEN).max(1) as u16, shift: WINDOW_SHIFT }
+        Start {
+            iss: seq::Seq(hash as u32) + (now.as_nanos() / 4000) as u32,
+            stamp_offset: (hash >> 32) as u32,
+            mss: mtu.saturating_sub(ip_len(key.guest.addr.family()) + TCP_LEN).max(1) as u16,
+            shift: WINDOW_SHIFT,
+        }
     }
 
     /// Arms the wheel for the flow's next deadline. Entries are never cancelled, so that of a connection which is gone
@@ -225,6 +253,7 @@ impl Tcp {
     fn remove(&mut self, id: Id) {
         if let Some((_, flow)) = self.flows.remove(id) {
             self.held_total -= flow.held.len();
+            self.with_holes -= usize::from(flow.ahead.is_some());
             self.half_open -= usize::from(flow.half_open);
         }
     }
@@ -240,12 +269,6 @@ fn token(id: Id) -> Token {
     Token::new(Kind::Tcp, id.index, id.generation)
 }
 
-/// Initial sequence number (RFC 9293 §3.4.1, RFC 6528): a keyed hash of the connection plus a clock of 4 µs ticks.
-fn initial_sequence(secret: &KeySecret, key: &FlowKey, now: Instant) -> seq::Seq {
-    let hash = secret.hash(key);
-    seq::Seq((hash ^ hash >> 32) as u32) + (now.as_nanos() / 4000) as u32
-}
-
 /// Bytes peeked over and over on old kernels at most: the flight is bounded by it there.
 const SCRATCH_BYTES: usize = 1 << 20;
 
@@ -256,14 +279,15 @@ fn probe_peek_offset(family: Family) -> bool {
         .is_ok_and(|s| socket::set_peek_offset(s.as_fd(), 0).is_ok())
 }
 
-/// Largest payload of one frame to the guest, given its segment size and whether the link segments for us.
-fn frame_payload(mss: u16, remote: &Addr, tso: bool) -> usize {
+/// Largest payload of one frame to the guest behind `options` bytes of TCP options, given its segment size and whether the
+/// link segments for us.
+fn frame_payload(mss: u16, remote: &Addr, options: usize, tso: bool) -> usize {
     let mss = usize::from(mss);
     if !tso {
         return mss;
     }
     let ip = if remote.is_v4() { IPV4_LEN } else { 0 };
     // The 16-bit length of an IP packet: with IPv6 it does not count the IP header.
-    let most = 65535 - ip - TCP_LEN;
+    let most = 65535 - ip - TCP_LEN - options;
     if most < mss { most } else { most / mss * mss }
 }

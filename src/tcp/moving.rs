@@ -47,7 +47,7 @@ impl Tcp {
             Some(Moving { key, flow })
         };
         let all = ids.into_iter().filter_map(leave).collect();
-        (self.held_total, self.half_open) = (0, 0);
+        (self.held_total, self.with_holes, self.half_open) = (0, 0, 0);
         all
     }
 
@@ -70,6 +70,7 @@ impl Tcp {
         }
         self.half_open += usize::from(flow.half_open);
         self.held_total += flow.held.len();
+        self.with_holes += usize::from(flow.ahead.is_some());
         self.flows.insert(key, flow).expect("nobody has the key");
         if watched.is_err() {
             return self.reset_both(id, facts, link);

@@ -48,7 +48,12 @@ impl Rtt {
         if !clean {
             return;
         }
-        let sample = micros(now).wrapping_sub(t.at_us).clamp(1, 60_000_000);
+        self.sample(Duration::from_micros(micros(now).wrapping_sub(t.at_us).into()));
+    }
+
+    /// A measured round trip.
+    pub fn sample(&mut self, took: Duration) {
+        let sample = took.as_micros().clamp(1, 60_000_000) as u32;
         if self.srtt_us == 0 {
             self.srtt_us = sample;
             self.var_us = sample / 2;

@@ -17,6 +17,10 @@ impl Seq {
     pub fn max(self, other: Seq) -> Seq {
         if self > other { self } else { other }
     }
+
+    pub fn min(self, other: Seq) -> Seq {
+        if self < other { self } else { other }
+    }
 }
 
 impl PartialOrd for Seq {

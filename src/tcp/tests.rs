@@ -4,15 +4,16 @@
 mod close;
 mod data;
 mod handshake;
+mod options;
 mod random;
 mod recovery;
 
 use std::time::Duration;
 
-use super::conn::{Accepted, Conn, Limits, State, Verdict};
+use super::conn::{Accepted, Conn, Start, State, Verdict};
 use super::seq::Seq;
 use crate::base::{DropReason, Instant};
-use crate::wire::{TcpFlags, TcpHeader};
+use crate::wire::{TcpFlags, TcpHeader, TcpOptions};
 
 /// Initial sequence numbers: the guest's and ours.
 const ISNS: [(u32, u32); 7] = [
@@ -29,6 +30,8 @@ const ISNS: [(u32, u32); 7] = [
 const WND: u16 = 30_000;
 const OUR_WND: u32 = 64_000;
 const MSS: u32 = 1460;
+/// So that timestamps pass their largest number soon after the start.
+const STAMP_OFFSET: u32 = u32::MAX - 5_010;
 
 /// A segment of the guest.
 #[derive(Clone, Copy)]
@@ -38,13 +41,13 @@ struct Seg {
     flags: TcpFlags,
     win: u16,
     len: usize,
-    mss: Option<u16>,
-    scale: Option<u8>,
+    options: TcpOptions,
 }
 
-const SYN: Seg = Seg { seq: 0, ack: 0, flags: TcpFlags::SYN, win: WND, len: 0, mss: Some(1460), scale: Some(0) };
+const SYN_OPTIONS: TcpOptions = TcpOptions { mss: Some(1460), window_scale: Some(0), ..TcpOptions::NONE };
+const SYN: Seg = Seg { seq: 0, ack: 0, flags: TcpFlags::SYN, win: WND, len: 0, options: SYN_OPTIONS };
 const SYN_ACK: Seg = Seg { ack: 1, flags: TcpFlags::SYN.union(TcpFlags::ACK), ..SYN };
-const ACK: Seg = Seg { seq: 1, ack: 1, flags: TcpFlags::ACK, win: WND, len: 0, mss: None, scale: None };
+const ACK: Seg = Seg { seq: 1, ack: 1, flags: TcpFlags::ACK, win: WND, len: 0, options: TcpOptions::NONE };
 const FIN: Seg = Seg { flags: TcpFlags::FIN.union(TcpFlags::ACK), ..ACK };
 const RST: Seg = Seg { flags: TcpFlags::RST, ..ACK };
 
@@ -54,6 +57,7 @@ const NOTHING: Verdict = Verdict {
     ack: false,
     dup_acks: 0,
     resend: false,
+    stored: None,
     guest_fin: false,
     may_send: false,
     reset_by_guest: false,
@@ -79,8 +83,7 @@ impl Peer {
             ack: (self.iss + s.ack).0,
             flags: s.flags,
             window: s.win,
-            mss: s.mss,
-            window_scale: s.scale,
+            options: s.options,
         }
     }
 
@@ -138,9 +141,9 @@ impl Peer {
 
     /// What a resend would cover: start and length.
     fn resend(&mut self) -> (u32, u32) {
-        let what = (self.rel(self.conn.resend_seq()), self.conn.resend_len());
-        self.conn.resent(what.1);
-        what
+        let Some((from, len)) = self.conn.next_hole() else { return (self.rel(self.conn.una()), 0) };
+        self.conn.resent(from, len);
+        (self.rel(from), len)
     }
 
     fn state(&self) -> State {
@@ -148,8 +151,8 @@ impl Peer {
     }
 }
 
-fn limits() -> Limits {
-    Limits { mss: MSS as u16, shift: 8 }
+fn from(iss: Seq) -> Start {
+    Start { iss, stamp_offset: STAMP_OFFSET, mss: MSS as u16, shift: 8 }
 }
 
 fn start() -> Instant {
@@ -159,13 +162,13 @@ fn start() -> Instant {
 fn connecting_with(isn: (u32, u32), syn: Seg) -> Peer {
     let (irs, iss) = (Seq(isn.0), Seq(isn.1));
     let mut p = Peer {
-        conn: Conn::from_host_accept(iss, &limits(), start()),
+        conn: Conn::from_host_accept(&from(iss), start()),
         irs,
         iss,
         now: start(),
         result: Ok(Accepted::default()),
     };
-    p.conn = Conn::from_guest_syn(&p.header(&syn), iss, &limits(), start());
+    p.conn = Conn::from_guest_syn(&p.header(&syn), &from(iss), start());
     p
 }
 
@@ -182,7 +185,7 @@ fn syn_received(isn: (u32, u32)) -> Peer {
 
 fn syn_sent(isn: (u32, u32)) -> Peer {
     let mut p = connecting(isn);
-    p.conn = Conn::from_host_accept(p.iss, &limits(), p.now);
+    p.conn = Conn::from_host_accept(&from(p.iss), p.now);
     p.conn.sent_syn(p.now);
     p
 }

@@ -12,7 +12,7 @@ use crate::guest::{Areas, Facts, Fill, PIECES_MAX, Reservation, Room, ToGuest, e
 use crate::sys::iov::Scatter;
 use crate::wire::checksum::Sum;
 use crate::wire::emit::{self, Head, PayloadSum, TcpFields, TcpTrain};
-use crate::wire::{Csum, ETH_LEN, Gso, Offload, TcpFlags, TcpHeader};
+use crate::wire::{Csum, ETH_LEN, Gso, Offload, STAMP_LEN, TcpFlags, TcpHeader, TcpOptions};
 
 /// Bytes of one peek at most: a few large frames stay in the cache between the socket's copy and the link's.
 const PEEK_BYTES: usize = 256 << 10;
@@ -100,7 +100,8 @@ impl Tcp {
                 Err(stop) => return stop,
             };
             let flow = self.flow(id);
-            flow.ack_owed = false;
+            // What is held ahead of a hole is told by an ACK without payload.
+            flow.ack_owed &= flow.conn.holds_ahead();
             flow.conn.sent(got.sent as u32, facts.now);
             if got.sent < got.peeked {
                 self.reseek(id);
@@ -130,10 +131,11 @@ impl Tcp {
         let skip = seq.since(self.flow(id).conn.una()) as usize;
         let flow = self.flows.get_mut(id).expect("the caller has just used it");
         let mss = flow.conn.mss();
-        let size = frame_payload(mss, &key.remote.addr, caps.tso && caps.csum);
+        let options = if flow.conn.is_stamped() { STAMP_LEN } else { 0 };
+        let size = frame_payload(mss, &key.remote.addr, options, caps.tso && caps.csum);
+        let head_len = ETH_LEN + ip_len(key.remote.addr.family()) + TCP_LEN + options;
         let mut reservation =
-            Reservation::new(link, want.div_ceil(size), head_len(&key.remote.addr), size, Fill::Stream)
-                .ok_or(Stop::Link)?;
+            Reservation::new(link, want.div_ceil(size), head_len, size, Fill::Stream).ok_or(Stop::Link)?;
         let socket = flow.socket.as_ref().ok_or(Stop::HostEnd)?;
         let skip = if self.peek_offset[key.guest.addr.family()] { 0 } else { skip };
         let room = want.min(reservation.left() * size);
@@ -149,7 +151,7 @@ impl Tcp {
             }
         };
         let macs = (facts.l2.mac_for(&key.remote.addr), facts.l2.guest_mac);
-        let fields = fields(key, &mut flow.conn, TcpFlags::ACK);
+        let fields = fields(key, &mut flow.conn, TcpFlags::ACK, facts.now);
         let mut train = TcpTrain::new(macs, 0, &fields);
         let mut sent = 0;
         while sent < peeked {
@@ -182,7 +184,7 @@ impl Tcp {
         }
     }
 
-    /// Sends again what the guest misses, exactly as it was.
+    /// Sends again what the guest misses.
     pub(super) fn resend(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
         let Some(flow) = self.flows.get(id) else { return };
         match flow.conn.state() {
@@ -190,25 +192,34 @@ impl Tcp {
             State::Established => {}
             _ => return,
         }
-        let from = flow.conn.resend_seq();
         if flow.conn.resend_is_fin() {
             self.send_bare(id, flow.conn.una(), TcpFlags::FIN | TcpFlags::ACK, facts, link);
             return;
         }
-        let want = (flow.conn.resend_len() as usize).min(PEEK_BYTES);
         let Some(key) = self.flows.key(id).copied() else { return };
-        if want == 0 {
-            return;
+        let mut left = PEEK_BYTES;
+        let mut moved = false;
+        while left > 0
+            && let Some((from, len)) = self.flow(id).conn.next_hole()
+        {
+            let want = left.min(len as usize);
+            let una = self.flow(id).conn.una();
+            self.seek(id, from.since(una));
+            moved = true;
+            // Whatever stops it, the timer tries again.
+            let Ok(got) = self.send_payload(id, &key, from, want, facts, link) else { break };
+            self.flow(id).conn.resent(from, got.sent as u32);
+            if got.sent < want {
+                break;
+            }
+            left -= want;
         }
-        self.seek(id, from.since(flow.conn.una()));
-        // Whatever stops it, the timer tries again.
-        if let Ok(got) = self.send_payload(id, &key, from, want, facts, link) {
-            self.flow(id).conn.resent(got.sent as u32);
+        if moved {
+            self.reseek(id);
         }
-        self.reseek(id);
     }
 
-    /// SYN or SYN-ACK, the same each time.
+    /// SYN or SYN-ACK, the same each time but for the clock.
     pub(super) fn send_syn(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
         let Some(flow) = self.flows.get(id) else { return };
         let answer = flow.conn.state() == State::SynReceived;
@@ -217,16 +228,10 @@ impl Tcp {
         }
         let Some(key) = self.flows.key(id).copied() else { return };
         let flow = self.flow(id);
-        let (mss, shift) = flow.conn.syn_options();
-        let [hi, lo] = mss.to_be_bytes();
-        let mut options: ArrayVec<u8, 8> = ArrayVec::from_iter([2, 4, hi, lo]);
-        if let Some(shift) = shift {
-            options.extend([1, 3, 3, shift]);
-        }
         let flags = if answer { TcpFlags::SYN | TcpFlags::ACK } else { TcpFlags::SYN };
-        let mut fields = fields(&key, &mut flow.conn, flags);
+        let mut fields = fields(&key, &mut flow.conn, flags, facts.now);
         fields.seq = flow.conn.una().0;
-        fields.options = &options;
+        fields.options = flow.conn.syn_options(facts.now);
         self.emit(&key, &fields, facts, link);
     }
 
@@ -282,14 +287,14 @@ impl Tcp {
     /// RFC 9293 §3.10.7: a RST the guest accepts in any state: exactly at its next expected byte, with an ACK.
     pub(super) fn send_reset(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
         let Some(key) = self.flows.key(id).copied() else { return };
-        if let Some(fields) = reset_fields(&key, &mut self.flow(id).conn) {
+        if let Some(fields) = reset_fields(&key, &mut self.flow(id).conn, facts.now) {
             self.emit(&key, &fields, facts, link);
         }
     }
 
     /// The same for a connection that is in no table.
     pub(super) fn send_reset_of(&self, key: &FlowKey, conn: &mut Conn, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        if let Some(fields) = reset_fields(key, conn) {
+        if let Some(fields) = reset_fields(key, conn, facts.now) {
             self.emit(key, &fields, facts, link);
         }
     }
@@ -311,7 +316,8 @@ impl Tcp {
         } else {
             (0, t.seq.wrapping_add(len), TcpFlags::RST | TcpFlags::ACK)
         };
-        let fields = TcpFields { src: key.remote, dst: key.guest, seq, ack, flags, window: 0, options: &[] };
+        let fields =
+            TcpFields { src: key.remote, dst: key.guest, seq, ack, flags, window: 0, options: TcpOptions::NONE };
         self.emit(key, &fields, facts, link);
     }
 
@@ -334,7 +340,7 @@ impl Tcp {
             ack: 0,
             flags: TcpFlags::SYN,
             window: 0,
-            options: &[],
+            options: TcpOptions::NONE,
         };
         let mut original = Head::new();
         emit::tcp(&mut original, (facts.l2.guest_mac, facts.l2.our_mac), 0, &fields, 0, PayloadSum::Of(Sum::new()));
@@ -346,13 +352,15 @@ impl Tcp {
     /// As [`Tcp::emit`].
     fn send_bare(&mut self, id: Id, seq: Seq, flags: TcpFlags, facts: &Facts<'_>, link: &mut dyn ToGuest) -> bool {
         let Some(key) = self.flows.key(id).copied() else { return true };
-        let mut fields = fields(&key, &mut self.flow(id).conn, flags);
+        let conn = &mut self.flow(id).conn;
+        let mut fields = fields(&key, conn, flags, facts.now);
         fields.seq = seq.0;
+        fields.options.sack = conn.sack_blocks();
         self.emit(&key, &fields, facts, link)
     }
 
     /// A segment without payload. False: the link did not take it. It is lost like any frame then, and a timer makes up for it.
-    fn emit(&self, key: &FlowKey, fields: &TcpFields<'_>, facts: &Facts<'_>, link: &mut dyn ToGuest) -> bool {
+    fn emit(&self, key: &FlowKey, fields: &TcpFields, facts: &Facts<'_>, link: &mut dyn ToGuest) -> bool {
         let macs = (facts.l2.mac_for(&key.remote.addr), facts.l2.guest_mac);
         let mut head = Head::new();
         emit::tcp(&mut head, macs, 0, fields, 0, PayloadSum::Of(Sum::new()));
@@ -373,11 +381,11 @@ struct Got {
 }
 
 /// `None`: there is nothing to reset.
-fn reset_fields(key: &FlowKey, conn: &mut Conn) -> Option<TcpFields<'static>> {
+fn reset_fields(key: &FlowKey, conn: &mut Conn, now: Instant) -> Option<TcpFields> {
     if matches!(conn.state(), State::TimeWait | State::Closed) {
         return None;
     }
-    let mut fields = fields(key, conn, TcpFlags::RST | TcpFlags::ACK);
+    let mut fields = fields(key, conn, TcpFlags::RST | TcpFlags::ACK, now);
     if conn.state() == State::SynSent {
         fields.flags = TcpFlags::RST;
     }
@@ -386,8 +394,8 @@ fn reset_fields(key: &FlowKey, conn: &mut Conn) -> Option<TcpFields<'static>> {
     Some(fields)
 }
 
-fn fields<'a>(key: &FlowKey, conn: &mut Conn, flags: TcpFlags) -> TcpFields<'a> {
-    let ack = if flags.contains(TcpFlags::ACK) { conn.rcv_nxt().0 } else { 0 };
+fn fields(key: &FlowKey, conn: &mut Conn, flags: TcpFlags, now: Instant) -> TcpFields {
+    let ack = if flags.contains(TcpFlags::ACK) { conn.ack_field() } else { 0 };
     TcpFields {
         src: key.remote,
         dst: key.guest,
@@ -395,13 +403,8 @@ fn fields<'a>(key: &FlowKey, conn: &mut Conn, flags: TcpFlags) -> TcpFields<'a> 
         ack,
         flags,
         window: conn.window_field(flags.contains(TcpFlags::SYN)),
-        options: &[],
+        options: conn.options(now),
     }
-}
-
-/// Bytes of the headers of a segment with payload.
-fn head_len(remote: &Addr) -> usize {
-    ETH_LEN + ip_len(remote.family()) + TCP_LEN
 }
 
 /// Shortens the areas to `bytes` in all.

@@ -87,7 +87,7 @@ pub enum PayloadSum {
 
 /// Fields of a TCP segment to the guest.
 #[derive(Clone, Copy, Debug)]
-pub struct TcpFields<'a> {
+pub struct TcpFields {
     pub src: Endpoint,
     pub dst: Endpoint,
     pub seq: u32,
@@ -95,12 +95,11 @@ pub struct TcpFields<'a> {
     pub flags: TcpFlags,
     /// As on the wire, already scaled.
     pub window: u16,
-    /// Whole options, padded to a multiple of four.
-    pub options: &'a [u8],
+    pub options: TcpOptions,
 }
 
 /// The headers of a TCP segment with `payload_len` bytes of payload. Returns the checksum state for the offload header.
-pub fn tcp(out: &mut Head, macs: (Mac, Mac), tos: u8, t: &TcpFields<'_>, payload_len: usize, sum: PayloadSum) -> Csum {
+pub fn tcp(out: &mut Head, macs: (Mac, Mac), tos: u8, t: &TcpFields, payload_len: usize, sum: PayloadSum) -> Csum {
     let mut train = TcpTrain::new(macs, tos, t);
     let csum = train.segment(t.seq, t.flags, payload_len, sum);
     push(out, train.head());
@@ -111,7 +110,7 @@ pub fn tcp(out: &mut Head, macs: (Mac, Mac), tos: u8, t: &TcpFields<'_>, payload
 /// common is summed once.
 #[derive(Debug)]
 pub struct TcpTrain<'a> {
-    fields: &'a TcpFields<'a>,
+    fields: &'a TcpFields,
     ip: IpFields,
     head: Head,
     /// Where the TCP header starts.
@@ -125,7 +124,7 @@ pub struct TcpTrain<'a> {
 
 impl<'a> TcpTrain<'a> {
     /// `fields` without sequence number and flags.
-    pub fn new(macs: (Mac, Mac), tos: u8, fields: &'a TcpFields<'a>) -> TcpTrain<'a> {
+    pub fn new(macs: (Mac, Mac), tos: u8, fields: &'a TcpFields) -> TcpTrain<'a> {
         let (src, dst) = (fields.src.addr, fields.dst.addr);
         let ip = IpFields { src_mac: macs.0, dst_mac: macs.1, src, dst, ttl: TTL, tos, id: 0 };
         let (pseudo, common) = (Sum::new(), Sum::new());
@@ -161,7 +160,8 @@ impl<'a> TcpTrain<'a> {
 
     fn begin(&mut self, payload_len: usize) {
         let t = self.fields;
-        let l4_len = TCP_LEN + t.options.len() + payload_len;
+        let options = t.options.write();
+        let l4_len = TCP_LEN + options.len() + payload_len;
         self.head.clear();
         ip(&mut self.head, &self.ip, PROTO_TCP, l4_len);
         self.l4 = self.head.len();
@@ -169,10 +169,10 @@ impl<'a> TcpTrain<'a> {
         h[0..2].copy_from_slice(&t.src.port.to_be_bytes());
         h[2..4].copy_from_slice(&t.dst.port.to_be_bytes());
         h[8..12].copy_from_slice(&t.ack.to_be_bytes());
-        h[12] = ((TCP_LEN + t.options.len()) as u8 / 4) << 4;
+        h[12] = ((TCP_LEN + options.len()) as u8 / 4) << 4;
         h[14..16].copy_from_slice(&t.window.to_be_bytes());
         push(&mut self.head, &h);
-        push(&mut self.head, t.options);
+        push(&mut self.head, &options);
         self.payload_len = payload_len;
         self.pseudo = Sum::pseudo(&self.ip.src, &self.ip.dst, PROTO_TCP, l4_len);
         self.common = self.pseudo.add(&self.head[self.l4..]);
@@ -232,7 +232,7 @@ mod tests {
                 ack: 0x0102_0304,
                 flags: TcpFlags::ACK | TcpFlags::PSH,
                 window: 777,
-                options: &[2, 4, 5, 180],
+                options: TcpOptions { mss: Some(1460), ..TcpOptions::default() },
             };
             let mut head = Head::new();
             let state = tcp(
@@ -274,7 +274,7 @@ mod tests {
             let (a, b) = if six { (v6(1), v6(2)) } else { (Addr::v4([10, 0, 0, 1]), Addr::v4([10, 0, 0, 2])) };
             let fields = TcpFields {
                 src: Endpoint::new(a, 80), dst: Endpoint::new(b, 4000), seq: 0, ack: 0x0102_0304,
-                flags: TcpFlags::empty(), window: 777, options: &[1, 3, 3, 8],
+                flags: TcpFlags::empty(), window: 777, options: TcpOptions { window_scale: Some(8), ..TcpOptions::default() },
             };
             let macs = (Mac([2; 6]), Mac([4; 6]));
             let mut train = TcpTrain::new(macs, 3, &fields);

@@ -11,11 +11,13 @@ pub mod name;
 pub mod ndp;
 mod packet;
 pub mod pcap;
+mod tcp_options;
 pub mod vnet;
 
 use crate::base::Family;
 
 pub use packet::{Fragment, IcmpHeader, Packet, Parsed, TcpFlags, TcpHeader, Transport, UdpHeader, parse};
+pub use tcp_options::{SACK_BLOCKS_MAX, SACK_BLOCKS_MAX_STAMPED, STAMP_LEN, SackBlocks, TcpOptions, Timestamps};
 pub use vnet::{Csum, Gso, Offload};
 
 /// Length of an Ethernet II header.

@@ -73,10 +73,7 @@ pub struct TcpHeader {
     pub flags: TcpFlags,
     /// As on the wire, unscaled.
     pub window: u16,
-    /// Maximum segment size option, as on the wire: may be anything, 0 included. Read from SYNs only.
-    pub mss: Option<u16>,
-    /// Window scale option, as on the wire. Read from SYNs only.
-    pub window_scale: Option<u8>,
+    pub options: TcpOptions,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -384,7 +381,6 @@ impl Packet {
 
 fn tcp_header(h: &[u8]) -> TcpHeader {
     let flags = TcpFlags::from_bits_retain(h[13]);
-    let (mss, window_scale) = if flags.contains(TcpFlags::SYN) { tcp_options(&h[TCP_LEN..]) } else { (None, None) };
     TcpHeader {
         src_port: be16(h, 0),
         dst_port: be16(h, 2),
@@ -392,32 +388,8 @@ fn tcp_header(h: &[u8]) -> TcpHeader {
         ack: be32(h, 8),
         flags,
         window: be16(h, 14),
-        mss,
-        window_scale,
+        options: TcpOptions::read(&h[TCP_LEN..], flags.contains(TcpFlags::SYN)),
     }
-}
-
-/// RFC 9293 §3.2: unknown options are skipped by their length; a lying length ends the list, what came before counts.
-fn tcp_options(mut o: &[u8]) -> (Option<u16>, Option<u8>) {
-    let (mut mss, mut scale) = (None, None);
-    while let [kind, rest @ ..] = o {
-        match kind {
-            0 => break,
-            1 => o = rest,
-            _ => {
-                let Some(len) = rest.first().map(|l| usize::from(*l)).filter(|l| *l >= 2 && *l <= o.len()) else {
-                    break;
-                };
-                match (kind, len) {
-                    (2, 4) => mss = Some(be16(o, 2)),
-                    (3, 3) => scale = Some(o[2]),
-                    _ => {}
-                }
-                o = &o[len..];
-            }
-        }
-    }
-    (mss, scale)
 }
 
 #[cfg(test)]

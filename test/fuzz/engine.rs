@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use etherparse::{NetHeaders, PacketHeaders, TcpOptionElement, TransportHeader};
+use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use spelt::app::{Common, Engine, Forwarding, Next, Parts, Protocols, Seat};
 use spelt::base::{Addr, Clock, Counters, DropReason, Kind as TokenKind, Mac, PerFamily, Token};
@@ -22,6 +22,7 @@ use spelt::wire::emit::{self, Head, IpFields, PayloadSum};
 use spelt::wire::{self, ETH_LEN, PROTO_ICMP, PROTO_ICMPV6, PROTO_UDP, Packet, Parsed, Transport, fragment};
 
 use super::peer::{Ends, Heard, Peer};
+use super::world::Options;
 use super::{gateway, judge};
 
 const GUEST_PORT: u16 = 40_000;
@@ -80,7 +81,8 @@ impl World {
             socket
         };
         let servers = [server(Ipv4Addr::LOCALHOST.into()), server(Ipv6Addr::LOCALHOST.into())];
-        let peers = [Peer::new(ends(), false, GUEST_PORT), Peer::new(ends(), true, GUEST_PORT)];
+        let mut peers = [Peer::new(ends(), false, GUEST_PORT), Peer::new(ends(), true, GUEST_PORT)];
+        peers[1].is_modern();
         let told = engine.counters();
         World { engine, guest, wake, peers, servers, last: Vec::new(), room: vec![0; 1 << 16], told, sent: 0 }
     }
@@ -181,15 +183,14 @@ impl World {
             // Nobody's: a frame of any bytes was answered.
             return;
         }
-        let scale = t.options_iterator().flatten().find_map(|o| match o {
-            TcpOptionElement::WindowScale(n) => Some(n),
-            _ => None,
-        });
+        let options = Options::read(t);
         peer.hear(&Heard {
             seq: t.sequence_number,
             ack: t.acknowledgment_number,
             window: t.window_size,
-            scale,
+            scale: options.scale,
+            stamp: options.stamp,
+            blocks: &options.blocks,
             syn: t.syn,
             fin: t.fin,
             rst: t.rst,

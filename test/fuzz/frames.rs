@@ -11,7 +11,7 @@ use spelt::guest::reassembly::{Limits, Reassembly, Whole};
 use spelt::wire::checksum::Sum;
 use spelt::wire::emit::{self, Head, IpFields};
 use spelt::wire::{self, ETH_LEN, FRAME_MAX, IPV4_LEN, Offload, PROTO_FRAGMENT, PROTO_TCP, Packet, Parsed};
-use spelt::wire::{TcpFlags, Transport};
+use spelt::wire::{SackBlocks, TcpFlags, TcpOptions, Timestamps, Transport};
 
 /// A frame, and how much of it the private copy has: nothing is made up of what is not there.
 pub fn any(data: &[u8]) {
@@ -121,7 +121,7 @@ fn compare(p: &Packet, frame: &[u8], theirs: &PacketHeaders<'_>) {
             assert_eq!(h.flags.contains(TcpFlags::SYN), t.syn);
             assert_eq!(payload, theirs.payload.slice());
             if let Some(known) = options(t) {
-                assert_eq!((h.mss, h.window_scale), if t.syn { known } else { (None, None) });
+                assert_eq!(h.options, known);
             }
             let sum = match theirs.net.as_ref() {
                 Some(NetHeaders::Ipv4(ip, _)) => t.calc_checksum_ipv4(ip, payload),
@@ -159,17 +159,24 @@ fn same_verdict(p: &Packet, frame: &[u8], expected: u16, found: u16) {
     assert_eq!(valid, expected % 0xffff == found % 0xffff, "{expected:#x} {found:#x}");
 }
 
-/// Segment size and window scale, as far as etherparse understands all options.
-fn options(t: &TcpHeader) -> Option<(Option<u16>, Option<u8>)> {
-    let (mut mss, mut scale) = (None, None);
+/// The options of a segment, if etherparse understands all that there are.
+fn options(t: &TcpHeader) -> Option<TcpOptions> {
+    let mut known = TcpOptions::default();
     for option in t.options_iterator() {
         match option.ok()? {
-            TcpOptionElement::MaximumSegmentSize(n) => mss = Some(n),
-            TcpOptionElement::WindowScale(n) => scale = Some(n),
+            TcpOptionElement::MaximumSegmentSize(n) if t.syn => known.mss = Some(n),
+            TcpOptionElement::WindowScale(n) if t.syn => known.window_scale = Some(n),
+            TcpOptionElement::SelectiveAcknowledgementPermitted if t.syn => known.sack_permitted = true,
+            TcpOptionElement::Timestamp(value, echo) => known.timestamps = Some(Timestamps { value, echo }),
+            TcpOptionElement::SelectiveAcknowledgement(first, others) => {
+                known.sack = SackBlocks::default();
+                known.sack.push(first);
+                others.into_iter().flatten().for_each(|block| assert!(known.sack.push(block)));
+            }
             _ => {}
         }
     }
-    Some((mss, scale))
+    Some(known)
 }
 
 const NOW: Instant = Instant::from_nanos(5_000_000_000);

@@ -21,6 +21,10 @@ pub struct Heard<'a> {
     pub ack: u32,
     pub window: u16,
     pub scale: Option<u8>,
+    /// Timestamp and its echo.
+    pub stamp: Option<(u32, u32)>,
+    /// Parts of the guest's stream that it says to have.
+    pub blocks: &'a [(u32, u32)],
     pub syn: bool,
     pub fin: bool,
     pub rst: bool,
@@ -50,8 +54,13 @@ pub struct Peer {
     syn_window: u16,
     shift: u8,
     heard_ack: Option<u32>,
+    heard_stamp: u32,
     their_edge: u32,
     their_shift: u8,
+    /// The next segment says that it has this of the other's stream, behind what it expects.
+    block: Option<(i32, i32)>,
+    /// It offers timestamps and SACK, and this is its clock.
+    clock: Option<u32>,
     server: Server,
 }
 
@@ -116,8 +125,11 @@ impl Peer {
             syn_window: 0,
             shift: 0,
             heard_ack: None,
+            heard_stamp: 0,
             their_edge: 0,
             their_shift: 0,
+            block: None,
+            clock: None,
             server: Server { listener, sockets: Vec::new(), written: 0 },
         }
     }
@@ -134,12 +146,22 @@ impl Peer {
         (Peer { inbound: true, ..peer }, accepted)
     }
 
+    /// From its SYN on it knows timestamps and SACK.
+    pub fn is_modern(&mut self) {
+        // Wraps early as well.
+        self.clock = Some(u32::MAX - 20);
+    }
+
     /// One step of a script; returns what the guest sends.
     pub fn step(&mut self, [op, a, b, c]: [u8; 4]) -> Vec<Vec<u8>> {
         let window = WINDOWS[usize::from(c & 3)];
         match op & 7 {
             0..=2 => {
                 let len = usize::from(c >> 2) * 23;
+                if let (1, Some(clock)) = (op & 7, &mut self.clock) {
+                    *clock = clock.wrapping_sub(u32::from(b));
+                }
+                self.block = (op & 7 == 2).then(|| (offset(a), offset(b)));
                 vec![self.segment(FLAGS[usize::from(op >> 3 & 15)], [offset(a), offset(b)], window, len)]
             }
             3 => (0..a & 31).map(|_| self.segment(".", [0, 0], 65535, 1400)).collect(),
@@ -178,7 +200,27 @@ impl Peer {
         self.frame(flags, seq, ack, window, &payload)
     }
 
-    fn frame(&self, flags: &str, seq: u32, ack: u32, window: u16, payload: &[u8]) -> Vec<u8> {
+    /// The options of a segment that is sent now.
+    fn options(&mut self, syn: bool) -> Vec<TcpOptionElement> {
+        let mut options = Vec::new();
+        if syn {
+            options.extend([TcpOptionElement::MaximumSegmentSize(1460), TcpOptionElement::WindowScale(SHIFT)]);
+        }
+        if let Some(clock) = &mut self.clock {
+            *clock = clock.wrapping_add(1);
+            options.push(TcpOptionElement::Timestamp(*clock, self.heard_stamp));
+            if syn {
+                options.push(TcpOptionElement::SelectiveAcknowledgementPermitted);
+            }
+        }
+        if let Some((from, to)) = self.block.take().filter(|_| !syn) {
+            let place = |n: i32| self.rcv.wrapping_add(n as u32);
+            options.push(TcpOptionElement::SelectiveAcknowledgement((place(from), place(to)), [None; 3]));
+        }
+        options
+    }
+
+    fn frame(&mut self, flags: &str, seq: u32, ack: u32, window: u16, payload: &[u8]) -> Vec<u8> {
         let Ends { macs, v4, v6 } = self.ends;
         let ethernet = PacketBuilder::ethernet2(macs[0], macs[1]);
         let ip = match self.v6 {
@@ -188,9 +230,9 @@ impl Peer {
         let has = |c| flags.contains(c);
         let mut tcp = ip.tcp(self.ports.0, self.ports.1, seq, window);
         if has('S') {
-            let options = [TcpOptionElement::MaximumSegmentSize(1460), TcpOptionElement::WindowScale(SHIFT)];
-            tcp = tcp.syn().options(&options).expect("room for options");
+            tcp = tcp.syn();
         }
+        tcp = tcp.options(&self.options(has('S'))).expect("room for options");
         tcp = if has('.') { tcp.ack(ack) } else { tcp };
         tcp = if has('F') { tcp.fin() } else { tcp };
         tcp = if has('R') { tcp.rst() } else { tcp };
@@ -214,7 +256,22 @@ impl Peer {
             self.begin(s);
             return;
         }
-        let irs = self.irs.expect("a SYN comes first");
+        let Some(irs) = self.irs else {
+            // The SYN itself was lost, and this is the answer to something that is no answer to it.
+            assert!(s.payload.is_empty() && !s.fin, "data before a SYN");
+            return;
+        };
+        assert_eq!(s.stamp.is_some(), self.clock.is_some(), "timestamps are agreed on in SYNs");
+        if let Some((value, _)) = s.stamp {
+            assert!(!after(self.heard_stamp, value), "the clock went back");
+            self.heard_stamp = value;
+        }
+        for (from, to) in s.blocks {
+            assert!(
+                self.clock.is_some() && after(*to, *from) && !after(*to, self.sent),
+                "{from} to {to} was never sent"
+            );
+        }
         let place = s.seq.wrapping_sub(irs).wrapping_sub(1);
         let end = s.seq.wrapping_add(s.payload.len() as u32 + u32::from(s.fin));
         // A probe goes a byte beyond.
@@ -246,6 +303,7 @@ impl Peer {
             return;
         }
         self.irs = Some(s.seq);
+        self.heard_stamp = s.stamp.map_or(0, |stamp| stamp.0);
         self.rcv = s.seq.wrapping_add(1);
         self.came = self.rcv;
         self.edge = self.rcv.wrapping_add(u32::from(self.syn_window));

@@ -25,6 +25,9 @@ pub fn tcp(data: &[u8]) {
         w.turn(0);
         listen(&mut w, &mut peers);
     }
+    if how & 32 != 0 {
+        peers.iter_mut().for_each(Peer::is_modern);
+    }
     for step in script.chunks_exact(4).take(60) {
         let step = [step[0], step[1], step[2], step[3]];
         match step[0] {
@@ -64,6 +67,8 @@ fn listen(w: &mut World, peers: &mut [Peer]) {
             ack: s.ack,
             window: s.window,
             scale: s.scale,
+            stamp: s.stamp,
+            blocks: &s.blocks,
             syn: s.has('S'),
             fin: s.has('F'),
             rst: s.has('R'),

@@ -3,6 +3,7 @@
 mod data;
 mod ends;
 mod flows;
+mod holes;
 mod moving;
 mod random;
 mod stack;

@@ -133,7 +133,9 @@ impl Stack {
 
     fn socket(&mut self) -> SocketHandle {
         let buffer = || SocketBuffer::new(vec![0; BUFFER]);
-        self.sockets.add(Socket::new(buffer(), buffer()))
+        let mut socket = Socket::new(buffer(), buffer());
+        socket.set_tsval_generator(Some(clock_ms));
+        self.sockets.add(socket)
     }
 
     pub fn connect(&mut self, v6: bool, port: u16) -> SocketHandle {
@@ -283,4 +285,10 @@ fn send_back(s: &mut Socket<'_>, buf: &mut [u8]) {
     if s.state() == State::CloseWait && !s.can_recv() {
         s.close();
     }
+}
+
+/// For timestamps; smoltcp takes a function and no closure.
+fn clock_ms() -> u32 {
+    static START: std::sync::LazyLock<Wall> = std::sync::LazyLock::new(Wall::now);
+    START.elapsed().as_millis() as u32 + 1
 }

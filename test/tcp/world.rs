@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant as Wall};
 
-use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
+use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TcpHeader, TcpOptionElement, TransportHeader};
 use spelt::base::{Addr, Clock, Endpoint, Instant, Kind, Mac, PerFamily, Token};
 use spelt::flow::{FlowKey, Id, KeySecret, Ready, Wheel};
 use spelt::fwd::{Nat, Outbound};
@@ -207,9 +207,42 @@ pub struct Seen {
     pub window: u16,
     pub mss: Option<u16>,
     pub scale: Option<u8>,
+    /// Timestamp and its echo.
+    pub stamp: Option<(u32, u32)>,
+    /// SACK blocks.
+    pub blocks: Vec<(u32, u32)>,
     pub payload: Vec<u8>,
     pub offload: Offload,
     pub frame: Vec<u8>,
+}
+
+/// Options of a segment of ours, which are all well-formed.
+#[derive(Default)]
+pub struct Options {
+    pub mss: Option<u16>,
+    pub scale: Option<u8>,
+    /// Timestamp and its echo.
+    pub stamp: Option<(u32, u32)>,
+    /// SACK blocks.
+    pub blocks: Vec<(u32, u32)>,
+}
+
+impl Options {
+    pub fn read(t: &TcpHeader) -> Options {
+        let mut found = Options::default();
+        for option in t.options_iterator() {
+            match option.unwrap() {
+                TcpOptionElement::MaximumSegmentSize(n) => found.mss = Some(n),
+                TcpOptionElement::WindowScale(n) => found.scale = Some(n),
+                TcpOptionElement::Timestamp(value, echo) => found.stamp = Some((value, echo)),
+                TcpOptionElement::SelectiveAcknowledgement(first, others) => {
+                    found.blocks = std::iter::once(first).chain(others.into_iter().flatten()).collect();
+                }
+                _ => {}
+            }
+        }
+        found
+    }
 }
 
 impl Seen {
@@ -228,14 +261,7 @@ impl Seen {
         if offload.csum == Csum::Complete {
             assert_eq!(t.checksum, checksum.unwrap(), "checksum");
         }
-        let (mut mss, mut scale) = (None, None);
-        for o in t.options_iterator() {
-            match o.unwrap() {
-                etherparse::TcpOptionElement::MaximumSegmentSize(n) => mss = Some(n),
-                etherparse::TcpOptionElement::WindowScale(n) => scale = Some(n),
-                _ => {}
-            }
-        }
+        let Options { mss, scale, stamp, blocks } = Options::read(&t);
         let flags = [(t.syn, 'S'), (t.fin, 'F'), (t.rst, 'R'), (t.psh, 'P'), (t.ack, '.')];
         assert!(t.syn || t.ack || t.rst, "none of SYN, ACK and RST");
         Seen {
@@ -247,6 +273,8 @@ impl Seen {
             window: t.window_size,
             mss,
             scale,
+            stamp,
+            blocks,
             payload: payload.to_vec(),
             offload,
             frame: frame.to_vec(),
@@ -269,6 +297,9 @@ pub struct Guest {
     pub window: u16,
     pub mss: u16,
     pub scale: Option<u8>,
+    /// Further options of its SYN, and of all other segments.
+    pub syn_options: Vec<TcpOptionElement>,
+    pub options: Vec<TcpOptionElement>,
     /// What the host's side offers: the right edge, and its shift.
     pub edge: u32,
     pub shift: u8,
@@ -280,7 +311,20 @@ impl Guest {
         // Wraps early.
         let nxt = u32::MAX - 2000;
         let remote = server.port();
-        Guest { v6, port, remote, nxt, rcv: 0, window: 65535, mss: 1460, scale: Some(7), edge: 0, shift: 0 }
+        Guest {
+            v6,
+            port,
+            remote,
+            nxt,
+            rcv: 0,
+            window: 65535,
+            mss: 1460,
+            scale: Some(7),
+            syn_options: Vec::new(),
+            options: Vec::new(),
+            edge: 0,
+            shift: 0,
+        }
     }
 
     /// A frame with the flags (as in [`Seen::flags`]), number and payload given.
@@ -293,9 +337,12 @@ impl Guest {
         let mut tcp = ip.tcp(self.port, self.remote, seq, self.window);
         let has = |c| flags.contains(c);
         if has('S') {
-            let mut options = vec![etherparse::TcpOptionElement::MaximumSegmentSize(self.mss)];
-            options.extend(self.scale.map(etherparse::TcpOptionElement::WindowScale));
+            let mut options = vec![TcpOptionElement::MaximumSegmentSize(self.mss)];
+            options.extend(self.scale.map(TcpOptionElement::WindowScale));
+            options.extend(self.syn_options.iter().cloned());
             tcp = tcp.syn().options(&options).unwrap();
+        } else {
+            tcp = tcp.options(&self.options).unwrap();
         }
         tcp = if has('.') { tcp.ack(self.rcv) } else { tcp };
         tcp = if has('F') { tcp.fin() } else { tcp };

@@ -1,7 +1,7 @@
 //! What the guest sends: acceptability, handshake, payload, and the window offered for more (RFC 9293 §3.10.7).
 
 use super::super::seq::Seq;
-use super::{Accepted, Conn, Limits, State, Verdict};
+use super::{Accepted, Conn, State, Verdict};
 use crate::base::{DropReason, Instant};
 use crate::wire::{TcpFlags, TcpHeader};
 
@@ -30,6 +30,10 @@ impl Conn {
         if t.flags.contains(TcpFlags::RST) {
             return self.on_reset(seq, v);
         }
+        if self.is_from_the_past(t, now) {
+            v.ack = true;
+            return Err(DropReason::TcpTimestamp);
+        }
         if t.flags.contains(TcpFlags::SYN) {
             return self.on_syn(t, now, v);
         }
@@ -40,6 +44,7 @@ impl Conn {
             v.ack = true;
             return Err(DropReason::TcpBeyondWindow);
         }
+        self.note_stamp(t, end, now);
         self.last_heard = now;
         self.keepalives = 0;
         self.on_ack(t, seq, payload_len == 0 && end == seq, now, v)?;
@@ -77,8 +82,7 @@ impl Conn {
         self.irs = Seq(t.seq);
         self.rcv_nxt = self.irs + 1;
         self.adv = self.rcv_nxt + u32::from(SYN_WINDOW);
-        let limits = Limits { mss: self.our_mss, shift: self.rcv_shift };
-        self.peer_options(t, &limits);
+        self.peer_options(t, self.rcv_shift);
         if acks_syn {
             self.una = self.nxt;
             self.wl2 = self.una;
@@ -152,10 +156,18 @@ impl Conn {
         if ack >= self.una && (self.wl1 < seq || (self.wl1 == seq && self.wl2 <= ack)) {
             self.set_window(t, seq, ack);
         }
-        if ack > self.una {
-            self.on_progress(ack, now, v);
-        } else if ack == self.una && pure && self.una != self.nxt && self.wnd == window_before {
+        let progress = ack > self.una;
+        if progress {
+            self.on_progress(t, now, v);
+        }
+        let news = self.note_sacked(t);
+        // RFC 6675 §2: where there is SACK, an ACK that tells nothing new is no sign of loss.
+        let duplicate = !progress && ack == self.una && pure && self.una != self.nxt && self.wnd == window_before;
+        if duplicate && (news || !self.sack) {
             self.on_duplicate_ack(v);
+        }
+        if news {
+            self.on_sacked(v);
         }
         if self.wnd == 0 && self.una != self.nxt {
             // It answers, so it lives: a closed window is no reason to give up (RFC 9293 §3.8.6.1).
@@ -189,6 +201,7 @@ impl Conn {
         if end <= self.rcv_nxt && (end != seq || seq < self.rcv_nxt) {
             // Every old segment, a keep-alive probe included, is answered (RFC 9293 §3.10.7.4).
             v.ack = true;
+            self.note_duplicate(seq, seq + len);
             return if len > 0 { Err(DropReason::TcpUnacceptable) } else { Ok(Accepted::default()) };
         }
         if end == seq {
@@ -199,10 +212,15 @@ impl Conn {
             return Err(DropReason::TcpUnacceptable);
         }
         if seq > self.rcv_nxt {
+            if self.sack {
+                // At once, and once is enough: its blocks tell all (RFC 6675 §5).
+                v.ack = true;
+                return self.hold(seq, len, fin);
+            }
             // As many duplicates as the segments of a super-frame would have drawn, but no more than mean loss.
             let segments = len.max(1).div_ceil(wire_size.max(1));
             v.dup_acks = (u32::from(v.dup_acks) + segments).min(3) as u8;
-            return Err(DropReason::TcpOutOfOrder);
+            return self.hold(seq, len, fin);
         }
         let skip = self.rcv_nxt.since(seq);
         let take = len.saturating_sub(skip).min(self.adv.since(self.rcv_nxt));
@@ -212,10 +230,11 @@ impl Conn {
             return if take == 0 {
                 Err(DropReason::TcpBeyondWindow)
             } else {
-                Ok(Accepted { skip: skip as usize, take: take as usize })
+                Ok(Accepted { skip: skip as usize, take: take as usize, ahead: false })
             };
         }
-        if fin {
+        if fin || self.catch_up(v) {
+            self.ahead = None;
             self.rcv_nxt += 1;
             self.adv = self.adv.max(self.rcv_nxt);
             self.guest_fin = true;
@@ -225,7 +244,7 @@ impl Conn {
                 self.finish(now);
             }
         }
-        Ok(Accepted { skip: skip as usize, take: take as usize })
+        Ok(Accepted { skip: skip as usize, take: take as usize, ahead: false })
     }
 
     /// Moves the offered window's right edge to `space` bytes from here, or leaves it: it never moves left

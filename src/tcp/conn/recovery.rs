@@ -6,18 +6,29 @@ use std::time::Duration;
 use super::super::seq::Seq;
 use super::{Conn, State, Verdict};
 use crate::base::Instant;
+use crate::wire::TcpHeader;
 
 impl Conn {
-    pub(super) fn on_progress(&mut self, ack: Seq, now: Instant, v: &mut Verdict) {
+    pub(super) fn on_progress(&mut self, t: &TcpHeader, now: Instant, v: &mut Verdict) {
+        let ack = Seq(t.ack);
         let fin_acked = self.fin_sent && self.fin.is_some_and(|f| ack > f);
         let progress = ack.since(self.una);
         v.acked += progress - u32::from(fin_acked);
         self.una = ack;
-        self.rtt.acked(ack, self.retries == 0 && self.recover.is_none(), now);
+        let clean = self.retries == 0 && self.recover.is_none();
+        self.rtt.acked(ack, clean, now);
+        if !clean && let Some(age) = self.echo_age(t, now) {
+            self.rtt.sample(age);
+        }
+        self.forget_sacked_before_una();
         self.retries = 0;
         self.dup_acks = 0;
         self.resend_at = if self.una == self.nxt { Instant::FAR } else { now + self.rtt.timeout() };
         match self.recover {
+            Some(r) if ack < r && self.after_timeout && self.was_only_late(t) => {
+                self.recover = None;
+                self.after_timeout = false;
+            }
             Some(r) if ack < r => {
                 // RFC 6582 §3.2: a partial ACK names the next hole.
                 if self.after_timeout {
@@ -44,7 +55,7 @@ impl Conn {
             self.resend_at = Instant::FAR;
         } else if !v.resend {
             self.resend_at = now + self.rtt.timeout();
-            self.start_recovery(true, v);
+            self.give_up_flight(now, v);
         }
     }
 
@@ -56,28 +67,20 @@ impl Conn {
         }
     }
 
-    fn start_recovery(&mut self, after_timeout: bool, v: &mut Verdict) {
+    /// All that is under way is taken for lost, even what the guest has said to have: it may take that back (RFC 2018 §8).
+    fn give_up_flight(&mut self, now: Instant, v: &mut Verdict) {
+        self.sacked = None;
+        self.timeout_resends(now);
+        self.start_recovery(true, v);
+    }
+
+    pub(super) fn start_recovery(&mut self, after_timeout: bool, v: &mut Verdict) {
         self.recover = Some(self.nxt);
         self.after_timeout = after_timeout;
         self.burst = u32::from(self.mss);
         self.resent = self.una;
         self.dup_acks = 0;
         v.resend = true;
-    }
-
-    /// Where a resend starts: at the oldest unacknowledged byte, or behind what this recovery has resent before.
-    pub fn resend_seq(&self) -> Seq {
-        self.una.max(self.resent)
-    }
-
-    /// Payload bytes to resend from [`Conn::resend_seq`] on.
-    pub fn resend_len(&self) -> u32 {
-        (self.una + self.burst.min(self.in_flight())).since(self.resend_seq())
-    }
-
-    /// `n` bytes from [`Conn::resend_seq`] on were sent again.
-    pub fn resent(&mut self, n: u32) {
-        self.resent = self.resend_seq() + n;
     }
 
     /// The oldest unacknowledged sequence number is our FIN's.
@@ -100,7 +103,7 @@ impl Conn {
                 State::TimeWait => self.state = State::Closed,
                 State::SynReceived | State::SynSent => self.on_timeout(SYN_RETRIES, now, v),
                 State::Established if self.una != self.nxt => {
-                    self.start_recovery(true, v);
+                    self.give_up_flight(now, v);
                     self.on_timeout(DATA_RETRIES, now, v);
                 }
                 State::Established if self.room() == 0 && !self.fin_sent => {

@@ -84,7 +84,7 @@ fact!(time_wait_ends_after_a_window_that_opened_late(p = established) {
 fact!(
     /// RFC 9293 §3.6.1 and RFC 6191: a SYN beyond the old connection's end may take its place.
     new_syn_replaces_time_wait(p = established) {
-        let at = |p: &Peer, n: u32| p.conn.may_be_replaced_by(p.irs + n);
+        let at = |p: &Peer, n: u32| p.conn.may_be_replaced_by(&p.header(&Seg { seq: n, ..SYN }));
         assert!(!at(&p, 1000));
         p.send_fin();
         p.recv(Seg { ack: 2, ..FIN });

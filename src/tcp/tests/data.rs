@@ -209,7 +209,7 @@ fact!(
 fact!(
     /// An update after a closed window, with the largest window that fits 16 bits.
     unscaled_window_update_is_worth_a_frame(p = connecting) {
-        let mut p = connecting_with((p.irs.0, p.iss.0), Seg { scale: None, ..SYN });
+        let mut p = connecting_with((p.irs.0, p.iss.0), Seg { options: TcpOptions { window_scale: None, ..SYN_OPTIONS }, ..SYN });
         p.conn.host_connected(p.now);
         p.conn.offer(1 << 20);
         p.recv(Seg { len: 65535, ..ACK });

@@ -2,6 +2,12 @@
 
 use super::*;
 
+/// Segment size and window shift of our SYN.
+fn offered(p: &Peer) -> (Option<u16>, Option<u8>) {
+    let options = p.conn.syn_options(p.now);
+    (options.mss, options.window_scale)
+}
+
 fact!(host_connected_then_acknowledged(p = connecting) {
     assert_eq!((p.state(), p.conn.deadline()), (State::Connecting, Instant::FAR));
     p.conn.host_connected(p.now);
@@ -39,20 +45,20 @@ fact!(syn_again_draws_the_syn_ack_again(p = syn_received) {
 fact!(
     /// RFC 9293 §3.8.1: retransmissions carry the same sequence number.
     d3_syn_ack_is_repeated_unchanged_then_given_up(p = syn_received) {
-        let (options, window) = (p.conn.syn_options(), p.conn.window_field(true));
+        let (options, window) = (offered(&p), p.conn.window_field(true));
         for wait in [1000, 2000, 4000, 8000, 16000, 32000] {
             assert_eq!(p.timer(), (Verdict { resend: true, ..NOTHING }, wait));
-            assert_eq!((p.numbers(), p.conn.syn_options(), p.conn.window_field(true)), ((0, 1, 1), options, window));
+            assert_eq!((p.numbers(), offered(&p), p.conn.window_field(true)), ((0, 1, 1), options, window));
         }
         assert_eq!(p.timer(), (Verdict { abort: true, ..NOTHING }, 64000));
     }
 );
 
 fact!(b153_d3_syn_is_repeated_unchanged_then_given_up(p = syn_sent) {
-    let (options, window) = (p.conn.syn_options(), p.conn.window_field(true));
+    let (options, window) = (offered(&p), p.conn.window_field(true));
     for wait in [1000, 2000, 4000, 8000, 16000, 32000] {
         assert_eq!(p.timer(), (Verdict { resend: true, ..NOTHING }, wait));
-        assert_eq!((p.rel(p.conn.una()), p.conn.syn_options(), p.conn.window_field(true)), (0, options, window));
+        assert_eq!((p.rel(p.conn.una()), offered(&p), p.conn.window_field(true)), (0, options, window));
     }
     assert!(p.timer().0.abort);
 });
@@ -123,9 +129,9 @@ fact!(simultaneous_open_may_end_with_a_bare_ack(p = syn_sent) {
 fact!(
     /// RFC 7323 §2.2: no option from the peer, no scaling either way.
     d2_window_scale_only_if_offered(p = connecting) {
-        assert_eq!(p.conn.syn_options(), (1460, Some(8)));
-        let mut p = connecting_with((p.irs.0, p.iss.0), Seg { scale: None, ..SYN });
-        assert_eq!(p.conn.syn_options(), (1460, None));
+        assert_eq!(offered(&p), (Some(1460), Some(8)));
+        let mut p = connecting_with((p.irs.0, p.iss.0), Seg { options: TcpOptions { window_scale: None, ..SYN_OPTIONS }, ..SYN });
+        assert_eq!(offered(&p), (Some(1460), None));
         p.conn.host_connected(p.now);
         p.conn.offer(1 << 20);
         assert_eq!((p.conn.window_field(true), p.conn.offered()), (65535, 65535));
@@ -135,15 +141,15 @@ fact!(
 );
 
 fact!(d2_no_scaling_if_the_syn_ack_has_none(p = syn_sent) {
-    assert_eq!(p.conn.syn_options(), (1460, Some(8)));
-    p.recv(Seg { scale: None, ..SYN_ACK });
+    assert_eq!(offered(&p), (Some(1460), Some(8)));
+    p.recv(Seg { options: TcpOptions { window_scale: None, ..SYN_OPTIONS }, ..SYN_ACK });
     assert_eq!(p.conn.window_field(false), 65535);
 });
 
 fact!(
     /// RFC 7323 §2.3: a shift above 14 counts as 14; the SYN's own window is not scaled.
     shift_is_limited(p = syn_sent) {
-        p.recv(Seg { scale: Some(255), win: 1000, ..SYN_ACK });
+        p.recv(Seg { options: TcpOptions { window_scale: Some(255), ..SYN_OPTIONS }, win: 1000, ..SYN_ACK });
         assert_eq!(p.conn.room(), 1000);
         p.recv(Seg { win: 1, ..ACK });
         assert_eq!(p.conn.room(), 1 << 14);
@@ -155,9 +161,13 @@ fact!(
 fn d1_segment_size_has_a_default_a_floor_and_a_ceiling() {
     let cases = [(None, 536), (Some(0), 88), (Some(1), 88), (Some(2), 88), (Some(3), 88), (Some(87), 88)];
     for (offer, used) in cases.into_iter().chain([(Some(536), 536), (Some(1460), 1460), (Some(65535), 1460)]) {
-        assert_eq!(connecting_with((1, 1), Seg { mss: offer, ..SYN }).conn.mss(), used, "{offer:?}");
+        assert_eq!(
+            connecting_with((1, 1), Seg { options: TcpOptions { mss: offer, ..SYN_OPTIONS }, ..SYN }).conn.mss(),
+            used,
+            "{offer:?}"
+        );
         let mut p = syn_sent((1, 1));
-        p.recv(Seg { mss: offer, ..SYN_ACK });
+        p.recv(Seg { options: TcpOptions { mss: offer, ..SYN_OPTIONS }, ..SYN_ACK });
         assert_eq!(p.conn.mss(), used, "{offer:?}");
     }
 }

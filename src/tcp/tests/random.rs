@@ -2,26 +2,36 @@
 
 use proptest::prelude::*;
 
+use super::super::conn::AHEAD_BYTES;
 use super::*;
+use crate::wire::Timestamps;
 
 #[derive(Clone, Debug)]
 enum Op {
     /// Flags, sequence number (offset from the next expected), acknowledgment (offset from the next to send), window, length.
-    Segment(u8, i64, i64, u16, usize),
+    Segment(u8, i64, i64, u16, usize, Option<Extra>),
+    /// Whether segments ahead of a hole may be held from now on.
+    Hold(bool),
     Send(u32),
     HostEnds,
     Timer,
     Offer(u32),
 }
 
+/// Timestamp, its echo, and the start and end of a block (offset from the next to send).
+type Extra = (u32, u32, i64, i64);
+
 fn op() -> impl Strategy<Value = Op> {
     let near = || prop_oneof![4 => Just(0i64), 4 => -3000..3000i64, 1 => -200_000..200_000i64, 1 => any::<i32>().prop_map(i64::from)];
     let flags =
         prop_oneof![6 => Just(0x10u8), 2 => Just(0x11), 1 => Just(2), 1 => Just(0x12), 1 => Just(4), 1 => any::<u8>()];
     let len = prop_oneof![3 => Just(0usize), 3 => 1..3000usize, 1 => 0..65536usize];
+    let clock = || prop_oneof![3 => 0..50u32, 1 => any::<u32>()];
+    let extra = proptest::option::of((clock(), clock(), near(), near()));
     prop_oneof![
-        8 => (flags, near(), near(), prop_oneof![Just(0u16), any::<u16>()], len)
-            .prop_map(|(f, s, a, w, l)| Op::Segment(f, s, a, w, l)),
+        8 => (flags, near(), near(), prop_oneof![Just(0u16), any::<u16>()], len, extra)
+            .prop_map(|(f, s, a, w, l, e)| Op::Segment(f, s, a, w, l, e)),
+        1 => any::<bool>().prop_map(Op::Hold),
         3 => (0..20_000u32).prop_map(Op::Send),
         1 => Just(Op::HostEnds),
         2 => Just(Op::Timer),
@@ -32,12 +42,25 @@ fn op() -> impl Strategy<Value = Op> {
 /// The guest's stream is its own positions, so that bytes taken out of order or twice show.
 fn run(mut p: Peer, ops: Vec<Op>) {
     let mut stream = p.conn.rcv_nxt();
+    let mut held = std::collections::HashSet::new();
     let mut edge = None;
     for op in ops {
         let before = (p.conn.una(), p.conn.nxt(), p.conn.guest_has_ended(), p.state());
         let mut v = NOTHING;
         match op {
-            Op::Segment(flags, seq, ack, window, len) => {
+            Op::Segment(flags, seq, ack, window, len, extra) => {
+                let mut options = TcpOptions {
+                    mss: Some(window),
+                    window_scale: Some(flags),
+                    sack_permitted: len % 2 == 0,
+                    ..TcpOptions::NONE
+                };
+                if let Some((value, echo, from, to)) = extra {
+                    options.timestamps = Some(Timestamps { value, echo });
+                    options
+                        .sack
+                        .push((p.conn.nxt().0.wrapping_add(from as u32), p.conn.nxt().0.wrapping_add(to as u32)));
+                }
                 let t = TcpHeader {
                     src_port: 1,
                     dst_port: 2,
@@ -45,18 +68,28 @@ fn run(mut p: Peer, ops: Vec<Op>) {
                     ack: p.conn.nxt().0.wrapping_add(ack as u32),
                     flags: TcpFlags::from_bits_retain(flags),
                     window,
-                    mss: Some(window),
-                    window_scale: Some(flags),
+                    options,
                 };
                 let result = p.conn.on_segment(&t, len, len / 3, p.now, &mut v);
                 if before.3 == State::SynSent && p.state() != State::SynSent {
                     stream = p.conn.rcv_nxt();
                 }
-                if let Ok(Accepted { skip, take }) = result {
+                if let Ok(Accepted { skip, take, ahead }) = result {
                     assert!(skip + take <= len);
                     assert!(take == 0 || !before.2, "data after the end");
-                    assert!(take == 0 || Seq(t.seq) + skip as u32 == stream, "out of order");
-                    stream += take as u32;
+                    let start = Seq(t.seq) + skip as u32;
+                    if ahead {
+                        assert!(skip == 0 && start > stream && (start + take as u32).since(stream) <= AHEAD_BYTES);
+                        held.extend((0..take as u32).map(|n| (start + n).0));
+                    } else {
+                        assert!(take == 0 || start == stream, "out of order");
+                        stream += take as u32;
+                    }
+                }
+                if let Some(stored) = v.stored {
+                    assert_eq!(stored.from, stream);
+                    assert!((0..stored.len).all(|n| held.contains(&(stream + n).0)), "never held");
+                    stream += stored.len;
                 }
                 stream += u32::from(v.guest_fin);
                 assert_eq!(stream, p.conn.rcv_nxt());
@@ -78,13 +111,19 @@ fn run(mut p: Peer, ops: Vec<Op>) {
             }
             Op::Timer => p.wait(5),
             Op::Offer(space) => p.conn.offer(space),
+            Op::Hold(may) => p.conn.may_hold(may),
         }
         let (una, nxt) = (p.conn.una(), p.conn.nxt());
         assert!(una <= nxt && una >= before.0 && nxt >= before.1);
         assert!(v.acked <= una.since(before.0));
         assert!(nxt.since(p.conn.una()) <= 1 << 30);
         assert!(p.conn.in_flight() <= nxt.since(una));
-        assert!(p.conn.resend_seq() >= una && p.conn.resend_len() <= p.conn.in_flight() || v.acked > 0 || una == nxt);
+        if let Some((from, len)) = p.conn.next_hole() {
+            assert!(from >= una && (from + len).since(una) <= p.conn.in_flight());
+        }
+        for (from, to) in p.conn.sack_blocks().as_slice() {
+            assert!(Seq(*from) < Seq(*to));
+        }
         assert_eq!(before.2 || v.guest_fin, p.conn.guest_has_ended());
         if matches!(p.state(), State::Established | State::TimeWait) {
             let syn_window = edge.is_none();

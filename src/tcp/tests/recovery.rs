@@ -123,10 +123,10 @@ fact!(what_the_guest_kept_is_not_resent(p = sending) {
 
 fact!(fin_is_resent_by_the_timer(p = established) {
     p.send_fin();
-    assert!(!p.conn.resend_is_fin() || p.conn.resend_len() == 0);
+    assert!(!p.conn.resend_is_fin() || p.conn.next_hole().is_none());
     assert!(p.timer().0.resend);
     assert!(p.conn.resend_is_fin());
-    assert_eq!((p.conn.resend_len(), p.conn.in_flight(), p.numbers()), (0, 0, (1, 2, 1)));
+    assert_eq!((p.conn.next_hole(), p.conn.in_flight(), p.numbers()), (None, 0, (1, 2, 1)));
 });
 
 fact!(

@@ -27,7 +27,7 @@ fn tcp_over_ipv4_with_padding() {
     let p = ip(&f);
     let Transport::Tcp(t) = p.transport else { panic!() };
     assert_eq!(
-        (t.src_port, t.dst_port, t.seq, t.window, t.mss, t.window_scale),
+        (t.src_port, t.dst_port, t.seq, t.window, t.options.mss, t.options.window_scale),
         (1000, 80, 7, 900, Some(1460), Some(7))
     );
     assert_eq!((p.ttl, p.payload_len, &f[p.payload..p.payload + p.payload_len]), (33, 2, &b"hi"[..]));
@@ -46,7 +46,7 @@ fn lying_tcp_options_end_the_list() {
     ] {
         let f = tcp4(options, b"");
         let Transport::Tcp(t) = ip(&f).transport else { panic!() };
-        assert_eq!(t.mss, mss, "{options:?}");
+        assert_eq!(t.options.mss, mss, "{options:?}");
     }
 }
 
