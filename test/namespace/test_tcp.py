@@ -208,7 +208,7 @@ class SlowReaders(Case):
         self.assert_connected(*self.pair(self.lab.remote, "192.0.2.10"))
 
 
-class LargeTransfers(Case):
+class Transfers(Case):
     """Seeded streams with a hash, to the host through the gateway address."""
 
     options = ()
@@ -228,6 +228,8 @@ class LargeTransfers(Case):
             self.assertEqual(sorted(s["sent_hash"] for s in sender["streams"]),
                              sorted(s["received_hash"] for s in receiver["streams"]))
 
+
+class LargeTransfers(Transfers):
     @both
     @limit(60)
     def test_one_gigabyte_out(self, net):
@@ -261,6 +263,27 @@ class LargeTransfers(Case):
     def retransmissions(self):
         names, values = [line.split() for line in self.guest.output("grep ^Tcp: /proc/net/snmp").splitlines()]
         return int(values[names.index("RetransSegs")])
+
+
+class LossyLink(Transfers):
+    """The guest's link loses one frame of a hundred, of super-frames as of others, either way."""
+
+    def setUp(self):
+        super().setUp()
+        name = self.guest.interface()
+        self.guest.run("nft", f"""table netdev lossy {{
+            chain in {{ type filter hook ingress device {name} priority 0; numgen random mod 100 0 drop; }}
+            chain out {{ type filter hook egress device {name} priority 0; numgen random mod 100 0 drop; }}
+        }}""")
+        self.addCleanup(self.guest.run, "nft", "delete table netdev lossy")
+
+    @both
+    def test_streams_do_not_wait_for_timeouts(self, net):
+        """A timeout is 200 ms at least; there are a hundred losses."""
+        began = time.monotonic()
+        self.assert_transfers(net, self.guest, 300_000_000, 0)
+        self.assert_transfers(net, self.guest, 0, 300_000_000)
+        self.assertLess(time.monotonic() - began, 12)
 
 
 class Real(Case):
