@@ -28,6 +28,8 @@ pub struct World {
     pub timers: Wheel,
     poll: mio::Poll,
     clock: Clock,
+    /// When time stopped to pass by itself, if it did.
+    frozen: Option<Instant>,
     skipped: Duration,
     l2: L2,
     nat: Nat,
@@ -48,6 +50,7 @@ impl World {
             timers: Wheel::new(clock.now()),
             poll,
             clock,
+            frozen: None,
             skipped: Duration::ZERO,
             l2: L2 {
                 our_mac: Mac(OUR_MAC),
@@ -69,14 +72,14 @@ impl World {
 
     /// Another worker's engine, without a flow yet.
     pub fn beside(&self, limit: usize) -> World {
-        World { clock: self.clock, skipped: self.skipped, ..World::new(self.link.caps(), limit) }
+        World { clock: self.clock, frozen: self.frozen, skipped: self.skipped, ..World::new(self.link.caps(), limit) }
     }
 
     /// All flows go to another worker, as when this one does not reach the guest any more. Returns how many there were.
     pub fn move_all_to(&mut self, other: &mut World) -> usize {
         let moving = self.tcp.leave(1);
         let count = moving.len();
-        let facts = Facts { now: other.clock.now() + other.skipped, l2: &other.l2, nat: &other.nat };
+        let facts = Facts { now: other.now(), l2: &other.l2, nat: &other.nat };
         for flow in moving {
             other.tcp.adopt(flow, &facts, &mut other.link, &mut other.timers);
         }
@@ -91,7 +94,12 @@ impl World {
     }
 
     pub fn now(&self) -> Instant {
-        self.clock.now() + self.skipped
+        self.frozen.unwrap_or_else(|| self.clock.now()) + self.skipped
+    }
+
+    /// From now on time passes for the engine by [`World::skip`] only.
+    pub fn freeze(&mut self) {
+        self.frozen = Some(self.clock.now());
     }
 
     /// Lets time pass for the engine without waiting.
@@ -101,14 +109,19 @@ impl World {
 
     /// Frames of the guest as one batch; all must belong to one flow.
     pub fn guest_sends(&mut self, frames: &[Vec<u8>]) {
+        self.guest_sends_with(frames, Offload::NONE);
+    }
+
+    /// The same, with what a card with offloads says of each.
+    pub fn guest_sends_with(&mut self, frames: &[Vec<u8>], offload: Offload) {
         let run: Vec<(Packet, Frame<'_>)> = frames
             .iter()
             .map(|f| match parse(f, f.len()) {
-                Ok(Parsed::Ip(p)) => (p, Frame { head: f, rest: &[], offload: Offload::NONE }),
+                Ok(Parsed::Ip(p)) => (p, Frame { head: f, rest: &[], offload }),
                 other => panic!("{other:?}"),
             })
             .collect();
-        let facts = Facts { now: self.clock.now() + self.skipped, l2: &self.l2, nat: &self.nat };
+        let facts = Facts { now: self.now(), l2: &self.l2, nat: &self.nat };
         self.tcp.from_guest(&run, &facts, &mut self.link, &mut self.timers);
     }
 
@@ -116,25 +129,30 @@ impl World {
     pub fn client_came(&mut self, client: std::net::TcpStream, guest_port: u16) -> bool {
         client.set_nonblocking(true).unwrap();
         let from = client.peer_addr().unwrap();
+        self.socket_came(client.into(), from, guest_port)
+    }
+
+    /// The same with a socket that need not be what it is said to be: `from` counts.
+    pub fn socket_came(&mut self, socket: socket2::Socket, from: SocketAddr, guest_port: u16) -> bool {
         let (guest, host): (Addr, Addr) =
             if from.is_ipv4() { (GUEST4.into(), HOST4.into()) } else { (GUEST6.into(), HOST6.into()) };
         let key = FlowKey { guest: Endpoint::new(guest, guest_port), remote: Endpoint::new(host, from.port()) };
-        let facts = Facts { now: self.clock.now() + self.skipped, l2: &self.l2, nat: &self.nat };
-        self.tcp.from_listener(client.into(), key, &facts, &mut self.link, &mut self.timers).is_ok()
+        let facts = Facts { now: self.now(), l2: &self.l2, nat: &self.nat };
+        self.tcp.from_listener(socket, key, &facts, &mut self.link, &mut self.timers).is_ok()
     }
 
     pub fn link_ready(&mut self) {
-        let facts = Facts { now: self.clock.now() + self.skipped, l2: &self.l2, nat: &self.nat };
+        let facts = Facts { now: self.now(), l2: &self.l2, nat: &self.nat };
         self.tcp.link_ready(&facts, &mut self.link, &mut self.timers);
     }
 
     pub fn event(&mut self, id: Id, ready: Ready) {
-        let facts = Facts { now: self.clock.now() + self.skipped, l2: &self.l2, nat: &self.nat };
+        let facts = Facts { now: self.now(), l2: &self.l2, nat: &self.nat };
         self.tcp.from_host(id, ready, &facts, &mut self.link, &mut self.timers);
     }
 
     pub fn timer(&mut self, id: Id) {
-        let facts = Facts { now: self.clock.now() + self.skipped, l2: &self.l2, nat: &self.nat };
+        let facts = Facts { now: self.now(), l2: &self.l2, nat: &self.nat };
         self.tcp.on_timer(id, &facts, &mut self.link, &mut self.timers);
     }
 
@@ -450,5 +468,10 @@ impl Guest {
 
 /// Bytes that tell where they stand.
 pub fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[5]).collect()
+    pattern_from(0, len)
+}
+
+/// The same from the middle on.
+pub fn pattern_from(at: u64, len: usize) -> Vec<u8> {
+    (0..len as u64).map(|i| at.wrapping_add(i).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[5]).collect()
 }
