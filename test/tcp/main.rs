@@ -6,6 +6,7 @@ mod flows;
 mod holes;
 mod moving;
 mod random;
+mod script;
 mod stack;
 mod world;
 
