@@ -89,6 +89,7 @@ scripts! {
     rfc9293_close
     rfc9293_window
     rfc9293_options
+    rfc5961
 }
 
 #[test]
