@@ -90,6 +90,8 @@ scripts! {
     rfc9293_window
     rfc9293_options
     rfc5961
+    rfc6298
+    rfc5681
 }
 
 #[test]
