@@ -89,9 +89,12 @@ scripts! {
     rfc9293_close
     rfc9293_window
     rfc9293_options
+    rfc7323_window
     rfc5961
     rfc6298
     rfc5681
+    timestamps
+    sack
 }
 
 #[test]
