@@ -161,8 +161,9 @@ impl Conn {
     }
 }
 
-/// Tries before the peer is given up: those of Linux for SYNs and for data (tcp(7), tcp_syn_retries, tcp_retries2).
-const SYN_RETRIES: u8 = 6;
+/// Tries before the peer is given up: for SYNs four minutes, where three are the least (RFC 9293 §3.8.3), for data as many as
+/// in Linux (tcp(7), tcp_retries2).
+const SYN_RETRIES: u8 = 7;
 const DATA_RETRIES: u8 = 15;
 
 /// RFC 9293 §3.8.4: two hours of silence before a keep-alive probe; then Linux's spacing and count.
