@@ -8,6 +8,8 @@ use crate::base::Instant;
 /// Below Linux's delayed-ACK time a timeout would fire for segments that are merely not acknowledged yet.
 const RTO_MIN: Duration = Duration::from_millis(200);
 const RTO_INITIAL: Duration = Duration::from_secs(1);
+/// §5.7: where a second was too short, or the path is lossy.
+const RTO_AFTER_LOST_SYN: Duration = Duration::from_secs(3);
 const RTO_MAX: Duration = Duration::from_secs(120);
 
 /// Smoothed round trip, variance and back-off. 24 bytes.
@@ -19,6 +21,8 @@ pub struct Rtt {
     /// A segment being timed: the sequence number that acknowledges it, and when it left. One at a time is enough here.
     timed: Option<Timed>,
     back_off: u8,
+    /// The handshake has cost a timeout.
+    lost_syn: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +34,7 @@ struct Timed {
 
 impl Rtt {
     pub fn new() -> Rtt {
-        Rtt { srtt_us: 0, var_us: 0, timed: None, back_off: 0 }
+        Rtt { srtt_us: 0, var_us: 0, timed: None, back_off: 0, lost_syn: false }
     }
 
     /// A segment that ends before `end` was sent for the first time.
@@ -70,6 +74,11 @@ impl Rtt {
         self.timed = None;
     }
 
+    /// The handshake is over, but a SYN was sent more than once.
+    pub fn connected_late(&mut self) {
+        self.lost_syn = true;
+    }
+
     /// The peer has shown that it is there.
     pub fn answered(&mut self) {
         self.back_off = 0;
@@ -77,7 +86,7 @@ impl Rtt {
 
     pub fn timeout(&self) -> Duration {
         let base = if self.srtt_us == 0 {
-            RTO_INITIAL
+            if self.lost_syn { RTO_AFTER_LOST_SYN } else { RTO_INITIAL }
         } else {
             Duration::from_micros(u64::from(self.srtt_us) + 4 * u64::from(self.var_us)).max(RTO_MIN)
         };

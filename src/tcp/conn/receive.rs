@@ -99,6 +99,9 @@ impl Conn {
     fn establish(&mut self, now: Instant, v: &mut Verdict) {
         self.state = State::Established;
         self.rtt.acked(self.una, self.retries == 0, now);
+        if self.retries > 0 {
+            self.rtt.connected_late();
+        }
         self.retries = 0;
         self.resend_at = Instant::FAR;
         v.established = true;
