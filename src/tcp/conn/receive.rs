@@ -1,7 +1,7 @@
 //! What the guest sends: acceptability, handshake, payload, and the window offered for more (RFC 9293 §3.10.7).
 
 use super::super::seq::Seq;
-use super::{Accepted, Conn, State, Verdict};
+use super::{Accepted, Conn, State, TIME_WAIT, Verdict};
 use crate::base::{DropReason, Instant};
 use crate::wire::{TcpFlags, TcpHeader};
 
@@ -204,6 +204,9 @@ impl Conn {
         if end <= self.rcv_nxt && (end != seq || seq < self.rcv_nxt) {
             // Every old segment, a keep-alive probe included, is answered (RFC 9293 §3.10.7.4).
             v.ack = true;
+            if fin && self.state == State::TimeWait {
+                self.resend_at = now + TIME_WAIT;
+            }
             self.note_duplicate(seq, seq + len);
             return if len > 0 { Err(DropReason::TcpUnacceptable) } else { Ok(Accepted::default()) };
         }
