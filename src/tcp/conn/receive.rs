@@ -47,7 +47,7 @@ impl Conn {
         self.note_stamp(t, end, now);
         self.last_heard = now;
         self.keepalives = 0;
-        self.on_ack(t, seq, payload_len == 0 && end == seq, now, v)?;
+        self.on_ack(t, seq, end, now, v)?;
         self.on_payload(t, seq, len, wire_size as u32, v, now)
     }
 
@@ -136,7 +136,7 @@ impl Conn {
         Err(DropReason::TcpUnacceptable)
     }
 
-    fn on_ack(&mut self, t: &TcpHeader, seq: Seq, pure: bool, now: Instant, v: &mut Verdict) -> Result<(), DropReason> {
+    fn on_ack(&mut self, t: &TcpHeader, seq: Seq, end: Seq, now: Instant, v: &mut Verdict) -> Result<(), DropReason> {
         let ack = Seq(t.ack);
         if self.state == State::SynReceived {
             if ack != self.nxt {
@@ -148,6 +148,7 @@ impl Conn {
             self.set_window(t, seq, ack);
             return Ok(());
         }
+        let pure = end == seq;
         // RFC 9293 §3.10.7.4 and RFC 5961 §5.2: an ACK of what was never sent, or of long ago, is answered and ignored.
         let oldest = self.una - self.max_wnd;
         if ack.0.wrapping_sub(oldest.0) > self.nxt.0.wrapping_sub(oldest.0) {
@@ -156,7 +157,9 @@ impl Conn {
         }
         let window_before = self.wnd;
         let room_before = self.room();
-        if ack >= self.una && (self.wl1 < seq || (self.wl1 == seq && self.wl2 <= ack)) {
+        // All of it came before: what told the window now in force may have overtaken it.
+        let old = seq < self.rcv_nxt && end <= self.rcv_nxt;
+        if ack >= self.una && !old && (self.wl1 < seq || (self.wl1 == seq && self.wl2 <= ack)) {
             self.set_window(t, seq, ack);
         }
         let progress = ack > self.una;
