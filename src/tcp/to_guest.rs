@@ -43,7 +43,7 @@ impl Tcp {
                 // An end that hides behind bytes peeked before (old kernels) is looked for after each ACK.
                 Stop::HostData => self.flow(id).readable = self.flow(id).read_closed,
                 Stop::HostEnd => self.flow(id).conn.host_ended(),
-                Stop::GuestWindow => self.flow(id).conn.wait_for_window(facts.now),
+                Stop::GuestWindow => self.wait_for_window(id, facts),
                 Stop::Link => self.park(id, true),
                 Stop::Budget => self.park(id, false),
                 Stop::Failed(e) => return self.host_failed(id, &e, facts, link),
@@ -60,6 +60,22 @@ impl Tcp {
         } else if flow.conn.host_has_ended() {
             flow.conn.wait_for_window(facts.now);
         }
+    }
+
+    /// The guest takes no more. With nothing under way somebody must ask for its window again, but only if there is more.
+    fn wait_for_window(&mut self, id: Id, facts: &Facts<'_>) {
+        let flow = self.flow(id);
+        if flow.conn.in_flight() == 0
+            && let Some(s) = &flow.socket
+        {
+            let more = socket::peek(s.as_fd(), &mut [Scatter::new(&mut [0])]);
+            self.seek(id, 0);
+            if more.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+                self.flow(id).readable = self.flow(id).read_closed;
+                return;
+            }
+        }
+        self.flow(id).conn.wait_for_window(facts.now);
     }
 
     /// For callers that have just seen the flow.
