@@ -7,7 +7,7 @@ use super::super::ranges::Ranges;
 use super::super::seq::Seq;
 use super::{Accepted, Conn, Stored, Verdict};
 use crate::base::DropReason;
-use crate::wire::{SACK_BLOCKS_MAX_STAMPED, SackBlocks};
+use crate::wire::{SACK_BLOCKS_MAX, SACK_BLOCKS_MAX_STAMPED, SackBlocks};
 
 /// Held beyond the next byte in order at most: more than is under way on a link of no length.
 pub const AHEAD_BYTES: u32 = 512 << 10;
@@ -16,7 +16,7 @@ pub const AHEAD_BYTES: u32 = 512 << 10;
 pub(super) struct Ahead {
     ranges: Ranges,
     /// Where the last segments began, the newest first.
-    newest: ArrayVec<Seq, SACK_BLOCKS_MAX_STAMPED>,
+    newest: ArrayVec<Seq, SACK_BLOCKS_MAX>,
     /// The guest's FIN.
     fin: Option<Seq>,
 }
@@ -85,9 +85,10 @@ impl Conn {
             blocks.push((from.0, to.0));
         }
         let Some(ahead) = self.ahead.as_ref().filter(|_| self.sack) else { return blocks };
-        let mut told: ArrayVec<(Seq, Seq), SACK_BLOCKS_MAX_STAMPED> = ArrayVec::new();
+        let most = if self.stamps.on { SACK_BLOCKS_MAX_STAMPED } else { SACK_BLOCKS_MAX };
+        let mut told: ArrayVec<(Seq, Seq), SACK_BLOCKS_MAX> = ArrayVec::new();
         for range in ahead.newest.iter().filter_map(|seq| ahead.ranges.find(*seq)) {
-            if !told.contains(&range) && blocks.as_slice().len() < SACK_BLOCKS_MAX_STAMPED {
+            if !told.contains(&range) && blocks.as_slice().len() < most {
                 blocks.push((range.0.0, range.1.0));
                 told.push(range);
             }
