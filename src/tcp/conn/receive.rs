@@ -235,14 +235,11 @@ impl Conn {
         let take = len.saturating_sub(skip).min(self.adv.since(self.rcv_nxt));
         self.rcv_nxt += take;
         v.ack = true;
-        if skip + take < len {
-            return if take == 0 {
-                Err(DropReason::TcpBeyondWindow)
-            } else {
-                Ok(Accepted { skip: skip as usize, take: take as usize, ahead: false })
-            };
+        let cut = skip + take < len;
+        if cut && take == 0 {
+            return Err(DropReason::TcpBeyondWindow);
         }
-        if fin || self.catch_up(v) {
+        if (fin && !cut) || self.catch_up(v) {
             self.ahead = None;
             self.rcv_nxt += 1;
             self.adv = self.adv.max(self.rcv_nxt);
