@@ -12,6 +12,7 @@ use super::conn::{Conn, State};
 use super::seq::Seq;
 use super::*;
 use crate::base::Endpoint;
+use crate::flow::Heir;
 use crate::guest::{Facts, ToGuest};
 use crate::sys::is_exhaustion;
 use crate::wire::{Packet, TcpFlags, TcpHeader};
@@ -62,6 +63,7 @@ impl Tcp {
         }
     }
 
+    /// What is over and has the same name is replaced.
     fn connect(
         &mut self,
         t: &TcpHeader,
@@ -70,10 +72,16 @@ impl Tcp {
         link: &mut dyn ToGuest,
         timers: &mut Wheel,
     ) -> Result<(), DropReason> {
+        let start = self.start(key, facts.now);
+        if let Some(id) = self.flows.find(key) {
+            self.remove(id);
+            // Its successor is ours as well.
+            self.flows.elsewhere(key, Heir::Us);
+        }
         self.make_room(facts, link)?;
         let target = facts.nat.to_host(key.remote);
         let id = self.flows.next_id();
-        let conn = Conn::from_guest_syn(t, &self.start(key, facts.now), facts.now);
+        let conn = Conn::from_guest_syn(t, &start, facts.now);
         let started = self.open(target).and_then(|s| {
             let done = start_connect(&s, target, self.outbound.scope)?;
             self.register(&s, id)?;
@@ -131,6 +139,7 @@ impl Tcp {
         facts: &Facts<'_>,
         link: &mut dyn ToGuest,
     ) -> Result<Conn, DropReason> {
+        let start = self.start(key, facts.now);
         if let Some(id) = self.flows.find(key) {
             // The same client port again before the guest side has finished: only what is over may be replaced.
             if self.flows.get(id).is_none_or(|f| f.conn.state() != State::TimeWait) {
@@ -143,7 +152,7 @@ impl Tcp {
         prepare(socket, self.peek_offset[key.guest.addr.family()])
             .and_then(|()| self.register(socket, id))
             .map_err(|_| DropReason::HostResources)?;
-        let mut conn = Conn::from_host_accept(&self.start(key, facts.now), facts.now);
+        let mut conn = Conn::from_host_accept(&start, facts.now);
         conn.sent_syn(facts.now);
         Ok(conn)
     }

@@ -9,7 +9,6 @@ use arrayvec::ArrayVec;
 use super::conn::{State, Verdict};
 use super::*;
 use crate::base::Endpoint;
-use crate::flow::Heir;
 use crate::guest::{Facts, Frame, ToGuest};
 use crate::sys::iov::Gather;
 use crate::wire::{Gso, Packet, TcpHeader, Transport};
@@ -31,14 +30,8 @@ impl Tcp {
             let key =
                 FlowKey { guest: Endpoint::new(packet.src, t.src_port), remote: Endpoint::new(packet.dst, t.dst_port) };
             let done = match self.flows.find(&key) {
-                Some(id) if self.is_replaced_by(id, &t) => {
-                    self.remove(id);
-                    // Its successor is ours as well.
-                    self.flows.elsewhere(&key, Heir::Us);
-                    0
-                }
-                Some(id) => self.known(id, run, facts, link, timers),
-                None => {
+                Some(id) if !self.is_replaced_by(id, &t) => self.known(id, run, facts, link, timers),
+                _ => {
                     self.unknown(packet, &t, &key, facts, link, timers);
                     1
                 }

@@ -229,8 +229,11 @@ impl Tcp {
     fn start(&self, key: &FlowKey, now: Instant) -> Start {
         let hash = self.isn_secret.hash(key);
         let mtu = if self.mtu == 0 { 1500 } else { usize::from(self.mtu) };
+        let clock = seq::Seq(hash as u32) + (now.as_nanos() / 4000) as u32;
+        // RFC 9293 §3.6.1: beyond all numbers of what it replaces. The clock, with 250 kB a second, may lag behind them.
+        let before = self.flows.find(key).and_then(|id| self.flows.get(id)).map(|f| f.conn.nxt() + 1);
         Start {
-            iss: seq::Seq(hash as u32) + (now.as_nanos() / 4000) as u32,
+            iss: before.map_or(clock, |b| clock.max(b)),
             stamp_offset: (hash >> 32) as u32,
             mss: mtu.saturating_sub(ip_len(key.guest.addr.family()) + TCP_LEN).max(1) as u16,
             shift: WINDOW_SHIFT,
