@@ -253,7 +253,7 @@ impl Conn {
 
     /// True if this SYN may replace what is left of the connection (RFC 9293 §3.10.7.4, RFC 6191).
     pub fn may_be_replaced_by(&self, syn: &TcpHeader) -> bool {
-        let newer = || Seq(syn.seq) > self.rcv_nxt || self.is_newer_than_all(syn);
+        let newer = || self.is_newer_than_all(syn) || (Seq(syn.seq) > self.rcv_nxt && !self.is_older_than_some(syn));
         self.state == State::Closed || (self.state == State::TimeWait && newer())
     }
 

@@ -100,6 +100,11 @@ impl Conn {
         t.options.timestamps.is_some_and(|s| self.stamps.on && is_before(s.echo, self.stamps.resent_at))
     }
 
+    /// RFC 6191: a SYN that is older than what the connection has heard is an old duplicate, whatever its number.
+    pub(super) fn is_older_than_some(&self, syn: &TcpHeader) -> bool {
+        syn.options.timestamps.is_some_and(|s| self.stamps.on && is_before(s.value, self.stamps.recent))
+    }
+
     /// RFC 6191: a SYN that is newer than all of the connection is no old duplicate, whatever its number.
     pub(super) fn is_newer_than_all(&self, syn: &TcpHeader) -> bool {
         syn.options.timestamps.is_some_and(|s| self.stamps.on && is_before(self.stamps.recent, s.value))
