@@ -112,6 +112,10 @@ impl Rules {
         if self.guest_end.is_none_or(|end| before(end, c.ack)) {
             return Err("acknowledges what the guest has not sent".to_owned());
         }
+        // A FIN may come when the window is full.
+        if self.edge.is_some_and(|e| before(e.wrapping_add(1), c.ack)) {
+            return Err("RFC 9293 §3.10.7.4: acknowledges what lies beyond the window".to_owned());
+        }
         let shift = if c.has(SYN) { 0 } else { self.shifts().1 };
         let edge = c.ack.wrapping_add(u32::from(c.window) << shift);
         if self.edge.is_some_and(|e| before(edge, e)) {
@@ -155,6 +159,9 @@ impl Rules {
             let below = before(*from, c.ack.wrapping_add(1)) && n > 0;
             if below || !before(*from, *to) || self.guest_end.is_none_or(|end| before(end, *to)) {
                 return Err("RFC 2018 §4: a block of what was not received".to_owned());
+            }
+            if self.edge.is_none_or(|edge| before(edge, *to)) {
+                return Err("RFC 9293 §3.10.7.4: a block of what lies beyond the window".to_owned());
             }
         }
         Ok(())
