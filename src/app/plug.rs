@@ -102,7 +102,7 @@ impl Engine {
                 break;
             }
         }
-        self.deal_rings(now);
+        self.deal_rings();
         // What waits in rings may never be told of again.
         (self.link_has_more, self.link_takes) = (true, true);
         match talk {

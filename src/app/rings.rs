@@ -34,7 +34,7 @@ impl Engine {
     }
 
     /// Gives each worker its rings, at the first one.
-    pub(super) fn deal_rings(&mut self, now: Instant) {
+    pub(super) fn deal_rings(&mut self) {
         let (Link::Vhost(card), Some(crew)) = (&self.link, &mut self.crew) else { return };
         let running = card.running(crew.len());
         // Without the first pair there is no card; flows wait where they are.
@@ -43,7 +43,7 @@ impl Engine {
         }
         let stranded = std::mem::replace(&mut crew.able, running) & !running;
         for worker in crew.others().filter(|worker| stranded & 1 << worker != 0) {
-            self.adopt_flows_of(worker, now);
+            self.adopt_flows_of(worker);
         }
         let (Link::Vhost(card), Some(crew)) = (&mut self.link, &mut self.crew) else { return };
         for worker in crew.others().filter(|worker| running & 1 << worker != 0) {

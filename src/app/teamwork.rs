@@ -126,7 +126,7 @@ impl Engine {
             Message::Kicked(ring) => self.kicked(ring),
             Message::Broken => {
                 self.recall_rings();
-                self.deal_rings(now);
+                self.deal_rings();
             }
             Message::MemoryLost => {}
             Message::Stop => self.stopping = true,
@@ -185,12 +185,14 @@ impl Engine {
     }
 
     /// Takes over the flows of a worker that cannot reach the guest any more.
-    pub(super) fn adopt_flows_of(&mut self, worker: usize, now: Instant) {
+    pub(super) fn adopt_flows_of(&mut self, worker: usize) {
         let Some(crew) = &self.crew else { return };
         let (sender, flows) = channel();
         crew.send(worker, Message::Leave(sender));
         // Until they are here their packets must find nobody else.
         let Ok(Leaving { tcp, udp }) = flows.recv() else { return };
+        // It may have sent something since we looked at the clock, and timestamps must not go back.
+        let now = self.clock.now();
         log::debug!("worker {worker} has no queue: {} TCP and {} UDP flows go on here", tcp.len(), udp.len());
         for (n, flow) in tcp.into_iter().enumerate() {
             if n % ADOPTED == 0 {

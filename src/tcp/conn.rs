@@ -122,12 +122,8 @@ pub struct Conn {
     burst: u32,
     /// End of what the recovery has resent already: no byte goes twice before the timer says so.
     resent: Seq,
-    /// What the guest has of that which it has not acknowledged; `None`: nothing.
-    sacked: Option<Box<Ranges>>,
-    /// What is held of the guest's.
-    ahead: Option<Box<Ahead>>,
-    /// A duplicate that the guest is to hear of.
-    duplicate: Option<(Seq, Seq)>,
+    /// `None` as long as all comes in order, both ways.
+    loss: Option<Box<Loss>>,
     stamps: Stamps,
     rtt: Rtt,
     /// When to resend or to probe; [`Instant::FAR`] when nothing is outstanding.
@@ -150,6 +146,17 @@ pub struct Conn {
     closed_first: bool,
 }
 
+/// What is known of segments that came out of order, or not at all.
+#[derive(Clone, Debug, Default)]
+struct Loss {
+    /// What the guest has of that which it has not acknowledged.
+    sacked: Ranges,
+    /// What is held of the guest's.
+    ahead: Ahead,
+    /// A duplicate that the guest is to hear of.
+    duplicate: Option<(Seq, Seq)>,
+}
+
 impl Conn {
     /// For a SYN of the guest; the host's connect is under way.
     pub fn from_guest_syn(t: &TcpHeader, start: &Start, now: Instant) -> Conn {
@@ -157,7 +164,7 @@ impl Conn {
         c.irs = Seq(t.seq);
         c.rcv_nxt = c.irs + 1;
         c.adv = c.rcv_nxt;
-        c.peer_options(t, start.shift);
+        c.peer_options(t, start.shift, now);
         c
     }
 
@@ -184,9 +191,7 @@ impl Conn {
             recover: None,
             burst: 0,
             resent: start.iss,
-            sacked: None,
-            ahead: None,
-            duplicate: None,
+            loss: None,
             stamps: Stamps::new(start.stamp_offset),
             rtt: Rtt::new(),
             resend_at: Instant::FAR,
@@ -210,9 +215,9 @@ impl Conn {
 
     /// RFC 7323 §2.2: both shifts are in force only if both SYNs had the option; shifts above 14 count as 14 (§2.3). The same
     /// goes for timestamps (§3.2) and SACK (RFC 2018 §2). A segment size does not count options (RFC 9293 §3.7.1).
-    fn peer_options(&mut self, t: &TcpHeader, shift: u8) {
+    fn peer_options(&mut self, t: &TcpHeader, shift: u8, now: Instant) {
         let theirs = &t.options;
-        self.agree_on_stamps(t);
+        self.agree_on_stamps(t, now);
         let options = if self.stamps.on { STAMP_LEN as u16 } else { 0 };
         self.mss = theirs.mss.unwrap_or(MSS_DEFAULT).max(MSS_FLOOR).min(self.our_mss).saturating_sub(options).max(1);
         self.sack = theirs.sack_permitted;
@@ -255,6 +260,11 @@ impl Conn {
     pub fn may_be_replaced_by(&self, syn: &TcpHeader) -> bool {
         let newer = || self.is_newer_than_all(syn) || (Seq(syn.seq) > self.rcv_nxt && !self.is_older_than_some(syn));
         self.state == State::Closed || (self.state == State::TimeWait && newer())
+    }
+
+    fn forget_idle_loss(&mut self) {
+        let idle = |l: &Loss| l.sacked.is_empty() && l.ahead.is_empty() && l.duplicate.is_none();
+        self.loss.take_if(|loss| idle(loss));
     }
 
     fn finish(&mut self, now: Instant) {

@@ -74,7 +74,7 @@ impl Tcp {
             }
             done += 1;
             last = Some((t, packet.payload_len));
-            match flow.conn.on_segment(&t, packet.payload_len, wire_size, facts.now, &mut v) {
+            match flow.conn.on_segment(&t, packet.sack(frame.head), packet.payload_len, wire_size, facts.now, &mut v) {
                 Ok(a) if a.ahead => flow.hold(seq::Seq(t.seq), frame.pieces(packet.payload, a.take)),
                 Ok(a) if a.take > 0 => pieces.extend(frame.pieces(packet.payload + a.skip, a.take)),
                 Ok(_) => {}

@@ -10,7 +10,7 @@ use crate::sys::iov::Gather;
 impl Flow {
     /// Keeps payload that starts at `seq`, which the state machine has accepted to be held.
     pub(super) fn hold<'a>(&mut self, seq: Seq, pieces: impl IntoIterator<Item = Gather<'a>>) {
-        let ring = self.ahead.get_or_insert_with(|| vec![0; RING].into());
+        let ring = self.ahead.get_or_insert_with(ring);
         let mut at = seq.0 as usize % RING;
         for piece in pieces {
             let (before, behind) = (piece.first(RING - at), piece.skip(piece.len().min(RING - at)));
@@ -42,6 +42,14 @@ impl Tcp {
         }
         delivered
     }
+}
+
+/// What is held ahead of a hole, each byte where its sequence number says.
+pub(super) type Ring = [u8; RING];
+
+/// Not by way of the stack.
+fn ring() -> Box<Ring> {
+    vec![0; RING].into_boxed_slice().try_into().expect("it has that length")
 }
 
 /// A power of two, so that places follow from sequence numbers across their end as well.

@@ -141,7 +141,7 @@ struct Flow {
     /// The remainder: taken from the guest, not yet by the socket.
     held: VecDeque<u8>,
     /// What came ahead of a hole, each byte where its sequence number says.
-    ahead: Option<Box<[u8]>>,
+    ahead: Option<Box<holes::Ring>>,
     /// When the wheel wakes this flow next.
     armed: Instant,
     /// How often the wheel woke it for nothing; see [`Tcp::arm`].

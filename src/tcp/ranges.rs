@@ -49,6 +49,10 @@ impl Ranges {
         self.list.iter().copied().find(|r| r.0 > seq)
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (Seq, Seq)> + '_ {
+        self.list.iter().copied()
+    }
+
     /// Bytes in all ranges.
     pub fn bytes(&self) -> u32 {
         self.list.iter().map(|r| r.1.since(r.0)).sum()

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::conn::{Accepted, Conn, Start, State, Verdict};
 use super::seq::Seq;
 use crate::base::{DropReason, Instant};
-use crate::wire::{TcpFlags, TcpHeader, TcpOptions};
+use crate::wire::{SackBlocks, SackPlace, TcpFlags, TcpHeader, TcpOptions};
 
 /// Initial sequence numbers: the guest's and ours.
 const ISNS: [(u32, u32); 7] = [
@@ -42,12 +42,15 @@ struct Seg {
     win: u16,
     len: usize,
     options: TcpOptions,
+    sack: SackBlocks,
 }
 
 const SYN_OPTIONS: TcpOptions = TcpOptions { mss: Some(1460), window_scale: Some(0), ..TcpOptions::NONE };
-const SYN: Seg = Seg { seq: 0, ack: 0, flags: TcpFlags::SYN, win: WND, len: 0, options: SYN_OPTIONS };
+const SYN: Seg =
+    Seg { seq: 0, ack: 0, flags: TcpFlags::SYN, win: WND, len: 0, options: SYN_OPTIONS, sack: SackBlocks::NONE };
 const SYN_ACK: Seg = Seg { ack: 1, flags: TcpFlags::SYN.union(TcpFlags::ACK), ..SYN };
-const ACK: Seg = Seg { seq: 1, ack: 1, flags: TcpFlags::ACK, win: WND, len: 0, options: TcpOptions::NONE };
+const ACK: Seg =
+    Seg { seq: 1, ack: 1, flags: TcpFlags::ACK, win: WND, len: 0, options: TcpOptions::NONE, sack: SackBlocks::NONE };
 const FIN: Seg = Seg { flags: TcpFlags::FIN.union(TcpFlags::ACK), ..ACK };
 const RST: Seg = Seg { flags: TcpFlags::RST, ..ACK };
 
@@ -84,6 +87,7 @@ impl Peer {
             flags: s.flags,
             window: s.win,
             options: s.options,
+            sack: SackPlace::default(),
         }
     }
 
@@ -95,7 +99,10 @@ impl Peer {
 
     fn recv_into(&mut self, s: Seg, v: &mut Verdict) {
         let t = self.header(&s);
-        self.result = self.conn.on_segment(&t, s.len, s.len, self.now, v);
+        let written = TcpOptions::NONE.write(&s.sack);
+        // Behind two bytes of padding, kind and length.
+        let sack = written.get(4..).unwrap_or_default();
+        self.result = self.conn.on_segment(&t, sack, s.len, s.len, self.now, v);
     }
 
     /// Bytes of the last segment that were taken.

@@ -12,7 +12,7 @@ use crate::guest::{Areas, Facts, Fill, PIECES_MAX, Reservation, Room, ToGuest, e
 use crate::sys::iov::Scatter;
 use crate::wire::checksum::Sum;
 use crate::wire::emit::{self, Head, PayloadSum, TcpFields, TcpTrain};
-use crate::wire::{Csum, ETH_LEN, Gso, Offload, STAMP_LEN, TcpFlags, TcpHeader, TcpOptions};
+use crate::wire::{Csum, ETH_LEN, Gso, Offload, STAMP_LEN, SackBlocks, TcpFlags, TcpHeader, TcpOptions};
 
 /// Bytes of one peek at most: a few large frames stay in the cache between the socket's copy and the link's.
 const PEEK_BYTES: usize = 256 << 10;
@@ -117,7 +117,7 @@ impl Tcp {
             };
             let flow = self.flow(id);
             // What is held ahead of a hole is told by an ACK without payload.
-            flow.ack_owed &= flow.conn.holds_ahead();
+            flow.ack_owed &= flow.conn.has_blocks_to_tell();
             flow.conn.sent(got.sent as u32, facts.now);
             if got.sent < got.peeked {
                 self.reseek(id);
@@ -332,8 +332,16 @@ impl Tcp {
         } else {
             (0, t.seq.wrapping_add(len), TcpFlags::RST | TcpFlags::ACK)
         };
-        let fields =
-            TcpFields { src: key.remote, dst: key.guest, seq, ack, flags, window: 0, options: TcpOptions::NONE };
+        let fields = TcpFields {
+            src: key.remote,
+            dst: key.guest,
+            seq,
+            ack,
+            flags,
+            window: 0,
+            options: TcpOptions::NONE,
+            sack: SackBlocks::NONE,
+        };
         self.emit(key, &fields, facts, link);
     }
 
@@ -357,6 +365,7 @@ impl Tcp {
             flags: TcpFlags::SYN,
             window: 0,
             options: TcpOptions::NONE,
+            sack: SackBlocks::NONE,
         };
         let mut original = Head::new();
         emit::tcp(&mut original, (facts.l2.guest_mac, facts.l2.our_mac), 0, &fields, 0, PayloadSum::Of(Sum::new()));
@@ -371,7 +380,7 @@ impl Tcp {
         let conn = &mut self.flow(id).conn;
         let mut fields = fields(&key, conn, flags, facts.now);
         fields.seq = seq.0;
-        fields.options.sack = conn.sack_blocks();
+        fields.sack = conn.sack_blocks();
         self.emit(&key, &fields, facts, link)
     }
 
@@ -420,6 +429,7 @@ fn fields(key: &FlowKey, conn: &mut Conn, flags: TcpFlags, now: Instant) -> TcpF
         flags,
         window: conn.window_field(flags.contains(TcpFlags::SYN)),
         options: conn.options(now),
+        sack: SackBlocks::NONE,
     }
 }
 

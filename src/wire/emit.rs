@@ -96,6 +96,7 @@ pub struct TcpFields {
     /// As on the wire, already scaled.
     pub window: u16,
     pub options: TcpOptions,
+    pub sack: SackBlocks,
 }
 
 /// The headers of a TCP segment with `payload_len` bytes of payload. Returns the checksum state for the offload header.
@@ -160,7 +161,7 @@ impl<'a> TcpTrain<'a> {
 
     fn begin(&mut self, payload_len: usize) {
         let t = self.fields;
-        let options = t.options.write();
+        let options = t.options.write(&t.sack);
         let l4_len = TCP_LEN + options.len() + payload_len;
         self.head.clear();
         ip(&mut self.head, &self.ip, PROTO_TCP, l4_len);
@@ -233,6 +234,7 @@ mod tests {
                 flags: TcpFlags::ACK | TcpFlags::PSH,
                 window: 777,
                 options: TcpOptions { mss: Some(1460), ..TcpOptions::default() },
+                sack: SackBlocks::default(),
             };
             let mut head = Head::new();
             let state = tcp(
@@ -274,7 +276,7 @@ mod tests {
             let (a, b) = if six { (v6(1), v6(2)) } else { (Addr::v4([10, 0, 0, 1]), Addr::v4([10, 0, 0, 2])) };
             let fields = TcpFields {
                 src: Endpoint::new(a, 80), dst: Endpoint::new(b, 4000), seq: 0, ack: 0x0102_0304,
-                flags: TcpFlags::empty(), window: 777, options: TcpOptions { window_scale: Some(8), ..TcpOptions::default() },
+                flags: TcpFlags::empty(), window: 777, options: TcpOptions { window_scale: Some(8), ..TcpOptions::default() }, sack: SackBlocks::default(),
             };
             let macs = (Mac([2; 6]), Mac([4; 6]));
             let mut train = TcpTrain::new(macs, 3, &fields);

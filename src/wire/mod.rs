@@ -17,7 +17,9 @@ pub mod vnet;
 use crate::base::Family;
 
 pub use packet::{Fragment, IcmpHeader, Packet, Parsed, TcpFlags, TcpHeader, Transport, UdpHeader, parse};
-pub use tcp_options::{SACK_BLOCKS_MAX, SACK_BLOCKS_MAX_STAMPED, STAMP_LEN, SackBlocks, TcpOptions, Timestamps};
+pub use tcp_options::{
+    SACK_BLOCKS_MAX, SACK_BLOCKS_MAX_STAMPED, STAMP_LEN, SackBlocks, SackPlace, TcpOptions, Timestamps,
+};
 pub use vnet::{Csum, Gso, Offload};
 
 /// Length of an Ethernet II header.

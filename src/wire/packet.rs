@@ -74,6 +74,7 @@ pub struct TcpHeader {
     /// As on the wire, unscaled.
     pub window: u16,
     pub options: TcpOptions,
+    pub sack: SackPlace,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -357,6 +358,13 @@ impl Packet {
         Ok(self)
     }
 
+    /// The SACK blocks of a TCP segment, of the slice that [`parse`] read; empty: it has none.
+    pub fn sack<'a>(&self, head: &'a [u8]) -> &'a [u8] {
+        let Transport::Tcp(TcpHeader { sack, .. }) = self.transport else { return &[] };
+        let start = self.l4 + usize::from(sack.at);
+        &head[start..start + usize::from(sack.len)]
+    }
+
     /// The sum that must be valid once the payload is added to it, or `None` when there is nothing to verify: the
     /// checksum is still to be filled in, is vouched for, or is absent (UDP).
     ///
@@ -381,6 +389,7 @@ impl Packet {
 
 fn tcp_header(h: &[u8]) -> TcpHeader {
     let flags = TcpFlags::from_bits_retain(h[13]);
+    let (options, sack) = TcpOptions::read(&h[TCP_LEN..], flags.contains(TcpFlags::SYN));
     TcpHeader {
         src_port: be16(h, 0),
         dst_port: be16(h, 2),
@@ -388,7 +397,8 @@ fn tcp_header(h: &[u8]) -> TcpHeader {
         ack: be32(h, 8),
         flags,
         window: be16(h, 14),
-        options: TcpOptions::read(&h[TCP_LEN..], flags.contains(TcpFlags::SYN)),
+        options,
+        sack,
     }
 }
 

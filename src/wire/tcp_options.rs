@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::{be16, be32};
+use super::{TCP_LEN, be16, be32};
 
 /// The options of one segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,7 +14,14 @@ pub struct TcpOptions {
     /// The sender takes SACK blocks. In SYNs only.
     pub sack_permitted: bool,
     pub timestamps: Option<Timestamps>,
-    pub sack: SackBlocks,
+}
+
+/// Where the SACK blocks of a segment stand: in bytes from the start of its TCP header, and how many of these there are.
+/// They are few segments', and would make every packet's parsed form half as large again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SackPlace {
+    pub at: u8,
+    pub len: u8,
 }
 
 /// RFC 7323 §3.2.
@@ -54,22 +61,19 @@ const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
 
 impl TcpOptions {
-    pub const NONE: TcpOptions = TcpOptions {
-        mss: None,
-        window_scale: None,
-        sack_permitted: false,
-        timestamps: None,
-        sack: SackBlocks { blocks: [(0, 0); SACK_BLOCKS_MAX], len: 0 },
-    };
+    pub const NONE: TcpOptions = TcpOptions { mss: None, window_scale: None, sack_permitted: false, timestamps: None };
 
-    /// What stands behind a TCP header; `syn`: of a SYN. RFC 9293 §3.2: unknown options are skipped by their length; a
+    /// What stands behind a TCP header; `syn`: of a SYN. The place of SACK blocks is counted from the header's start. RFC 9293 §3.2: unknown options are skipped by their length; a
     /// lying length ends the list, what came before counts.
-    pub fn read(o: &[u8], syn: bool) -> TcpOptions {
+    pub fn read(o: &[u8], syn: bool) -> (TcpOptions, SackPlace) {
         // Nearly every segment looks like that (RFC 7323, appendix A).
         if let [NOP, NOP, TIMESTAMPS, 10, stamp @ ..] = o
             && stamp.len() == 8
         {
-            return TcpOptions { timestamps: Some(Timestamps::read(stamp)), ..TcpOptions::default() };
+            return (
+                TcpOptions { timestamps: Some(Timestamps::read(stamp)), ..TcpOptions::NONE },
+                SackPlace::default(),
+            );
         }
         read_all(o, syn)
     }
@@ -78,7 +82,7 @@ impl TcpOptions {
     ///
     /// # Panics
     /// If there are more SACK blocks than fit.
-    pub fn write(&self) -> Written {
+    pub fn write(&self, sack: &SackBlocks) -> Written {
         let mut out = Written::new();
         if let Some(mss) = self.mss {
             out.extend([MSS, 4]);
@@ -98,7 +102,7 @@ impl TcpOptions {
         if let Some(shift) = self.window_scale {
             out.extend([NOP, WINDOW_SCALE, 3, shift]);
         }
-        let blocks = self.sack.as_slice();
+        let blocks = sack.as_slice();
         if !blocks.is_empty() {
             out.extend([NOP, NOP, SACK, 2 + 8 * blocks.len() as u8]);
             for (from, to) in blocks {
@@ -118,8 +122,19 @@ impl Timestamps {
 }
 
 impl SackBlocks {
+    pub const NONE: SackBlocks = SackBlocks { blocks: [(0, 0); SACK_BLOCKS_MAX], len: 0 };
+
     pub fn as_slice(&self) -> &[(u32, u32)] {
         &self.blocks[..usize::from(self.len)]
+    }
+
+    /// Blocks as they stand in an option.
+    pub fn read(bytes: &[u8]) -> SackBlocks {
+        let mut all = SackBlocks::default();
+        for block in bytes.chunks_exact(8) {
+            all.push((be32(block, 0), be32(block, 4)));
+        }
+        all
     }
 
     /// False if there is no place for it.
@@ -131,7 +146,9 @@ impl SackBlocks {
     }
 }
 
-fn read_all(mut o: &[u8], syn: bool) -> TcpOptions {
+fn read_all(all: &[u8], syn: bool) -> (TcpOptions, SackPlace) {
+    let mut o = all;
+    let mut sack = SackPlace::default();
     let mut found = TcpOptions::default();
     while let [kind, rest @ ..] = o {
         match *kind {
@@ -147,10 +164,8 @@ fn read_all(mut o: &[u8], syn: bool) -> TcpOptions {
                     (SACK_PERMITTED, 2) if syn => found.sack_permitted = true,
                     (TIMESTAMPS, 10) => found.timestamps = Some(Timestamps::read(&o[2..])),
                     (SACK, 10 | 18 | 26 | 34) => {
-                        found.sack = SackBlocks::default();
-                        for block in o[2..len].chunks_exact(8) {
-                            found.sack.push((be32(block, 0), be32(block, 4)));
-                        }
+                        // A TCP header has 60 bytes at most.
+                        sack = SackPlace { at: (TCP_LEN + all.len() - o.len() + 2) as u8, len: len as u8 - 2 };
                     }
                     _ => {}
                 }
@@ -158,7 +173,7 @@ fn read_all(mut o: &[u8], syn: bool) -> TcpOptions {
             }
         }
     }
-    found
+    (found, sack)
 }
 
 #[cfg(test)]
@@ -171,28 +186,27 @@ mod tests {
         window_scale: Some(7),
         sack_permitted: true,
         timestamps: Some(Timestamps { value: 0x0102_0304, echo: 0xa0b0_c0d0 }),
-        sack: SackBlocks { blocks: [(0, 0); SACK_BLOCKS_MAX], len: 0 },
     };
 
     /// As Linux writes them.
     #[test]
     fn a_syn_has_twenty_bytes() {
         let expected = [2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0xa0, 0xb0, 0xc0, 0xd0, 1, 3, 3, 7];
-        assert_eq!(ALL.write().as_slice(), expected);
-        assert_eq!(TcpOptions::read(&expected, true), ALL);
+        assert_eq!(ALL.write(&SackBlocks::NONE).as_slice(), expected);
+        assert_eq!(TcpOptions::read(&expected, true), (ALL, SackPlace::default()));
     }
 
     #[test]
     fn what_belongs_to_a_syn_is_read_from_one_only() {
-        let read = TcpOptions::read(&ALL.write(), false);
-        assert_eq!(read, TcpOptions { timestamps: ALL.timestamps, ..TcpOptions::default() });
+        let read = TcpOptions::read(&ALL.write(&SackBlocks::NONE), false);
+        assert_eq!(read.0, TcpOptions { timestamps: ALL.timestamps, ..TcpOptions::default() });
     }
 
     #[test]
     fn etherparse_reads_blocks() {
         let mut sack = SackBlocks::default();
         assert!([(1, 2), (30, 40), (500, 600)].into_iter().all(|b| sack.push(b)));
-        let written = TcpOptions { timestamps: ALL.timestamps, sack, ..TcpOptions::default() }.write();
+        let written = TcpOptions { timestamps: ALL.timestamps, ..TcpOptions::default() }.write(&sack);
         assert_eq!(written.len(), 40);
         let found: Vec<_> = etherparse::TcpOptionsIterator::from_slice(&written).map(Result::unwrap).collect();
         let expected =
@@ -207,13 +221,17 @@ mod tests {
             blocks in proptest::collection::vec(any::<(u32, u32)>(), 0..4),
         ) {
             let timestamps = stamp.map(|(value, echo)| Timestamps { value, echo });
-            let syn = TcpOptions { mss, window_scale, sack_permitted, timestamps, ..TcpOptions::default() };
-            let mut other = TcpOptions { timestamps, ..TcpOptions::default() };
-            prop_assert!(blocks.into_iter().all(|b| other.sack.push(b)));
-            for (options, is_syn) in [(syn, true), (other, false)] {
-                let written = options.write();
+            let syn = TcpOptions { mss, window_scale, sack_permitted, timestamps };
+            let other = TcpOptions { timestamps, ..TcpOptions::default() };
+            let mut sack = SackBlocks::default();
+            prop_assert!(blocks.into_iter().all(|b| sack.push(b)));
+            for (options, sack, is_syn) in [(syn, SackBlocks::NONE, true), (other, sack, false)] {
+                let written = options.write(&sack);
                 prop_assert_eq!(written.len() % 4, 0);
-                prop_assert_eq!(TcpOptions::read(&written, is_syn), options);
+                let (read, place) = TcpOptions::read(&written, is_syn);
+                prop_assert_eq!(read, options);
+                let at = usize::from(place.at).saturating_sub(TCP_LEN);
+                prop_assert_eq!(SackBlocks::read(&written[at..at + usize::from(place.len)]), sack);
             }
         }
 

@@ -121,7 +121,7 @@ fn compare(p: &Packet, frame: &[u8], theirs: &PacketHeaders<'_>) {
             assert_eq!(h.flags.contains(TcpFlags::SYN), t.syn);
             assert_eq!(payload, theirs.payload.slice());
             if let Some(known) = options(t) {
-                assert_eq!(h.options, known);
+                assert_eq!((h.options, SackBlocks::read(p.sack(frame))), known);
             }
             let sum = match theirs.net.as_ref() {
                 Some(NetHeaders::Ipv4(ip, _)) => t.calc_checksum_ipv4(ip, payload),
@@ -160,8 +160,8 @@ fn same_verdict(p: &Packet, frame: &[u8], expected: u16, found: u16) {
 }
 
 /// The options of a segment, if etherparse understands all that there are.
-fn options(t: &TcpHeader) -> Option<TcpOptions> {
-    let mut known = TcpOptions::default();
+fn options(t: &TcpHeader) -> Option<(TcpOptions, SackBlocks)> {
+    let (mut known, mut sack) = (TcpOptions::default(), SackBlocks::default());
     for option in t.options_iterator() {
         match option.ok()? {
             TcpOptionElement::MaximumSegmentSize(n) if t.syn => known.mss = Some(n),
@@ -169,14 +169,14 @@ fn options(t: &TcpHeader) -> Option<TcpOptions> {
             TcpOptionElement::SelectiveAcknowledgementPermitted if t.syn => known.sack_permitted = true,
             TcpOptionElement::Timestamp(value, echo) => known.timestamps = Some(Timestamps { value, echo }),
             TcpOptionElement::SelectiveAcknowledgement(first, others) => {
-                known.sack = SackBlocks::default();
-                known.sack.push(first);
-                others.into_iter().flatten().for_each(|block| assert!(known.sack.push(block)));
+                sack = SackBlocks::default();
+                sack.push(first);
+                others.into_iter().flatten().for_each(|block| assert!(sack.push(block)));
             }
             _ => {}
         }
     }
-    Some(known)
+    Some((known, sack))
 }
 
 const NOW: Instant = Instant::from_nanos(5_000_000_000);

@@ -6,13 +6,14 @@ use crate::base::{DropReason, Instant};
 use crate::wire::{TcpFlags, TcpHeader};
 
 impl Conn {
-    /// One segment of the guest. `wire_size`: payload bytes of each segment the guest's kernel would have put on a wire.
+    /// One segment of the guest. `sack`: its SACK blocks, as they stand there. `wire_size`: payload bytes of each segment the guest's kernel would have put on a wire.
     ///
     /// # Errors
     /// The reason why the segment, or the part of it that was not accepted, is dropped. `v` is valid all the same.
     pub fn on_segment(
         &mut self,
         t: &TcpHeader,
+        sack: &[u8],
         payload_len: usize,
         wire_size: usize,
         now: Instant,
@@ -47,7 +48,7 @@ impl Conn {
         self.note_stamp(t, end, now);
         self.last_heard = now;
         self.keepalives = 0;
-        self.on_ack(t, seq, end, now, v)?;
+        self.on_ack(t, sack, (seq, end), now, v)?;
         self.on_payload(t, seq, len, wire_size as u32, v, now)
     }
 
@@ -82,7 +83,7 @@ impl Conn {
         self.irs = Seq(t.seq);
         self.rcv_nxt = self.irs + 1;
         self.adv = self.rcv_nxt + u32::from(SYN_WINDOW);
-        self.peer_options(t, self.rcv_shift);
+        self.peer_options(t, self.rcv_shift, now);
         if acks_syn {
             self.una = self.nxt;
             self.wl2 = self.una;
@@ -136,7 +137,15 @@ impl Conn {
         Err(DropReason::TcpUnacceptable)
     }
 
-    fn on_ack(&mut self, t: &TcpHeader, seq: Seq, end: Seq, now: Instant, v: &mut Verdict) -> Result<(), DropReason> {
+    /// `sack`: as in [`Conn::on_segment`]; `seq`, `end`: what the segment occupies.
+    fn on_ack(
+        &mut self,
+        t: &TcpHeader,
+        sack: &[u8],
+        (seq, end): (Seq, Seq),
+        now: Instant,
+        v: &mut Verdict,
+    ) -> Result<(), DropReason> {
         let ack = Seq(t.ack);
         if self.state == State::SynReceived {
             if ack != self.nxt {
@@ -166,14 +175,14 @@ impl Conn {
         if progress {
             self.on_progress(t, now, v);
         }
-        let news = self.note_sacked(t);
+        let news = self.note_sacked(sack);
         // RFC 6675 §2: where there is SACK, an ACK that tells nothing new is no sign of loss.
         let duplicate = !progress && ack == self.una && pure && self.una != self.nxt && self.wnd == window_before;
         if duplicate && (news || !self.sack) {
             self.on_duplicate_ack(v);
         }
-        if news {
-            self.on_sacked(v);
+        if news || progress {
+            self.on_sacked(news, v);
         }
         if self.wnd == 0 && self.una != self.nxt {
             // It answers, so it lives: a closed window is no reason to give up (RFC 9293 §3.8.6.1).
@@ -240,7 +249,7 @@ impl Conn {
             return Err(DropReason::TcpBeyondWindow);
         }
         if (fin && !cut) || self.catch_up(v) {
-            self.ahead = None;
+            self.forget_ahead();
             self.rcv_nxt += 1;
             self.adv = self.adv.max(self.rcv_nxt);
             self.guest_fin = true;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::super::ranges::Ranges;
 use super::super::seq::Seq;
 use super::{Conn, State, Verdict};
 use crate::base::Instant;
@@ -24,8 +25,9 @@ impl Conn {
         self.retries = 0;
         self.dup_acks = 0;
         self.resend_at = if self.una == self.nxt { Instant::FAR } else { now + self.rtt.timeout() };
+        let late = self.after_timeout && self.was_only_late(t);
         match self.recover {
-            Some(r) if ack < r && self.after_timeout && self.was_only_late(t) => {
+            Some(r) if ack < r && late => {
                 self.recover = None;
                 self.after_timeout = false;
             }
@@ -55,7 +57,7 @@ impl Conn {
             self.resend_at = Instant::FAR;
         } else if !v.resend {
             self.resend_at = now + self.rtt.timeout();
-            self.give_up_flight(now, v);
+            self.give_up_flight(v);
         }
     }
 
@@ -68,9 +70,11 @@ impl Conn {
     }
 
     /// All that is under way is taken for lost, even what the guest has said to have: it may take that back (RFC 2018 §8).
-    fn give_up_flight(&mut self, now: Instant, v: &mut Verdict) {
-        self.sacked = None;
-        self.timeout_resends(now);
+    fn give_up_flight(&mut self, v: &mut Verdict) {
+        if let Some(loss) = &mut self.loss {
+            loss.sacked = Ranges::default();
+            self.forget_idle_loss();
+        }
         self.start_recovery(true, v);
     }
 
@@ -78,7 +82,8 @@ impl Conn {
         self.recover = Some(self.nxt);
         self.after_timeout = after_timeout;
         self.burst = u32::from(self.mss);
-        self.resent = self.una;
+        // After a timeout all goes again; else what the recovery before has sent again is under way.
+        self.resent = if after_timeout { self.una } else { self.una.max(self.resent) };
         self.dup_acks = 0;
         v.resend = true;
     }
@@ -103,7 +108,8 @@ impl Conn {
                 State::TimeWait => self.state = State::Closed,
                 State::SynReceived | State::SynSent => self.on_timeout(SYN_RETRIES, now, v),
                 State::Established if self.una != self.nxt => {
-                    self.give_up_flight(now, v);
+                    self.times_out(now);
+                    self.give_up_flight(v);
                     self.on_timeout(DATA_RETRIES, now, v);
                 }
                 State::Established if self.room() == 0 && !self.fin_sent => {

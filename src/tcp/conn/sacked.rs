@@ -1,16 +1,17 @@
 //! What the guest says it has of ours behind a hole (RFC 2018): only the holes are sent again, when they are losses
 //! (RFC 6675).
 
+use super::super::ranges::Ranges;
 use super::super::seq::Seq;
 use super::{Conn, Verdict};
-use crate::wire::TcpHeader;
+use crate::wire::SackBlocks;
 
 impl Conn {
-    /// [`Conn::note_sacked`] had news. There is no congestion window to keep: what is known to be lost is sent again at once,
-    /// and new data goes on as the guest's window permits.
-    pub(super) fn on_sacked(&mut self, v: &mut Verdict) {
+    /// An ACK with news, or with progress, after which a loss may be left that was known before. There is no congestion window
+    /// to keep: what is known to be lost is sent again at once, and new data goes on as the guest's window permits.
+    pub(super) fn on_sacked(&mut self, news: bool, v: &mut Verdict) {
         if self.recover.is_some() {
-            v.resend = true;
+            v.resend |= news;
         } else if self.lost_before().is_some() {
             self.start_recovery(false, v);
         }
@@ -18,33 +19,35 @@ impl Conn {
 
     /// Notes the blocks of an acceptable ACK; true if there was news. Only what was sent and not acknowledged can be meant:
     /// other blocks tell of duplicates (RFC 2883), or are wrong.
-    pub(super) fn note_sacked(&mut self, t: &TcpHeader) -> bool {
-        if !self.sack {
+    pub(super) fn note_sacked(&mut self, sack: &[u8]) -> bool {
+        if !self.sack || sack.is_empty() {
             return false;
         }
         let flight = self.nxt.since(self.una);
-        let before = self.sacked.as_ref().map_or(0, |s| s.bytes());
-        for (from, to) in t.options.sack.as_slice() {
+        let before = self.sacked().map_or(0, Ranges::bytes);
+        for (from, to) in SackBlocks::read(sack).as_slice() {
             let (from_una, to_una) = (from.wrapping_sub(self.una.0), to.wrapping_sub(self.una.0));
             if 0 < from_una && from_una < to_una && to_una <= flight {
-                self.sacked.get_or_insert_default().add(Seq(*from), Seq(*to));
+                self.loss.get_or_insert_default().sacked.add(Seq(*from), Seq(*to));
             }
         }
-        self.sacked.as_ref().is_some_and(|s| s.bytes() > before)
+        self.sacked().is_some_and(|s| s.bytes() > before)
     }
 
     pub(super) fn forget_sacked_before_una(&mut self) {
-        if let Some(sacked) = &mut self.sacked {
-            sacked.forget_before(self.una);
-            if sacked.is_empty() {
-                self.sacked = None;
-            }
+        if let Some(loss) = &mut self.loss {
+            loss.sacked.forget_before(self.una);
+            self.forget_idle_loss();
         }
+    }
+
+    fn sacked(&self) -> Option<&Ranges> {
+        self.loss.as_ref().map(|loss| &loss.sacked)
     }
 
     /// RFC 6675 §2, `DupThresh` and §4: three ranges, or more than two segments.
     fn lost_before(&self) -> Option<Seq> {
-        self.sacked.as_ref()?.lost_before(2 * u32::from(self.mss), 3)
+        self.sacked()?.lost_before(2 * u32::from(self.mss), 3)
     }
 
     /// The next part to be sent again in this recovery: where it starts, and its length in bytes, which is not 0.
@@ -53,10 +56,10 @@ impl Conn {
         let edge = self.una + self.burst.min(self.in_flight());
         let edge = self.lost_before().filter(|_| !self.after_timeout).map_or(edge, |lost| lost.max(edge));
         let mut from = self.una.max(self.resent);
-        if let Some((_, end)) = self.sacked.as_ref().and_then(|s| s.find(from)) {
+        if let Some((_, end)) = self.sacked().and_then(|s| s.find(from)) {
             from = end;
         }
-        let to = self.sacked.as_ref().and_then(|s| s.next_after(from)).map_or(edge, |(next, _)| edge.min(next));
+        let to = self.sacked().and_then(|s| s.next_after(from)).map_or(edge, |(next, _)| edge.min(next));
         let len = to.since(from);
         (len > 0).then_some((from, len))
     }

@@ -13,17 +13,24 @@ pub(super) struct Stamps {
     pub on: bool,
     /// Added to our clock, so that it tells nothing about the process (§7.1).
     offset: u32,
-    /// TS.Recent (§4.3): what is echoed.
+    /// TS.Recent (§4.3): what is echoed; 0 as long as nothing was heard.
     recent: u32,
+    /// When that was, in seconds.
+    recent_at: u32,
     /// Last.ACK.sent.
     last_ack: Seq,
-    /// Our clock when what a timeout gave up was first sent again.
-    resent_at: u32,
+    /// Our clock when what a timeout gave up was first sent again, until an ACK has told whether it had to be.
+    resent_at: Option<u32>,
 }
 
 impl Stamps {
     pub fn new(offset: u32) -> Stamps {
-        Stamps { on: true, offset, recent: 0, last_ack: Seq(0), resent_at: 0 }
+        Stamps { on: true, offset, recent: 0, recent_at: 0, last_ack: Seq(0), resent_at: None }
+    }
+
+    /// §5.5: what was heard that long ago may as well be from the future. And some systems have no clock yet in their SYN.
+    fn recent_counts(&self, now: Instant) -> bool {
+        self.recent != 0 && seconds(now).wrapping_sub(self.recent_at) < OUTDATED_SECONDS
     }
 
     /// §5.4: a tick is a millisecond.
@@ -34,9 +41,10 @@ impl Stamps {
 
 impl Conn {
     /// From the guest's SYN on.
-    pub(super) fn agree_on_stamps(&mut self, t: &TcpHeader) {
+    pub(super) fn agree_on_stamps(&mut self, t: &TcpHeader, now: Instant) {
         self.stamps.on = t.options.timestamps.is_some();
         self.stamps.recent = t.options.timestamps.map_or(0, |s| s.value);
+        self.stamps.recent_at = seconds(now);
     }
 
     /// Segments of ours have the option.
@@ -65,21 +73,16 @@ impl Conn {
     /// segment without the option is taken at its word, as by Linux: some stacks leave it away now and then.
     pub(super) fn is_from_the_past(&self, t: &TcpHeader, now: Instant) -> bool {
         let Some(stamp) = t.options.timestamps.filter(|_| self.stamps.on) else { return false };
-        is_before(stamp.value, self.stamps.recent) && !self.has_been_silent(now)
+        is_before(stamp.value, self.stamps.recent) && self.stamps.recent_counts(now)
     }
 
-    /// §5.5: what was heard that long ago may as well be from the future.
-    fn has_been_silent(&self, now: Instant) -> bool {
-        now.since(self.last_heard) > OUTDATED
-    }
-
-    /// §4.3 (2): echoed is the first segment that our next ACK is for. Of an acceptable segment up to `end`, before it counts
-    /// as heard.
+    /// §4.3 (2): echoed is the first segment that our next ACK is for. Of an acceptable segment up to `end`.
     pub(super) fn note_stamp(&mut self, t: &TcpHeader, end: Seq, now: Instant) {
         let Some(stamp) = t.options.timestamps.filter(|_| self.stamps.on) else { return };
-        let newer = !is_before(stamp.value, self.stamps.recent) || self.has_been_silent(now);
+        let newer = !is_before(stamp.value, self.stamps.recent) || !self.stamps.recent_counts(now);
         if newer && Seq(t.seq) <= self.stamps.last_ack && end >= self.rcv_nxt {
             self.stamps.recent = stamp.value;
+            self.stamps.recent_at = seconds(now);
         }
     }
 
@@ -91,13 +94,18 @@ impl Conn {
         (age < 120_000).then(|| Duration::from_millis(age.into()))
     }
 
-    pub(super) fn timeout_resends(&mut self, now: Instant) {
-        self.stamps.resent_at = self.stamps.clock(now);
+    /// What is under way is about to be sent again, for the first time or once more.
+    pub(super) fn times_out(&mut self, now: Instant) {
+        if !self.after_timeout {
+            self.stamps.resent_at = Some(self.stamps.clock(now));
+        }
     }
 
-    /// The ACK is for what was sent before the timeout: nothing was lost, it was late (RFC 3522, Eifel).
-    pub(super) fn was_only_late(&self, t: &TcpHeader) -> bool {
-        t.options.timestamps.is_some_and(|s| self.stamps.on && is_before(s.echo, self.stamps.resent_at))
+    /// The first ACK with progress after a timeout is for what was sent before it: nothing was lost, it was late (RFC 3522,
+    /// Eifel).
+    pub(super) fn was_only_late(&mut self, t: &TcpHeader) -> bool {
+        let Some(resent_at) = self.stamps.resent_at.take() else { return false };
+        t.options.timestamps.is_some_and(|s| self.stamps.on && is_before(s.echo, resent_at))
     }
 
     /// RFC 6191: a SYN that is older than what the connection has heard is an old duplicate, whatever its number.
@@ -116,5 +124,9 @@ fn is_before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
 
+fn seconds(now: Instant) -> u32 {
+    (now.as_nanos() / 1_000_000_000) as u32
+}
+
 /// The sign of a difference changes after 2^31 ticks; the RFC's 24 days (§5.5).
-const OUTDATED: Duration = Duration::from_secs(24 * 86_400);
+const OUTDATED_SECONDS: u32 = 24 * 86_400;

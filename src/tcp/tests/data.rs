@@ -39,7 +39,7 @@ fact!(
         for (len, expected) in [(2 * MSS, 2), (3 * MSS, 3), (20 * MSS, 3), (MSS + 1, 2)] {
             let t = p.header(&Seg { seq: 2, ..ACK });
             let mut v = NOTHING;
-            let _ = p.conn.on_segment(&t, len as usize, MSS as usize, p.now, &mut v);
+            let _ = p.conn.on_segment(&t, &[], len as usize, MSS as usize, p.now, &mut v);
             assert_eq!(v.dup_acks, expected, "{len}");
         }
     }

@@ -49,7 +49,7 @@ fn sack(p: &Peer, ack: u32, blocks: &[(u32, u32)]) -> Seg {
     for (from, to) in blocks {
         assert!(sack.push(((p.iss + *from).0, (p.iss + *to).0)));
     }
-    Seg { ack, options: TcpOptions { sack, ..TcpOptions::NONE }, ..ACK }
+    Seg { ack, sack, ..ACK }
 }
 
 fn echoed(p: &Peer) -> Option<u32> {
@@ -305,3 +305,88 @@ fact!(
         assert_eq!((told(&mut p), told(&mut p)), (vec![(11, 61)], vec![]));
     }
 );
+
+fact!(
+    /// RFC 7323 §5.5: what ages is the timestamp, not the conversation: keep-alive probes leave it as it was.
+    keep_alive_does_not_make_the_clock_run_out(p = modern) {
+        p.recv(at(200, Seg { len: 10, ..ACK }));
+        let mut value = 200u32;
+        for _ in 0..310 {
+            p.conn.ack_field();
+            p.wait(7_200_000);
+            value = value.wrapping_add(7_200_000);
+            p.recv(at(value, Seg { seq: 10, ..ACK }));
+        }
+        p.recv(at(value.wrapping_add(1), Seg { seq: 11, len: 10, ..ACK }));
+        assert_eq!((p.dropped(), p.taken()), (None, Some((0, 10))));
+    }
+);
+
+fact!(clock_that_starts_after_the_syn_is_believed(p = connecting) {
+    let zero = TcpOptions { timestamps: stamp(0, 0), ..STAMPED };
+    let mut p = connecting_with((p.irs.0, p.iss.0), Seg { options: zero, ..SYN });
+    p.conn.host_connected(p.now);
+    p.conn.offer(OUR_WND);
+    p.conn.ack_field();
+    p.recv(at(0x9000_0000, ACK));
+    assert_eq!((p.state(), echoed(&p)), (State::Established, Some(0x9000_0000)));
+});
+
+fact!(
+    /// RFC 2018 §4: as many blocks as possible, whatever came in one batch.
+    ranges_that_came_together_are_all_told(p = modern) {
+        for seq in [101u32, 151, 301, 351, 401] {
+            p.recv(at(200, Seg { seq, len: 50, ..ACK }));
+        }
+        assert_eq!(told(&mut p), [(301, 451), (101, 201)]);
+        // One goes, those before the last ones stay.
+        for seq in [601, 651, 701, 751] {
+            p.recv(at(200, Seg { seq, len: 50, ..ACK }));
+        }
+        p.recv(at(200, Seg { seq: 1, len: 100, ..ACK }));
+        assert_eq!(told(&mut p), [(601, 801), (301, 451)]);
+    }
+);
+
+fact!(duplicate_of_what_is_held_is_told_as_well(p = holding) {
+    p.recv(Seg { seq: 101, len: 100, ..ACK });
+    p.recv(Seg { seq: 111, len: 50, ..ACK });
+    assert_eq!((told(&mut p), told(&mut p)), (vec![(111, 161), (101, 201)], vec![(101, 201)]));
+});
+
+fact!(
+    /// RFC 3522: what tells is the first sending again, not the last.
+    answer_to_the_first_resend_proves_a_loss(p = modern) {
+        p.send(10 * 1448);
+        p.timer();
+        let first = p.conn.options(p.now).timestamps.unwrap().value;
+        p.resend();
+        p.timer();
+        p.resend();
+        let options = TcpOptions { timestamps: stamp(101, first), ..TcpOptions::NONE };
+        assert!(p.recv(Seg { ack: 1449, options, ..ACK }).resend);
+        assert_eq!(p.resend().0, 1449);
+    }
+);
+
+fact!(loss_that_is_known_when_a_repair_ends_is_the_next(p = sacking) {
+    let at = |n| 1 + n * MSS;
+    assert!(p.recv(sack(&p, 1, &[(at(1), at(10))])).resend);
+    p.resend();
+    p.send(10 * MSS);
+    let mut v = NOTHING;
+    let first = sack(&p, 1, &[(at(26), at(30)), (at(1), at(25))]);
+    p.recv_into(first, &mut v);
+    let second = sack(&p, at(25), &[(at(26), at(30))]);
+    p.recv_into(second, &mut v);
+    assert!(v.resend);
+    assert_eq!((p.resend(), p.resend().1), ((at(25), MSS), 0));
+});
+
+/// Idle flows pay for what all flows have.
+#[test]
+fn loss_has_its_own_memory() {
+    assert!(size_of::<Conn>() <= 160, "{}", size_of::<Conn>());
+    assert!(size_of::<super::super::Flow>() <= 224, "{}", size_of::<super::super::Flow>());
+    assert!(size_of::<crate::wire::Packet>() <= 128, "{}", size_of::<crate::wire::Packet>());
+}

@@ -49,6 +49,7 @@ fn run(mut p: Peer, ops: Vec<Op>) {
         let mut v = NOTHING;
         match op {
             Op::Segment(flags, seq, ack, window, len, extra) => {
+                let mut sack = Vec::new();
                 let mut options = TcpOptions {
                     mss: Some(window),
                     window_scale: Some(flags),
@@ -57,9 +58,8 @@ fn run(mut p: Peer, ops: Vec<Op>) {
                 };
                 if let Some((value, echo, from, to)) = extra {
                     options.timestamps = Some(Timestamps { value, echo });
-                    options
-                        .sack
-                        .push((p.conn.nxt().0.wrapping_add(from as u32), p.conn.nxt().0.wrapping_add(to as u32)));
+                    let at = |n: i64| p.conn.nxt().0.wrapping_add(n as u32).to_be_bytes();
+                    sack = [at(from), at(to)].concat();
                 }
                 let t = TcpHeader {
                     src_port: 1,
@@ -69,8 +69,9 @@ fn run(mut p: Peer, ops: Vec<Op>) {
                     flags: TcpFlags::from_bits_retain(flags),
                     window,
                     options,
+                    sack: SackPlace::default(),
                 };
-                let result = p.conn.on_segment(&t, len, len / 3, p.now, &mut v);
+                let result = p.conn.on_segment(&t, &sack, len, len / 3, p.now, &mut v);
                 if before.3 == State::SynSent && p.state() != State::SynSent {
                     stream = p.conn.rcv_nxt();
                 }
