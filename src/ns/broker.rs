@@ -21,12 +21,12 @@
 //! numbers, it stays root, with nothing of root's but that namespace's low ports. What the broker sends is not trusted
 //! further than that it is a descriptor.
 
-mod protocol;
+pub mod protocol;
 mod serve;
 
 use std::fmt::Display;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, poll};
@@ -44,6 +44,8 @@ use crate::base::Family;
 use crate::sys::process::{Cloned, Fork};
 use crate::sys::sockets::{Sockets, Transport, Wanted};
 use crate::sys::{fdpass, pidfd, process};
+
+pub use serve::answer;
 
 /// Makes sockets in another network namespace. Ends its process when dropped.
 #[derive(Debug)]
@@ -128,10 +130,7 @@ impl Broker {
             Some(_) => self.give_up(&e),
         })?;
         let Some(channel) = &self.channel else { return Err(gone()) };
-        let mut reply = [0; REPLY_BYTES];
-        let answer = fdpass::send(channel.as_fd(), &request.encode(), None)
-            .and_then(|()| fdpass::recv_many(channel.as_fd(), &mut reply, into));
-        match answer.map(|len| reply.get(..len).and_then(protocol::decode_reply)) {
+        match ask(channel.as_fd(), request, into) {
             Ok(Some(0)) => Ok(()),
             Ok(Some(errno)) => Err(io::Error::from_raw_os_error(errno)),
             Ok(None) => Err(self.give_up(&"it closed its channel")),
@@ -189,6 +188,21 @@ impl Drop for Broker {
     }
 }
 
+/// Our side of one round trip: 0 or an errno, and what came with it. `None`: the other side is gone, or is no broker.
+///
+/// # Errors
+/// The kernel's.
+pub fn ask(channel: BorrowedFd<'_>, request: &Request, into: &mut Vec<OwnedFd>) -> io::Result<Option<i32>> {
+    // Room for a byte too many: a message that is longer than any reply is none.
+    let mut reply = [0; REPLY_BYTES + 1];
+    let held = into.len();
+    fdpass::send(channel, &request.encode(), None)?;
+    let len = fdpass::recv_many(channel, &mut reply, into)?;
+    // More than was asked for is not ours to keep: there is room for so many.
+    into.truncate(held + request.count);
+    Ok(protocol::decode_reply(&reply[..len]))
+}
+
 fn pool_of(wanted: &Wanted) -> usize {
     usize::from(wanted.transport == Transport::Udp) * 2 + usize::from(wanted.family == Family::V6)
 }
@@ -211,3 +225,37 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 const END_MAX_MS: u16 = 100;
 const GONE: &str = "the process that makes sockets in the guest's namespace is gone";
 const SILENT: &str = "cannot hear from the process that makes sockets in the guest's namespace";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: Request =
+        Request { what: What::Socket(Wanted { transport: Transport::Tcp, family: Family::V4, bind: None }), count: 2 };
+
+    /// What we make of this answer, and how many of so many descriptors we keep.
+    fn heard(answer: &[u8], with: usize) -> (Option<i32>, usize) {
+        let (ours, theirs) = fdpass::pair().unwrap();
+        fdpass::send_many(theirs.as_fd(), answer, &vec![ours.as_fd(); with]).unwrap();
+        let mut kept = Vec::new();
+        let told = ask(ours.as_fd(), &TWO, &mut kept).unwrap();
+        (told, kept.len())
+    }
+
+    #[test]
+    fn no_more_is_kept_than_was_asked_for() {
+        assert_eq!(heard(&[0; 4], 1), (Some(0), 1));
+        assert_eq!(heard(&[0; 4], 5), (Some(0), 2));
+    }
+
+    #[test]
+    fn messages_that_are_too_long_are_none() {
+        assert_eq!(heard(&[0; 5], 0).0, None);
+        let (ours, theirs) = fdpass::pair().unwrap();
+        let long = [&TWO.encode()[..], &[0]].concat();
+        fdpass::send(ours.as_fd(), &long, None).unwrap();
+        assert!(answer(theirs.as_fd()).unwrap());
+        let (reply, made) = fdpass::recv(ours.as_fd(), 16).unwrap();
+        assert_eq!((protocol::decode_reply(&reply), made.is_none()), (Some(libc::EINVAL), true));
+    }
+}

@@ -33,7 +33,7 @@
 //! listen, ioctl (`SIOCGIFINDEX`), close, at its start dup2.
 
 mod attach;
-mod broker;
+pub mod broker;
 mod configure;
 mod device;
 mod init;

@@ -51,14 +51,18 @@ fn prepare<E: Display>(
     confine().map_err(|e| Error::Failed(e.to_string()))
 }
 
-/// False: the parent is gone.
-fn answer(channel: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut message = [0; REQUEST_BYTES];
+/// One request. False: the parent is gone.
+///
+/// # Errors
+/// The kernel's.
+pub fn answer(channel: BorrowedFd<'_>) -> io::Result<bool> {
+    // Room for a byte too many: a message that is longer than any request is none.
+    let mut message = [0; REQUEST_BYTES + 1];
     let len = fdpass::recv_many(channel, &mut message, &mut Vec::new())?;
     if len == 0 {
         return Ok(false);
     }
-    let (made, errno) = match message.get(..len).and_then(Request::decode) {
+    let (made, errno) = match Request::decode(&message[..len]) {
         Some(request) => make(&request),
         None => (Vec::new(), libc::EINVAL),
     };
