@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use arrayvec::ArrayVec;
 use socket2::Socket;
+use zerocopy::IntoBytes;
 
 use super::iov::{Gather, Scatter};
 use super::{result, sockopt};
@@ -301,24 +302,22 @@ pub fn send_runs(fd: BorrowedFd<'_>, bytes: &[u8], runs: &[Run]) -> io::Result<u
 
 /// Calls `f` with level, type and data of each control message in the first `used` bytes.
 pub(super) fn for_each_cmsg(control: &[u64], used: usize, mut f: impl FnMut(i32, i32, &[u8])) {
-    let used = used.min(mem::size_of_val(control));
-    let mut m = zeroed_header().msg_hdr;
-    m.msg_control = control.as_ptr().cast_mut().cast();
-    m.msg_controllen = used as _;
-    let end = control.as_ptr() as usize + used;
-    // SAFETY: the header describes `used` readable, aligned bytes; the libc macros stay within them, and data lengths are
-    // cut to the end of the buffer before a slice is made.
-    unsafe {
-        let mut c = libc::CMSG_FIRSTHDR(&raw const m);
-        while !c.is_null() {
-            let data = libc::CMSG_DATA(c);
-            let len = ((*c).cmsg_len as usize).saturating_sub(data as usize - c as usize);
-            let len = len.min(end.saturating_sub(data as usize));
-            f((*c).cmsg_level, (*c).cmsg_type, std::slice::from_raw_parts(data, len));
-            c = libc::CMSG_NXTHDR(&raw const m, c);
-        }
+    let mut rest = control.as_bytes();
+    rest = &rest[..rest.len().min(used)];
+    while rest.len() >= CMSG_HEADER {
+        // SAFETY: there are as many bytes as the header has, which is plain integers.
+        let header = unsafe { rest.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
+        #[allow(clippy::unnecessary_cast, reason = "not usize in every libc")]
+        let len = (header.cmsg_len as usize).min(rest.len());
+        // Not by the macros of libc: they add to a length before they look at it.
+        let Some(data) = rest.get(CMSG_HEADER..len) else { return };
+        f(header.cmsg_level, header.cmsg_type, data);
+        rest = rest.get(len.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
     }
 }
+
+/// `CMSG_LEN(0)`: the header is as long as the alignment asks for.
+const CMSG_HEADER: usize = size_of::<libc::cmsghdr>().next_multiple_of(size_of::<usize>());
 
 /// Reads a socket address of either family from room for the larger one.
 pub(super) fn socket_addr(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
@@ -383,6 +382,25 @@ mod tests {
         let (a, b) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
         a.connect(b.local_addr().unwrap()).unwrap();
         (a, b)
+    }
+
+    #[test]
+    fn lengths_of_control_messages_are_not_believed() {
+        let found = |len: u64, used| {
+            let mut found = Vec::new();
+            for_each_cmsg(&[len, 7, 8, 20, 9, 10], used, |_, _, data| found.push(data.len()));
+            found
+        };
+        let whole = size_of::<[u64; 6]>();
+        assert_eq!(found(24, whole), [8, 4]);
+        assert_eq!(found(20, whole), [4, 4]);
+        assert_eq!(found(24, 40), [8, 0]);
+        assert_eq!(found(24, whole + 8), [8, 4]);
+        // Longer than what there is, and than any number.
+        assert_eq!(found(u32::MAX.into(), whole), [32]);
+        assert_eq!(found(u64::MAX, whole), [32]);
+        // Shorter than its header.
+        assert_eq!(found(15, whole), [0usize; 0]);
     }
 
     #[test]
