@@ -43,6 +43,8 @@ corpora! {
     arguments => fuzz::texts::arguments,
     tcp => fuzz::tcp::tcp,
     engine => fuzz::engine::engine,
+    broker => fuzz::broker::broker,
+    errors => fuzz::errors::errors,
     vhost_messages => fuzz::vhost::messages,
     vhost_rings => fuzz::vhost::rings,
 }

@@ -9,7 +9,7 @@ use crate::flow::{FlowKey, Id};
 use crate::guest::errors::reporter;
 use crate::guest::{Facts, LinkFull, Room, ToGuest, counted};
 use crate::sys::dgram::Meta;
-use crate::sys::errqueue::{self, Origin};
+use crate::sys::errqueue::{self, HostError, Origin};
 use crate::wire::checksum::Sum;
 use crate::wire::emit::{self, Head, IpFields};
 use crate::wire::icmp::{self, ECHO_REPLY_V4, ECHO_REPLY_V6, ErrorKind, ICMP_LEN};
@@ -59,24 +59,36 @@ impl Icmp {
 
     /// Empties the error queue of a flow's socket towards the guest.
     pub(super) fn drain_errors(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        let Some((flow, key)) = self.table.get(id).zip(self.table.key(id)) else { return };
         for _ in 0..DRAIN_MAX {
+            let Some(flow) = self.table.get(id) else { return };
             let Ok(Some(e)) = errqueue::next(flow.socket.as_fd(), &mut self.quote) else { return };
-            let family = key.guest.addr.family();
-            let (Some(kind), Some(sent)) = (ErrorKind::relayed(family, e.kind, e.code, e.info), &flow.sent) else {
-                continue;
-            };
-            // A local error was the answer to a send, which told the guest already. An error without the request's
-            // header cannot be told from one about another request.
-            if e.origin == Origin::Local || e.quoted < ICMP_LEN {
-                continue;
-            }
-            let (l4, body) = self.quote[..e.quoted].split_at(ICMP_LEN);
-            let l4 = as_the_guest_wrote(l4, body, key, body.len() == sent.body_len());
-            sent.quote(&mut self.original, Some(l4), body, false);
-            let from = reporter(facts, e.offender.map(Addr::from), flow.target, key.remote.addr);
-            self.errors.send(facts, link, (from, key.guest.addr), kind, &self.original);
+            self.relay(id, &e, facts, link);
         }
+    }
+
+    /// Tells the guest of an error about one of a flow's requests. What came back of it is in `self.quote`.
+    fn relay(&mut self, id: Id, e: &HostError, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let Some((flow, key)) = self.table.get(id).zip(self.table.key(id)) else { return };
+        let family = key.guest.addr.family();
+        let (Some(kind), Some(sent)) = (ErrorKind::relayed(family, e.kind, e.code, e.info), &flow.sent) else { return };
+        // A local error was the answer to a send, which told the guest already. An error without the request's header
+        // cannot be told from one about another request.
+        if e.origin == Origin::Local || e.quoted < ICMP_LEN {
+            return;
+        }
+        let (l4, body) = self.quote[..e.quoted].split_at(ICMP_LEN);
+        let l4 = as_the_guest_wrote(l4, body, key, body.len() == sent.body_len());
+        sent.quote(&mut self.original, Some(l4), body, false);
+        let from = reporter(facts, e.offender.map(Addr::from), flow.target, key.remote.addr);
+        self.errors.send(facts, link, (from, key.guest.addr), kind, &self.original);
+    }
+
+    /// As if the host had reported this error about a request of the guest's, of which `quote` came back. For tests.
+    pub fn report(&mut self, key: &FlowKey, e: &HostError, quote: &[u8], facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let Some(id) = self.table.find(key) else { return };
+        let quoted = quote.len().min(self.quote.len());
+        self.quote[..quoted].copy_from_slice(&quote[..quoted]);
+        self.relay(id, &HostError { quoted, ..*e }, facts, link);
     }
 
     /// Sends the `i`-th received message to the guest.

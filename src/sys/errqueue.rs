@@ -55,24 +55,21 @@ pub fn next(fd: BorrowedFd<'_>, quote: &mut [u8; QUOTE_MAX]) -> io::Result<Optio
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
         other => other?,
     };
-    let mut found = None;
     #[allow(clippy::unnecessary_cast, reason = "not usize in every libc")]
     let used = m.msg_controllen as usize;
-    for_each_cmsg(&control, used, |level, kind, data| {
+    Ok(Some(read(&control, used, n)))
+}
+
+/// The error that the first `used` bytes of control messages tell of; `quoted`: bytes of the original that came with them.
+pub fn read(control: &[u64], used: usize, quoted: usize) -> HostError {
+    let mut found = None;
+    for_each_cmsg(control, used, |level, kind, data| {
         if matches!((level, kind), (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)) {
-            found = parse(data, n);
+            found = parse(data, quoted);
         }
     });
     // An entry of another kind (a timestamp, say) is none of ours; report it as a local one, which callers skip.
-    Ok(Some(found.unwrap_or(HostError {
-        errno: 0,
-        origin: Origin::Local,
-        kind: 0,
-        code: 0,
-        info: 0,
-        offender: None,
-        quoted: 0,
-    })))
+    found.unwrap_or(HostError { errno: 0, origin: Origin::Local, kind: 0, code: 0, info: 0, offender: None, quoted: 0 })
 }
 
 /// The extended error (16 bytes), the offender behind it, and other control messages that the socket asks for.

@@ -8,7 +8,7 @@ use crate::base::Addr;
 use crate::flow::FlowKey;
 use crate::guest::errors::reporter;
 use crate::guest::{Facts, IcmpErrors, ToGuest};
-use crate::sys::errqueue::{self, Origin, QUOTE_MAX};
+use crate::sys::errqueue::{self, HostError, Origin, QUOTE_MAX};
 use crate::sys::fields::path_mtu;
 use crate::wire::icmp::ErrorKind;
 
@@ -34,18 +34,35 @@ impl Relay {
     pub fn drain(&mut self, flow: &Flow, key: &FlowKey, facts: &Facts<'_>, link: &mut dyn ToGuest) {
         for _ in 0..DRAIN_MAX {
             let Ok(Some(e)) = errqueue::next(flow.socket.as_fd(), &mut self.quote) else { return };
-            // A local error was the answer to a send, which told the guest already.
-            if e.origin == Origin::Local {
-                continue;
-            }
-            let family = key.guest.addr.family();
-            let (Some(kind), Some(sent)) = (ErrorKind::relayed(family, e.kind, e.code, e.info), &flow.sent) else {
-                continue;
-            };
-            sent.quote(&mut self.original, None, &self.quote[..e.quoted], true);
-            let from = reporter(facts, e.offender.map(Addr::from), flow.target.addr, key.remote.addr);
-            self.icmp.send(facts, link, (from, key.guest.addr), kind, &self.original);
+            self.relay(&e, flow, key, facts, link);
         }
+    }
+
+    /// Tells the guest of an error about what a flow has sent. What came back of it is in `self.quote`.
+    fn relay(&mut self, e: &HostError, flow: &Flow, key: &FlowKey, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        // A local error was the answer to a send, which told the guest already.
+        if e.origin == Origin::Local {
+            return;
+        }
+        let family = key.guest.addr.family();
+        let (Some(kind), Some(sent)) = (ErrorKind::relayed(family, e.kind, e.code, e.info), &flow.sent) else { return };
+        sent.quote(&mut self.original, None, &self.quote[..e.quoted], true);
+        let from = reporter(facts, e.offender.map(Addr::from), flow.target.addr, key.remote.addr);
+        self.icmp.send(facts, link, (from, key.guest.addr), kind, &self.original);
+    }
+
+    /// As if the host had reported this error, and `quote` had come back with it. For tests.
+    pub fn report(
+        &mut self,
+        (e, quote): (&HostError, &[u8]),
+        flow: &Flow,
+        key: &FlowKey,
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+    ) {
+        let quoted = quote.len().min(self.quote.len());
+        self.quote[..quoted].copy_from_slice(&quote[..quoted]);
+        self.relay(&HostError { quoted, ..*e }, flow, key, facts, link);
     }
 
     /// The host's kernel refused to send what the guest sent last, of which `body` is the payload or its beginning.

@@ -82,6 +82,7 @@ use crate::base::{Addr, Counters, DropReason, Endpoint, Kind, Token};
 use crate::flow::{FlowKey, Id, KeySecret, Pending, Ready, Slab, Table, Wheel};
 use crate::fwd::Outbound;
 use crate::guest::{Facts, Frame, ToGuest};
+use crate::sys::errqueue::HostError;
 use crate::sys::{is_exhaustion, sockopt};
 use crate::wire::{Packet, Transport};
 
@@ -241,6 +242,13 @@ impl Udp {
         }
         if ready.readable || ready.error {
             self.read(id, facts, link);
+        }
+    }
+
+    /// As if the host had reported this error about what a flow has sent, and `quote` had come back with it. For tests.
+    pub fn report(&mut self, key: &FlowKey, e: (&HostError, &[u8]), facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        if let Some(flow) = self.table.find(key).and_then(|id| self.table.get(id)) {
+            self.relay.report(e, flow, key, facts, link);
         }
     }
 

@@ -78,7 +78,7 @@ pub fn ndp(data: &[u8]) {
     }
 }
 
-fn addr(s: &str) -> Addr {
+pub fn addr(s: &str) -> Addr {
     s.parse::<IpAddr>().expect("an address").into()
 }
 

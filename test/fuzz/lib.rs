@@ -1,7 +1,9 @@
 //! What strangers can say to the program, as functions of bytes: each asserts what must hold whatever the bytes are. The fuzz
 //! targets call them, and `test/corpora.rs` on what was found.
 
+pub mod broker;
 pub mod engine;
+pub mod errors;
 pub mod frames;
 pub mod gateway;
 pub mod judge;
