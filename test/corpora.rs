@@ -45,6 +45,8 @@ corpora! {
     engine => fuzz::engine::engine,
     broker => fuzz::broker::broker,
     errors => fuzz::errors::errors,
+    engine_card => fuzz::engine::engine_card,
+    inbound => fuzz::inbound::inbound,
     vhost_messages => fuzz::vhost::messages,
     vhost_rings => fuzz::vhost::rings,
 }

@@ -217,6 +217,11 @@ impl Engine {
         self.timers.arm(self.clock.now() + period, Token::only(Kind::Quit));
     }
 
+    /// As if this much time had passed. For tests.
+    pub fn skip_time(&mut self, time: Duration) {
+        self.clock.skip(time);
+    }
+
     /// Prints a line of statistics every `period` in which something happened.
     pub fn print_stats(&mut self, period: Duration) {
         self.stats = Some(Stats { period, told: Counters::default() });

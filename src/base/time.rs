@@ -55,6 +55,11 @@ impl Clock {
         Clock { start: std::time::Instant::now() }
     }
 
+    /// From now on it is this much later. For tests.
+    pub fn skip(&mut self, time: Duration) {
+        self.start -= time;
+    }
+
     /// Time since [`Clock::start`], after [`Clock::BEGIN`].
     pub fn now(&self) -> Instant {
         Clock::BEGIN + self.start.elapsed()

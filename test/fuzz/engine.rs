@@ -5,8 +5,7 @@
 //! No packet leaves this machine, nor reaches a server that is not the script's: those that could are left out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
@@ -15,23 +14,35 @@ use spelt::app::{Common, Engine, Forwarding, Next, Parts, Protocols, Seat};
 use spelt::base::{Addr, Clock, Counters, DropReason, Kind as TokenKind, Mac, PerFamily, Token};
 use spelt::fwd::{Nat, Outbound};
 use spelt::guest::{L2, Neighbours};
-use spelt::link::{Link, Socket, Tee};
-use spelt::sys::unix::Kind;
+use spelt::link::Link;
 use spelt::wire::checksum::Sum;
 use spelt::wire::emit::{self, Head, IpFields, PayloadSum};
 use spelt::wire::{self, ETH_LEN, PROTO_ICMP, PROTO_ICMPV6, PROTO_UDP, Packet, Parsed, Transport, fragment};
 
 use super::peer::{Ends, Heard, Peer};
+use super::wire::Wire;
 use super::world::Options;
 use super::{gateway, judge};
 
 const GUEST_PORT: u16 = 40_000;
 const MTU: u16 = 1500;
+/// A timer's tick, a delayed answer, a resent segment; the life of anything.
+pub const SKIPS: [Duration; 4] =
+    [Duration::from_millis(250), Duration::from_secs(3), Duration::from_secs(200), Duration::from_secs(100_000)];
 
-/// A byte for what follows: a step of a connection, a datagram, an echo, pieces of a packet, or a frame of any bytes.
+/// A byte for what follows: a step of a connection, a datagram, an echo, pieces of a packet, a frame of any bytes, or time.
 pub fn engine(data: &[u8]) {
+    play(data, false);
+}
+
+/// The same with a vhost-user card.
+pub fn engine_card(data: &[u8]) {
+    play(data, true);
+}
+
+fn play(data: &[u8], card: bool) {
     let before = descriptors();
-    let mut world = World::new();
+    let mut world = World::new(card);
     let (mut rest, mut steps) = (data, 0);
     while let [what, tail @ ..] = rest
         && steps < 60
@@ -45,13 +56,13 @@ pub fn engine(data: &[u8]) {
     assert!(cfg!(test) || descriptors() == before, "descriptors are left");
 }
 
-fn descriptors() -> usize {
+pub fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
 struct World {
     engine: Engine,
-    guest: UnixDatagram,
+    guest: Wire,
     wake: EventFd,
     peers: [Peer; 2],
     /// One for each family; the first byte of a datagram says which it is.
@@ -64,12 +75,10 @@ struct World {
 }
 
 impl World {
-    fn new() -> World {
-        let (ours, guest) = UnixDatagram::pair().expect("a pair of sockets");
-        guest.set_nonblocking(true).expect("a socket");
-        let link = Socket::connected(OwnedFd::from(ours), Kind::Datagram, MTU, Tee::default());
+    fn new(card: bool) -> World {
+        let (link, guest) = Wire::new(card, MTU);
         let seat = Seat::alone().expect("a seat");
-        let mut engine = Engine::new(parts(Link::Socket(Box::new(link))), seat).expect("an engine");
+        let mut engine = Engine::new(parts(link), seat).expect("an engine");
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("an event descriptor");
         let token = mio::Token(Token::only(TokenKind::Quit).to_usize());
         let mut source = mio::unix::SourceFd(&wake.as_raw_fd());
@@ -90,6 +99,7 @@ impl World {
     /// One step of the script; returns the rest of it.
     fn step<'a>(&mut self, what: u8, rest: &'a [u8]) -> &'a [u8] {
         match what & 7 {
+            0..=2 if what & 0xf0 == 0xf0 => self.skip(SKIPS[usize::from(what & 3)]),
             0..=2 => {
                 let Some((step, rest)) = rest.split_first_chunk::<4>() else { return &[] };
                 for frame in self.peers[usize::from(what >> 3 & 1)].step(*step) {
@@ -124,10 +134,17 @@ impl World {
         rest
     }
 
+    /// Time passes, and with it whatever waits for it.
+    fn skip(&mut self, time: Duration) {
+        self.engine.skip_time(time);
+        self.turns();
+        self.told = self.engine.counters();
+    }
+
     /// A frame and what comes of it.
     fn say(&mut self, frame: Vec<u8>) {
         let parsed = wire::parse(&frame, frame.len());
-        if self.guest.send(&frame).is_err() {
+        if !self.guest.send(&frame) {
             return;
         }
         self.sent += 1;
@@ -166,7 +183,7 @@ impl World {
 
     fn listen(&mut self) {
         let mut room = std::mem::take(&mut self.room);
-        while let Ok(n) = self.guest.recv(&mut room) {
+        while let Some(n) = self.guest.recv(&mut room) {
             judge::frame(&room[..n]);
             assert!(n <= ETH_LEN + usize::from(MTU), "{n} bytes");
             self.hear(&room[..n]);
@@ -184,19 +201,7 @@ impl World {
             return;
         }
         let options = Options::read(t);
-        peer.hear(&Heard {
-            seq: t.sequence_number,
-            ack: t.acknowledgment_number,
-            window: t.window_size,
-            scale: options.scale,
-            stamp: options.stamp,
-            blocks: &options.blocks,
-            syn: t.syn,
-            fin: t.fin,
-            rst: t.rst,
-            has_ack: t.ack,
-            payload: p.payload.slice(),
-        });
+        peer.hear(&Heard::of(t, &options, p.payload.slice()));
     }
 
     /// To the server, which gets it as it is, and answers.
@@ -302,7 +307,7 @@ fn is_of_host(reason: DropReason) -> bool {
     matches!(reason, DropReason::LinkFull | DropReason::FragmentTimeout)
 }
 
-fn ends() -> Ends {
+pub fn ends() -> Ends {
     Ends {
         macs: [gateway::GUEST_MAC.0, gateway::OUR_MAC.0],
         v4: [Ipv4Addr::new(192, 0, 2, 7), Ipv4Addr::new(192, 0, 2, 1)],
@@ -310,13 +315,13 @@ fn ends() -> Ends {
     }
 }
 
-fn fields(v4: bool) -> IpFields {
+pub fn fields(v4: bool) -> IpFields {
     let [src, dst]: [Addr; 2] = if v4 { ends().v4.map(Addr::from) } else { ends().v6.map(Addr::from) };
     let (src_mac, dst_mac) = (gateway::GUEST_MAC, gateway::OUR_MAC);
     IpFields { src_mac, dst_mac, src, dst, ttl: 64, tos: 0, id: 0 }
 }
 
-fn parts(link: Link) -> Parts {
+pub fn parts(link: Link) -> Parts {
     let gateway = gateway::config();
     let l2 = L2 {
         our_mac: gateway::OUR_MAC,

@@ -6,6 +6,7 @@ pub mod engine;
 pub mod errors;
 pub mod frames;
 pub mod gateway;
+pub mod inbound;
 pub mod judge;
 pub mod kernel;
 pub mod peer;
@@ -13,6 +14,7 @@ pub mod stream;
 pub mod tcp;
 pub mod texts;
 pub mod vhost;
+pub mod wire;
 
 #[allow(dead_code, reason = "the tests of the TCP engine have more to do with it")]
 #[path = "../tcp/world.rs"]

@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
-use etherparse::{PacketBuilder, TcpOptionElement};
+use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
+
+use super::world::Options;
 
 /// Addresses of the two ends of the guest's link.
 #[derive(Clone, Copy)]
@@ -30,6 +32,24 @@ pub struct Heard<'a> {
     pub rst: bool,
     pub has_ack: bool,
     pub payload: &'a [u8],
+}
+
+impl<'a> Heard<'a> {
+    pub fn of(t: &TcpHeader, options: &'a Options, payload: &'a [u8]) -> Heard<'a> {
+        Heard {
+            seq: t.sequence_number,
+            ack: t.acknowledgment_number,
+            window: t.window_size,
+            scale: options.scale,
+            stamp: options.stamp,
+            blocks: &options.blocks,
+            syn: t.syn,
+            fin: t.fin,
+            rst: t.rst,
+            has_ack: t.ack,
+            payload,
+        }
+    }
 }
 
 /// One connection of the guest, which keeps its numbers, and lies about them when the script says so.
@@ -144,6 +164,15 @@ impl Peer {
         peer.ports.1 = stream.local_addr().expect("a client").port();
         peer.server.sockets.push(Connection { stream, written: 0, read: 0 });
         (Peer { inbound: true, ..peer }, accepted)
+    }
+
+    /// The same, if somebody else accepts the client.
+    pub fn of_client(ends: Ends, v6: bool, port: u16, stream: TcpStream) -> Peer {
+        let mut peer = Peer::new(ends, v6, port);
+        stream.set_nonblocking(true).expect("a socket");
+        peer.ports.1 = stream.local_addr().expect("a client").port();
+        peer.server.sockets.push(Connection { stream, written: 0, read: 0 });
+        Peer { inbound: true, ..peer }
     }
 
     /// From its SYN on it knows timestamps and SACK.

@@ -17,10 +17,10 @@ use spelt::wire::Offload;
 const MEMORY: u64 = 1 << 20;
 const USER: u64 = 0x7f00_0000_0000;
 /// Entries of a ring, and where its parts are: 16 bytes for each descriptor, then what the driver offers, then what is used.
-const NUM: u32 = 64;
-const AVAILABLE: u64 = 0x800;
-const USED: u64 = 0xc00;
-const RING: u64 = 0x1000;
+pub const NUM: u32 = 64;
+pub const AVAILABLE: u64 = 0x800;
+pub const USED: u64 = 0xc00;
+pub const RING: u64 = 0x1000;
 
 /// A session as the bytes say: portions, each behind the number of its descriptors and its length.
 pub fn messages(data: &[u8]) {
@@ -66,7 +66,7 @@ fn connected() -> (Vhost, UnixStream) {
     (Vhost::connected(ours.into(), 1500, Tee::default()), theirs)
 }
 
-fn memory() -> OwnedFd {
+pub fn memory() -> OwnedFd {
     let file = File::from(memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).expect("memory"));
     file.set_len(MEMORY).expect("memory");
     file.into()
@@ -120,7 +120,8 @@ fn work(link: &mut Vhost) {
     }
 }
 
-fn start(socket: &UnixStream, memory: &OwnedFd, features: u64) {
+/// Says everything that makes a card of one pair; returns what the rings are kicked by.
+pub fn start(socket: &UnixStream, memory: &OwnedFd, features: u64) -> [OwnedFd; 2] {
     let say = |code: u32, body: &[&[u8]], fds: &[BorrowedFd<'_>]| {
         let body = body.concat();
         let header = [code, 1, body.len() as u32].map(u32::to_ne_bytes).concat();
@@ -130,12 +131,14 @@ fn start(socket: &UnixStream, memory: &OwnedFd, features: u64) {
     let numbers = |list: &[u64]| list.iter().flat_map(|n| n.to_ne_bytes()).collect::<Vec<u8>>();
     say(2, &[&numbers(&[features])], &[]);
     say(5, &[&pair(1, 0), &numbers(&[0, MEMORY, USER, 0])], &[memory.as_fd()]);
-    for ring in 0..2u32 {
+    let kicks = [event(), event()];
+    for (ring, kick) in (0..2u32).zip(&kicks) {
         let at = USER + u64::from(ring) * RING;
         say(8, &[&pair(ring, NUM)], &[]);
         say(10, &[&pair(ring, 0)], &[]);
         say(9, &[&pair(ring, 0), &numbers(&[at, at + USED, at + AVAILABLE, 0])], &[]);
-        say(12, &[&numbers(&[ring.into()])], &[event().as_fd()]);
+        say(12, &[&numbers(&[ring.into()])], &[kick.as_fd()]);
         say(13, &[&numbers(&[ring.into()])], &[event().as_fd()]);
     }
+    kicks
 }
