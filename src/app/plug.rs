@@ -4,13 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use mio::Interest;
-use mio::unix::SourceFd;
 
 use super::crew::Message;
 use super::engine::Engine;
 use crate::base::{Instant, Kind, Mac, Token};
 use crate::guest::{Facts, Room, ToGuest};
 use crate::link::{Accepted, Input, Link, Talk, Vhost};
+use crate::sys::watch;
 
 /// Passes over what a client has left behind: more than fits into its socket, unless that has been made far larger.
 const LAST_PASSES: usize = 1024;
@@ -31,7 +31,7 @@ impl Engine {
         self.plugged_in = (self.plugged_in + 1) % Token::GENERATIONS;
         self.link_watched = false;
         let token = self.link_token();
-        fds.iter().try_for_each(|fd| self.poll.registry().register(&mut SourceFd(fd), token, Interest::READABLE))
+        fds.iter().try_for_each(|fd| watch::add(self.poll.registry(), *fd, token, Interest::READABLE))
     }
 
     /// Hears of room in the link only while it is full. A socket whose reader keeps up would tell of it after every write.
@@ -47,7 +47,7 @@ impl Engine {
         let interest = if full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         let (fds, token) = (self.link.fds(), self.link_token());
         // Fails only for a descriptor that is not registered, and these are.
-        let done = fds.iter().try_for_each(|fd| self.poll.registry().reregister(&mut SourceFd(fd), token, interest));
+        let done = fds.iter().try_for_each(|fd| watch::change(self.poll.registry(), *fd, token, interest));
         self.link_watched = full && !fds.is_empty() && done.is_ok();
     }
 

@@ -19,6 +19,7 @@ use crate::listen::{
     open_rule,
 };
 use crate::sys::sockets::{Here, Nobody, Sockets};
+use crate::sys::watch;
 use crate::{splice, udp};
 
 /// What the engine needs to open ports and to know which are in use.
@@ -172,7 +173,7 @@ impl Engine {
                 }
                 let id = self.ports.tcp.next_id();
                 let token = mio::Token(Token::new(Kind::ListenTcp, id.index, id.generation).to_usize());
-                self.poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
+                watch::add(self.poll.registry(), listener.as_raw_fd(), token, Interest::READABLE)?;
                 self.ports.tcp.insert(listener)
             }
             (Side::Host, Proto::Udp) => {

@@ -13,6 +13,7 @@ use super::engine::{Engine, Next};
 use super::plug::CLIENT_GONE;
 use crate::base::{Kind, Token};
 use crate::ns::{self, Child, Interface, Namespace, Watch};
+use crate::sys::faults;
 use crate::sys::process;
 use crate::sys::signal::{self, Signals};
 use crate::sys::terminal::Terminal;
@@ -150,6 +151,7 @@ impl Supervisor {
         let mut status = 0;
         let mut ending = false;
         engine.start();
+        faults::begin();
         let served = loop {
             let served = engine.run(|token| match token.kind {
                 Kind::Signal => self.on_signal(&mut ending),
@@ -163,6 +165,7 @@ impl Supervisor {
             }
             log::error!("the guest's network interface is gone ({e}): the command goes on without");
         };
+        faults::end();
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
         }

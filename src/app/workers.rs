@@ -11,6 +11,7 @@ use super::engine::{Common, Engine, Next, Parts};
 use super::ports::Forwarding;
 use crate::link::Link;
 use crate::sandbox;
+use crate::sys::faults;
 
 /// What a worker beside the first begins with.
 pub struct Recruit {
@@ -50,9 +51,13 @@ impl Recruit {
         let forwarding = Forwarding::nothing();
         let parts = Parts { link, common, listeners: Vec::new(), forwarding, local: None, neighbours: None };
         let mut engine = Engine::new(parts, seat)?;
+        faults::begin();
         loop {
             match engine.run(|_| Next::Continue) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    faults::end();
+                    return Ok(());
+                }
                 // The first worker sees it too, and knows what that means.
                 Err(e) if engine.unplug() => log::debug!("the guest's network interface is gone: {e}"),
                 Err(e) => return Err(e),

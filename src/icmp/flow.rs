@@ -8,8 +8,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::base::{Addr, Endpoint, Instant};
 use crate::fwd::Outbound;
 use crate::guest::SentHeader;
-use crate::sys::dgram;
 use crate::sys::fields::{self, SendFields};
+use crate::sys::{dgram, socket};
 
 #[derive(Debug)]
 pub struct Flow {
@@ -47,11 +47,9 @@ impl From<io::Error> for OpenError {
 pub fn open(identifier: u16, target: Addr, outbound: &Outbound) -> Result<Socket, OpenError> {
     let v4 = target.is_v4();
     let (domain, protocol) = if v4 { (Domain::IPV4, Protocol::ICMPV4) } else { (Domain::IPV6, Protocol::ICMPV6) };
-    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol)).map_err(|e| {
-        match e.raw_os_error() {
-            Some(libc::EACCES | libc::EPERM) => OpenError::Forbidden,
-            _ => OpenError::Io(e),
-        }
+    let socket = socket::open(domain, Type::DGRAM, Some(protocol)).map_err(|e| match e.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => OpenError::Forbidden,
+        _ => OpenError::Io(e),
     })?;
     fields::ask_for_details(socket.as_fd(), v4)?;
     let (device, own) = outbound.binding(&target);

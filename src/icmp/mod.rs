@@ -46,7 +46,7 @@ use crate::sys::dgram::{self, Inbox};
 use crate::sys::errqueue::QUOTE_MAX;
 use crate::sys::fields::path_mtu;
 use crate::sys::iov::Gather;
-use crate::sys::is_exhaustion;
+use crate::sys::{is_exhaustion, watch};
 use crate::wire::icmp::{ECHO_V4, ECHO_V6, ICMP_LEN, quote_max};
 use crate::wire::{Packet, Transport};
 
@@ -258,8 +258,7 @@ impl Icmp {
         };
         let flow = Flow::new(socket, target, facts.now);
         let token = token(self.table.next_id());
-        self.registry
-            .register(&mut SourceFd(&flow.socket.as_raw_fd()), mio::Token(token.to_usize()), Interest::READABLE)
+        watch::add(&self.registry, flow.socket.as_raw_fd(), mio::Token(token.to_usize()), Interest::READABLE)
             .map_err(|_| DropReason::HostResources)?;
         let id = self.table.insert(*key, flow).ok_or(DropReason::FlowTableFull)?;
         timers.arm(facts.now + self.config.timeout, token);

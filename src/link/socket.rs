@@ -149,7 +149,7 @@ impl Socket {
             let ending = client.ending;
             let room = batch.stream_room();
             let asked = room.len();
-            let got = match unix::receive(client.fd.as_fd(), room) {
+            let got = match socket::receive(client.fd.as_fd(), room) {
                 Ok(0) => return Input::Gone,
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Input::Drained,

@@ -64,11 +64,11 @@ impl Acceptor {
 }
 
 fn nothing() -> io::Result<Socket> {
-    Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None)
+    socket::open(Domain::UNIX, Type::DGRAM, None)
 }
 
-fn accept4(socket: &Socket) -> io::Result<Accepted> {
-    let (client, from) = socket.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)?;
+fn accept4(listener: &Socket) -> io::Result<Accepted> {
+    let (client, from) = socket::accept(listener)?;
     let from = from.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     Ok(Accepted::Client(client, from.into()))
 }

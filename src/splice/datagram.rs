@@ -18,7 +18,7 @@ use crate::fwd::Side;
 use crate::sys::dgram::{self, Inbox};
 use crate::sys::iov::Gather;
 use crate::sys::sockets::{Bind, Transport, Wanted};
-use crate::sys::{is_exhaustion, sockopt};
+use crate::sys::{is_exhaustion, sockopt, watch};
 
 /// All flows and listening sockets.
 #[derive(Debug)]
@@ -176,8 +176,7 @@ impl Datagrams {
     }
 
     pub fn register(&self, socket: &Socket, token: Token) -> io::Result<()> {
-        let token = mio::Token(token.to_usize());
-        self.registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
+        watch::add(&self.registry, socket.as_raw_fd(), mio::Token(token.to_usize()), Interest::READABLE)
     }
 
     pub fn deregister(&self, socket: &Socket) {

@@ -1,6 +1,6 @@
 //! One direction of a connection: whatever moves bytes from one socket to the other.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 
 use socket2::Socket;
@@ -228,8 +228,7 @@ impl Lane {
     }
 
     fn copy(&mut self, from: &Socket, to: &Socket, means: &mut Means) -> io::Result<usize> {
-        let mut source = from;
-        let n = match source.read(&mut means.scratch[..SMALL_BYTES]) {
+        let n = match socket::receive(from.as_fd(), &mut means.scratch[..SMALL_BYTES]) {
             Ok(n) => n,
             Err(e) => return self.nothing(e),
         };

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use socket2::Socket;
 
@@ -13,7 +12,7 @@ use super::pace::Pace;
 use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
 use crate::flow::{Id, Ready, Slab, Wheel};
 use crate::sys::sockets::{Sockets, Transport, Wanted};
-use crate::sys::{is_exhaustion, socket, sockopt};
+use crate::sys::{is_exhaustion, socket, sockopt, watch};
 
 /// All connections.
 #[derive(Debug)]
@@ -104,7 +103,7 @@ impl Streams {
         let socket = sockets.make(&wanted)?;
         prepare(client)?;
         prepare(&socket)?;
-        match socket.connect(&target.to_std_scoped(scope).into()) {
+        match socket::connect(&socket, &target.to_std_scoped(scope).into()) {
             Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
             _ => {}
         }
@@ -116,7 +115,7 @@ impl Streams {
 
     fn register(&self, socket: &Socket, side: usize, id: Id) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        self.registry.register(&mut SourceFd(&socket.as_raw_fd()), mio::Token(token(side, id).to_usize()), interest)
+        watch::add(&self.registry, socket.as_raw_fd(), mio::Token(token(side, id).to_usize()), interest)
     }
 
     /// An event of one of a connection's sockets; `side`: which.

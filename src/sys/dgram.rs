@@ -6,14 +6,15 @@ mod forward;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use arrayvec::ArrayVec;
 use socket2::Socket;
 use zerocopy::IntoBytes;
 
+use super::faults::{self, Call};
 use super::iov::{Gather, Scatter};
-use super::{result, sockopt};
+use super::{result, socket, sockopt, unbroken};
 
 /// Largest payload of one datagram, over IPv4; IPv6 could carry 20 bytes more.
 pub const PAYLOAD_MAX: usize = 65_507;
@@ -118,6 +119,8 @@ impl Inbox {
         (want, pieces): (usize, usize),
         names: bool,
     ) -> io::Result<usize> {
+        let fd = fd.as_raw_fd();
+        let want = faults::some(Call::ReceiveDatagrams, fd, want);
         let control = self.control.as_mut_ptr();
         let name = self.names.as_mut_ptr();
         for (i, m) in self.headers[..want].iter_mut().enumerate() {
@@ -130,16 +133,12 @@ impl Inbox {
             m.msg_hdr.msg_name = if names { name.wrapping_add(i).cast() } else { std::ptr::null_mut() };
             m.msg_hdr.msg_namelen = if names { mem::size_of::<libc::sockaddr_in6>() as _ } else { 0 };
         }
-        // SAFETY: `want` headers are set up above; each points to iovecs over memory that is exclusively ours (or that
-        // the caller's Scatters vouch for), to a control buffer and a name buffer of the lengths given.
-        result(unsafe {
-            libc::recvmmsg(
-                fd.as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                want as _,
-                libc::MSG_DONTWAIT as _,
-                std::ptr::null_mut(),
-            )
+        unbroken(|| {
+            faults::may_fail(Call::ReceiveDatagrams, fd)?;
+            let list = self.headers.as_mut_ptr();
+            // SAFETY: `want` headers are set up above; each points to iovecs over memory that is exclusively ours (or that
+            // the caller's Scatters vouch for), to a control buffer and a name buffer of the lengths given.
+            result(unsafe { libc::recvmmsg(fd, list, want as _, libc::MSG_DONTWAIT as _, std::ptr::null_mut()) })
         })
     }
 
@@ -213,11 +212,11 @@ pub fn connect(socket: &Socket, to: SocketAddr, interface: u32) -> io::Result<()
     if to.is_ipv6() && to.ip().is_multicast() && interface != 0 {
         sockopt::set(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, interface as i32)?;
     }
-    match socket.connect(&to.into()) {
+    match socket::connect(socket, &to.into()) {
         // A broadcast address, which only the routing table knows for sure.
         Err(e) if e.raw_os_error() == Some(libc::EACCES) && to.is_ipv4() => {
             socket.set_broadcast(true)?;
-            socket.connect(&to.into())
+            socket::connect(socket, &to.into())
         }
         other => other,
     }
@@ -250,9 +249,12 @@ pub fn send(fd: BorrowedFd<'_>, pieces: &[Gather<'_>], segment: u16) -> io::Resu
         m.msg_control = control.as_mut_ptr().cast();
         m.msg_controllen = mem::size_of_val(&control) as _;
     }
-    // SAFETY: the header points to `pieces`, whose memory Gather vouches for, and to a control buffer on this stack; the
-    // kernel only reads them.
-    result(unsafe { libc::sendmsg(fd.as_raw_fd(), &m, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })?;
+    unbroken(|| {
+        faults::may_fail(Call::SendDatagram, fd.as_raw_fd())?;
+        // SAFETY: the header points to `pieces`, whose memory Gather vouches for, and to a control buffer on this stack; the
+        // kernel only reads them.
+        result(unsafe { libc::sendmsg(fd.as_raw_fd(), &m, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
+    })?;
     Ok(())
 }
 
@@ -268,7 +270,8 @@ pub fn send_runs(fd: BorrowedFd<'_>, bytes: &[u8], runs: &[Run]) -> io::Result<u
         let segment = if one.is_segmented() { one.segment } else { 0 };
         return send(fd, &[Gather::new(&bytes[one.at..one.at + one.len])], segment).map(|()| 1);
     }
-    let runs = &runs[..runs.len().min(BATCH_MAX)];
+    let fd = fd.as_raw_fd();
+    let runs = &runs[..faults::some(Call::SendDatagrams, fd, runs.len().min(BATCH_MAX))];
     let mut iovs: ArrayVec<libc::iovec, BATCH_MAX> = ArrayVec::new();
     let mut controls: ArrayVec<SegmentControl, BATCH_MAX> = ArrayVec::new();
     for r in runs {
@@ -288,15 +291,17 @@ pub fn send_runs(fd: BorrowedFd<'_>, bytes: &[u8], runs: &[Run]) -> io::Result<u
         }
         headers.push(m);
     }
-    // SAFETY: every header points to one iovec and one control buffer on this stack, which live until the call returns;
-    // the iovecs lie within `bytes`; the kernel writes to the headers only.
-    result(unsafe {
-        libc::sendmmsg(
-            fd.as_raw_fd(),
-            headers.as_mut_ptr(),
-            headers.len() as _,
-            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
-        )
+    send_all(fd, &mut headers)
+}
+
+/// Sends what the headers describe, all in this process's own memory; returns how many went out.
+fn send_all(fd: RawFd, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    unbroken(|| {
+        faults::may_fail(Call::SendDatagrams, fd)?;
+        let (list, len) = (headers.as_mut_ptr(), headers.len() as _);
+        // SAFETY: each header points to iovecs and perhaps a control buffer of its maker's, which has borrowed or owns what
+        // they describe until this returns; the kernel writes to the headers only.
+        result(unsafe { libc::sendmmsg(fd, list, len, (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _) })
     })
 }
 

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::dgram::{for_each_cmsg, socket_addr, zeroed_header, zeroed_name};
-use super::result;
+use super::faults::{self, Call};
+use super::{result, unbroken};
 
 /// Longest part of the original datagram that is kept: as much as an ICMPv6 error can quote.
 pub const QUOTE_MAX: usize = 1280;
@@ -49,8 +50,12 @@ pub fn next(fd: BorrowedFd<'_>, quote: &mut [u8; QUOTE_MAX]) -> io::Result<Optio
     m.msg_iovlen = 1;
     m.msg_control = control.as_mut_ptr().cast();
     m.msg_controllen = mem::size_of_val(&control) as _;
-    // SAFETY: the header points to one iovec over `quote` and to a control buffer on this stack, with their lengths.
-    let got = result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut m, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) });
+    let fd = fd.as_raw_fd();
+    let got = unbroken(|| {
+        faults::may_fail(Call::ErrorQueue, fd)?;
+        // SAFETY: the header points to one iovec over `quote` and to a control buffer on this stack, with their lengths.
+        result(unsafe { libc::recvmsg(fd, &raw mut m, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) })
+    });
     let n = match got {
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
         other => other?,

@@ -7,6 +7,11 @@ pub mod caps;
 pub mod dgram;
 pub mod errqueue;
 pub mod event;
+#[cfg(feature = "faults")]
+pub mod faults;
+#[cfg(not(feature = "faults"))]
+#[path = "no_faults.rs"]
+pub mod faults;
 pub mod fdpass;
 pub mod fields;
 pub mod iov;
@@ -26,12 +31,23 @@ pub mod tap;
 pub mod terminal;
 pub mod tun;
 pub mod unix;
+pub mod watch;
 
 use std::io;
 
 /// What a system call returned, or its errno: failure is a negative number.
 fn result(returned: impl TryInto<usize>) -> io::Result<usize> {
     returned.try_into().map_err(|_| io::Error::last_os_error())
+}
+
+/// Makes a call again that a signal interrupted. None of those for data waits, so none should be.
+fn unbroken<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
 }
 
 /// True if the host has no more descriptors, memory or epoll watches: somebody's going would help.

@@ -3,20 +3,53 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
 use super::dgram::zeroed_header;
+use super::faults::{self, Call};
 use super::iov::{Gather, Scatter};
-use super::{result, sockopt};
+use super::{result, sockopt, unbroken};
+
+/// A socket that neither waits nor outlives an execve.
+///
+/// # Errors
+/// The kernel's.
+pub fn open(domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
+    faults::may_fail(Call::Open, -1)?;
+    Socket::new(domain, kind.nonblocking().cloexec(), protocol)
+}
+
+/// # Errors
+/// The kernel's, `EINPROGRESS` among them: an event tells how it ends.
+pub fn connect(socket: &Socket, to: &SockAddr) -> io::Result<()> {
+    faults::may_fail(Call::Connect, socket.as_raw_fd())?;
+    socket.connect(to)
+}
+
+/// The next client of a listening socket, as [`open`] makes sockets.
+///
+/// # Errors
+/// The kernel's, `WouldBlock` when nobody waits.
+pub fn accept(listener: &Socket) -> io::Result<(Socket, SockAddr)> {
+    faults::may_fail(Call::Accept, listener.as_raw_fd())?;
+    listener.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)
+}
 
 /// Sends the pieces in order, never blocking, never raising SIGPIPE. Returns how many bytes the socket took.
 ///
 /// # Errors
 /// The kernel's, `WouldBlock` when the buffer is full.
 pub fn send(fd: BorrowedFd<'_>, pieces: &[Gather<'_>]) -> io::Result<usize> {
+    let fd = fd.as_raw_fd();
+    let pieces = faults::beginning(Call::Send, fd, pieces);
     let mut msg = zeroed_header().msg_hdr;
-    msg.msg_iov = Gather::as_raw(pieces).cast_mut();
+    msg.msg_iov = Gather::as_raw(&pieces).cast_mut();
     msg.msg_iovlen = pieces.len() as _;
-    // SAFETY: msg and the list live through the call; each piece is readable by Gather's contract.
-    result(unsafe { libc::sendmsg(fd.as_raw_fd(), &msg, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
+    unbroken(|| {
+        faults::may_fail(Call::Send, fd)?;
+        // SAFETY: msg and the list live through the call; each piece is readable by Gather's contract.
+        result(unsafe { libc::sendmsg(fd, &msg, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
+    })
 }
 
 /// Copies queued bytes from the peek offset on into `room`, leaving them queued; 0 is end of stream.
@@ -24,11 +57,16 @@ pub fn send(fd: BorrowedFd<'_>, pieces: &[Gather<'_>]) -> io::Result<usize> {
 /// # Errors
 /// The kernel's, `WouldBlock` when there is nothing beyond the offset.
 pub fn peek(fd: BorrowedFd<'_>, room: &mut [Scatter<'_>]) -> io::Result<usize> {
+    let fd = fd.as_raw_fd();
+    faults::shorten(Call::Peek, fd, room);
     let mut msg = zeroed_header().msg_hdr;
     msg.msg_iov = Scatter::as_raw(room);
     msg.msg_iovlen = room.len() as _;
-    // SAFETY: msg and the list live through the call; each area is writable and ours alone by Scatter's contract.
-    result(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut msg, libc::MSG_PEEK | libc::MSG_DONTWAIT) })
+    unbroken(|| {
+        faults::may_fail(Call::Peek, fd)?;
+        // SAFETY: msg and the list live through the call; each area is writable and ours alone by Scatter's contract.
+        result(unsafe { libc::recvmsg(fd, &mut msg, libc::MSG_PEEK | libc::MSG_DONTWAIT) })
+    })
 }
 
 /// Removes up to `n` bytes from the head of a TCP receive queue without copying them (tcp(7), `MSG_TRUNC`).
@@ -36,8 +74,27 @@ pub fn peek(fd: BorrowedFd<'_>, room: &mut [Scatter<'_>]) -> io::Result<usize> {
 /// # Errors
 /// The kernel's, `WouldBlock` when the queue is empty.
 pub fn discard(fd: BorrowedFd<'_>, n: usize) -> io::Result<usize> {
-    // SAFETY: with MSG_TRUNC a TCP socket writes nothing to the buffer, so null is allowed (tcp(7)).
-    result(unsafe { libc::recv(fd.as_raw_fd(), std::ptr::null_mut(), n, libc::MSG_TRUNC | libc::MSG_DONTWAIT) })
+    let fd = fd.as_raw_fd();
+    let n = faults::some(Call::Discard, fd, n);
+    unbroken(|| {
+        faults::may_fail(Call::Discard, fd)?;
+        // SAFETY: with MSG_TRUNC a TCP socket writes nothing to the buffer, so null is allowed (tcp(7)).
+        result(unsafe { libc::recv(fd, std::ptr::null_mut(), n, libc::MSG_TRUNC | libc::MSG_DONTWAIT) })
+    })
+}
+
+/// Takes bytes of a stream; 0 is its end. Never waits, whatever the descriptor's own mode.
+///
+/// # Errors
+/// The kernel's, `WouldBlock` when none are queued.
+pub fn receive(fd: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    let fd = fd.as_raw_fd();
+    let len = faults::some(Call::Receive, fd, room.len());
+    unbroken(|| {
+        faults::may_fail(Call::Receive, fd)?;
+        // SAFETY: pointer and length describe `room` or its beginning, which is ours to write.
+        result(unsafe { libc::recv(fd, room.as_mut_ptr().cast(), len, libc::MSG_DONTWAIT) })
+    })
 }
 
 /// Sets where the next peek starts, in bytes after the head of the queue; peeking then moves it forward, discarding moves
@@ -54,6 +111,7 @@ pub fn set_peek_offset(fd: BorrowedFd<'_>, offset: usize) -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn set_reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
+    faults::may_fail(Call::SetOption, fd.as_raw_fd())?;
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     // SAFETY: the pointer and length describe one initialised linger.
     result(unsafe {
@@ -74,6 +132,7 @@ pub fn set_reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// The kernel's.
 pub fn send_space(fd: BorrowedFd<'_>) -> io::Result<usize> {
     // SK_MEMINFO_SNDBUF and SK_MEMINFO_WMEM_QUEUED of linux/sock_diag.h.
+    faults::may_fail(Call::GetOption, fd.as_raw_fd())?;
     const SNDBUF: usize = 3;
     const WMEM_QUEUED: usize = 5;
     let mut info = [0u32; 16];

@@ -8,6 +8,7 @@ use std::net::SocketAddrV6;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::socket;
 use crate::base::{Addr, Endpoint, Family};
 
 /// A socket to be made: non-blocking, close-on-exec.
@@ -81,7 +82,7 @@ impl Sockets for Here {
             Transport::Tcp => (Type::STREAM, Protocol::TCP),
             Transport::Udp => (Type::DGRAM, Protocol::UDP),
         };
-        let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))?;
+        let socket = socket::open(domain, kind, Some(protocol))?;
         if let Some(bind) = &wanted.bind {
             bind_as(&socket, wanted.family, bind)?;
         }

@@ -5,7 +5,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::result;
+use super::faults::{self, Call};
+use super::{result, unbroken};
 
 /// A pipe that holds pages between two sockets. Neither end blocks.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ impl Pipe {
     /// # Errors
     /// The kernel's: `EMFILE`, `ENFILE`.
     pub fn new() -> io::Result<Pipe> {
+        faults::may_fail(Call::Pipe, -1)?;
         let mut ends = [0; 2];
         // SAFETY: the kernel writes two descriptors to the array.
         result(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) })?;
@@ -43,7 +45,7 @@ impl Pipe {
     /// # Errors
     /// The kernel's, `WouldBlock` when the socket's queue is empty or the pipe is full.
     pub fn fill(&self, from: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
-        splice(from, self.writer.as_fd(), max)
+        splice(from, self.writer.as_fd(), from, max)
     }
 
     /// Moves up to `max` bytes from the pipe to a non-blocking socket. Raises SIGPIPE as write(2) does.
@@ -51,20 +53,20 @@ impl Pipe {
     /// # Errors
     /// The kernel's, `WouldBlock` when the socket's buffer is full or the pipe is empty.
     pub fn drain(&self, to: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
-        splice(self.reader.as_fd(), to, max)
+        splice(self.reader.as_fd(), to, to, max)
     }
 }
 
-fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
+/// `socket`: which of both is no pipe.
+fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, socket: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
     const FLAGS: libc::c_uint = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
     let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
-    loop {
+    let max = faults::some(Call::Splice, socket.as_raw_fd(), max);
+    unbroken(|| {
+        faults::may_fail(Call::Splice, socket.as_raw_fd())?;
         // SAFETY: both offsets are null, as pipes and sockets demand; no memory of ours is touched.
-        match result(unsafe { libc::splice(from, std::ptr::null_mut(), to, std::ptr::null_mut(), max, FLAGS) }) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            done => return done,
-        }
-    }
+        result(unsafe { libc::splice(from, std::ptr::null_mut(), to, std::ptr::null_mut(), max, FLAGS) })
+    })
 }
 
 #[cfg(test)]

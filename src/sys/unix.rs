@@ -8,8 +8,9 @@ use arrayvec::ArrayVec;
 use nix::sys::socket::{getpeername, getsockopt, sockopt};
 
 use super::dgram::zeroed_header;
+use super::faults::{self, Call};
 use super::iov::{Gather, Scatter};
-use super::result;
+use super::{result, unbroken};
 
 /// Messages one call carries at most.
 pub const MESSAGES_MAX: usize = 64;
@@ -48,38 +49,26 @@ pub fn peer_pid(fd: &impl AsFd) -> Option<i32> {
     getsockopt(fd, sockopt::PeerCredentials).ok().map(|c| c.pid()).filter(|pid| *pid > 0)
 }
 
-/// Bytes of a stream; 0 is its end.
-///
-/// # Errors
-/// The kernel's, `WouldBlock` when none are queued.
-pub fn receive(fd: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: pointer and length describe `room`, which is ours to write.
-    result(unsafe { libc::recv(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), libc::MSG_DONTWAIT) })
-}
-
 /// A message for each of the rooms, in order, as long as there are any. Returns their lengths, that of the room and one
 /// more for a message that was longer.
 ///
 /// # Errors
 /// The kernel's for the first message, `WouldBlock` when none is queued.
 pub fn receive_many(fd: BorrowedFd<'_>, rooms: &mut [Scatter<'_>]) -> io::Result<ArrayVec<usize, MESSAGES_MAX>> {
-    let count = rooms.len().min(MESSAGES_MAX);
+    let fd = fd.as_raw_fd();
+    let count = faults::some(Call::ReceiveMessages, fd, rooms.len().min(MESSAGES_MAX));
     let iov = Scatter::as_raw(rooms);
     let mut headers: ArrayVec<libc::mmsghdr, MESSAGES_MAX> = (0..count).map(|_| zeroed_header()).collect();
     for (i, m) in headers.iter_mut().enumerate() {
         m.msg_hdr.msg_iov = iov.wrapping_add(i);
         m.msg_hdr.msg_iovlen = 1;
     }
-    // SAFETY: each header points to one iovec of `rooms`, which are writable and ours alone by Scatter's contract; the
-    // headers live on this stack.
-    let got = result(unsafe {
-        libc::recvmmsg(
-            fd.as_raw_fd(),
-            headers.as_mut_ptr(),
-            headers.len() as _,
-            libc::MSG_DONTWAIT as _,
-            std::ptr::null_mut(),
-        )
+    let got = unbroken(|| {
+        faults::may_fail(Call::ReceiveMessages, fd)?;
+        let (list, len) = (headers.as_mut_ptr(), headers.len() as _);
+        // SAFETY: each header points to one iovec of `rooms`, which are writable and ours alone by Scatter's contract; the
+        // headers live on this stack.
+        result(unsafe { libc::recvmmsg(fd, list, len, libc::MSG_DONTWAIT as _, std::ptr::null_mut()) })
     })?;
     let len = |m: &libc::mmsghdr| m.msg_len as usize + usize::from(m.msg_hdr.msg_flags & libc::MSG_TRUNC != 0);
     Ok(headers[..got].iter().map(len).collect())
@@ -90,22 +79,20 @@ pub fn receive_many(fd: BorrowedFd<'_>, rooms: &mut [Scatter<'_>]) -> io::Result
 /// # Errors
 /// The kernel's for the first message, `WouldBlock` when there is no room for it.
 pub fn send_many(fd: BorrowedFd<'_>, messages: &[Gather<'_>]) -> io::Result<usize> {
-    let count = messages.len().min(MESSAGES_MAX);
+    let fd = fd.as_raw_fd();
+    let count = faults::some(Call::SendMessages, fd, messages.len().min(MESSAGES_MAX));
     let iov = Gather::as_raw(messages).cast_mut();
     let mut headers: ArrayVec<libc::mmsghdr, MESSAGES_MAX> = (0..count).map(|_| zeroed_header()).collect();
     for (i, m) in headers.iter_mut().enumerate() {
         m.msg_hdr.msg_iov = iov.wrapping_add(i);
         m.msg_hdr.msg_iovlen = 1;
     }
-    // SAFETY: each header points to one iovec of `messages`, readable by Gather's contract; the kernel writes to the headers
-    // only, which live on this stack.
-    result(unsafe {
-        libc::sendmmsg(
-            fd.as_raw_fd(),
-            headers.as_mut_ptr(),
-            headers.len() as _,
-            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
-        )
+    unbroken(|| {
+        faults::may_fail(Call::SendMessages, fd)?;
+        let (list, len) = (headers.as_mut_ptr(), headers.len() as _);
+        // SAFETY: each header points to one iovec of `messages`, readable by Gather's contract; the kernel writes to the
+        // headers only, which live on this stack.
+        result(unsafe { libc::sendmmsg(fd, list, len, (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _) })
     })
 }
 

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use mio::Interest;
-use mio::unix::SourceFd;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::conn::{Conn, State};
@@ -14,7 +13,7 @@ use super::*;
 use crate::base::Endpoint;
 use crate::flow::Heir;
 use crate::guest::{Facts, ToGuest};
-use crate::sys::is_exhaustion;
+use crate::sys::{is_exhaustion, watch};
 use crate::wire::{Packet, TcpFlags, TcpHeader};
 
 /// A half-open flow may be thrown out for a new one after this long, or at once if such are half of all.
@@ -221,7 +220,7 @@ impl Tcp {
     fn open(&self, target: Endpoint) -> io::Result<Socket> {
         let family = target.addr.family();
         let domain = if family == Family::V4 { Domain::IPV4 } else { Domain::IPV6 };
-        let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+        let socket = socket::open(domain, Type::STREAM, Some(Protocol::TCP))?;
         prepare(&socket, self.peek_offset[family])?;
         let (device, source) = self.outbound.binding(&target.addr);
         if let Some(device) = device {
@@ -234,11 +233,8 @@ impl Tcp {
     }
 
     pub(super) fn register(&self, socket: &Socket, id: Id) -> io::Result<()> {
-        self.registry.register(
-            &mut SourceFd(&socket.as_raw_fd()),
-            mio::Token(token(id).to_usize()),
-            Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY,
-        )
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        watch::add(&self.registry, socket.as_raw_fd(), mio::Token(token(id).to_usize()), interest)
     }
 }
 
@@ -257,7 +253,7 @@ fn prepare(socket: &Socket, peek_offset: bool) -> io::Result<()> {
 
 /// True if the connection is there at once, as on loopback; false if it is under way.
 fn start_connect(socket: &Socket, target: Endpoint, scope: u32) -> io::Result<bool> {
-    match socket.connect(&target.to_std_scoped(scope).into()) {
+    match socket::connect(socket, &target.to_std_scoped(scope).into()) {
         Ok(()) => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok(false),
         Err(e) => Err(e),

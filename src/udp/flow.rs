@@ -11,8 +11,8 @@ use crate::base::{Addr, Endpoint, Instant};
 use crate::flow::FlowKey;
 use crate::fwd::Outbound;
 use crate::guest::SentHeader;
-use crate::sys::dgram;
 use crate::sys::fields::{self, SendFields};
+use crate::sys::{dgram, socket};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -119,7 +119,7 @@ fn alone(binding: &Mutex<()>) -> MutexGuard<'_, ()> {
 
 fn new_socket(v4: bool) -> io::Result<Socket> {
     let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
-    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    let socket = socket::open(domain, Type::DGRAM, Some(Protocol::UDP))?;
     if !v4 {
         socket.set_only_v6(true)?;
     }

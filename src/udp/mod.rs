@@ -83,7 +83,7 @@ use crate::flow::{FlowKey, Id, KeySecret, Pending, Ready, Slab, Table, Wheel};
 use crate::fwd::Outbound;
 use crate::guest::{Facts, Frame, ToGuest};
 use crate::sys::errqueue::HostError;
-use crate::sys::{is_exhaustion, sockopt};
+use crate::sys::{is_exhaustion, sockopt, watch};
 use crate::wire::{Packet, Transport};
 
 use errors::Relay;
@@ -271,11 +271,8 @@ impl Udp {
     pub fn listen(&mut self, socket: Socket, rule: Rule) -> io::Result<Id> {
         let id = self.listeners.next_id();
         let listener = Listener::new(socket, rule)?;
-        self.registry.register(
-            &mut SourceFd(&listener.socket.as_raw_fd()),
-            mio::Token(Token::new(Kind::ListenUdp, id.index, id.generation).to_usize()),
-            Interest::READABLE,
-        )?;
+        let token = mio::Token(Token::new(Kind::ListenUdp, id.index, id.generation).to_usize());
+        watch::add(&self.registry, listener.socket.as_raw_fd(), token, Interest::READABLE)?;
         self.listening.entry(listener.port).or_default().push(id);
         Ok(self.listeners.insert(listener))
     }
@@ -407,8 +404,7 @@ impl Udp {
         }
         let token = token(self.table.next_id());
         let mio_token = mio::Token(token.to_usize());
-        self.registry
-            .register(&mut SourceFd(&flow.socket.as_raw_fd()), mio_token, Interest::READABLE)
+        watch::add(&self.registry, flow.socket.as_raw_fd(), mio_token, Interest::READABLE)
             .map_err(|_| DropReason::HostResources)?;
         let end = facts.now + flow.timeout(&key, self.config.short, self.config.long);
         let id = self.table.insert(key, flow).ok_or(DropReason::FlowTableFull)?;

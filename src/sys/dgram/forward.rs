@@ -7,8 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use arrayvec::ArrayVec;
 
-use super::super::result;
-use super::{BATCH_MAX, Inbox, SEGMENTS_MAX, SegmentControl, segment_control, zeroed_header};
+use super::super::faults::{self, Call};
+use super::{BATCH_MAX, Inbox, SEGMENTS_MAX, SegmentControl, segment_control, send_all, zeroed_header};
 
 impl Inbox {
     /// Sends received datagrams on, boundaries kept: coalesced buffers as they came, and, if `merge`, equal sizes in a row
@@ -45,16 +45,9 @@ impl Inbox {
             counts.push(count);
             at += count;
         }
-        // SAFETY: every header points to iovecs and perhaps a control buffer on this stack, which live until the call
-        // returns; the iovecs lie within our memory; the kernel writes to the headers only.
-        let sent = result(unsafe {
-            libc::sendmmsg(
-                fd.as_raw_fd(),
-                headers.as_mut_ptr(),
-                headers.len() as _,
-                (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
-            )
-        })?;
+        let fd = fd.as_raw_fd();
+        let count = faults::some(Call::SendDatagrams, fd, headers.len());
+        let sent = send_all(fd, &mut headers[..count])?;
         Ok(counts[..sent].iter().sum())
     }
 
