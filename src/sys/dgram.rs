@@ -164,7 +164,7 @@ impl Inbox {
             (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => meta.tos = int(data) as u8,
             // struct in_pktinfo: index, then the local address to answer from, then the header's destination.
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                meta.local = data.get(4..8).map(|b| Ipv4Addr::new(b[0], b[1], b[2], b[3]).into());
+                meta.local = v4_local(data).map(IpAddr::from);
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 let b: Option<[u8; 16]> = data.get(..16).and_then(|b| b.try_into().ok());
@@ -324,6 +324,14 @@ pub(super) fn for_each_cmsg(control: &[u64], used: usize, mut f: impl FnMut(i32,
 /// `CMSG_LEN(0)`: the header is as long as the alignment asks for.
 const CMSG_HEADER: usize = size_of::<libc::cmsghdr>().next_multiple_of(size_of::<usize>());
 
+/// Of a `struct in_pktinfo`: the address to answer from. The kernel has found it for what came once packet info had been asked
+/// for; for what came before, all there is is the header's destination.
+fn v4_local(info: &[u8]) -> Option<Ipv4Addr> {
+    let at = |n: usize| info.get(n..n + 4).map(|b| Ipv4Addr::new(b[0], b[1], b[2], b[3]));
+    let header = || at(8).filter(|a| !a.is_multicast() && !a.is_broadcast());
+    at(4).filter(|a| !a.is_unspecified()).or_else(header)
+}
+
 /// Reads a socket address of either family from room for the larger one.
 pub(super) fn socket_addr(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
     match i32::from(name.sin6_family) {
@@ -428,6 +436,16 @@ mod tests {
             }
         }
         assert_eq!(inbox.receive(b.as_fd(), 4, true).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn what_came_before_packet_info_was_asked_for_has_its_address_too() {
+        let (a, b) = pair();
+        a.send(b"early").unwrap();
+        sockopt::set(b.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1).unwrap();
+        let mut inbox = Inbox::new(1);
+        assert_eq!(inbox.receive(b.as_fd(), 1, false).unwrap(), 1);
+        assert_eq!(inbox.meta(0).local, Some(Ipv4Addr::LOCALHOST.into()));
     }
 
     #[test]
