@@ -21,12 +21,14 @@
 //!
 //! # What does not
 //! * Reads of a tap and writes to it are never short: a device takes or gives whole frames. Reads have no lack of memory.
+//! * To discard is not `EAGAIN`: what was peeked is there.
 //! * connect: `EINTR` and `EAGAIN` mean that it goes on, which one that was not made does not.
 //! * shutdown: nothing is allocated (tcp_send_fin() insists on its memory), so the only error is that there is no connection.
 //! * write to an eventfd: it fails only if it has been told already. To leave it untold would be a fault of the kernel's.
 //! * getsockopt of `SO_ERROR`: it takes the error away, and a failure that does not would be another kind of call.
 //! * close, epoll_wait (`EINTR` is what signals are for), clocks, and all that is made at the start.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
@@ -64,7 +66,7 @@ macro_rules! calls {
 calls! {
     Send "send": SHORT EAGAIN ENOBUFS ENOMEM EINTR;
     Peek "peek": SHORT EAGAIN ENOBUFS ENOMEM EINTR;
-    Discard "discard": SHORT EAGAIN ENOBUFS ENOMEM EINTR;
+    Discard "discard": SHORT ENOBUFS ENOMEM EINTR;
     Receive "receive": SHORT EAGAIN ENOBUFS ENOMEM EINTR;
     Splice "splice": SHORT EAGAIN ENOBUFS ENOMEM EINTR;
     SendDatagram "send_datagram": EAGAIN ENOBUFS ENOMEM EINTR;
@@ -170,7 +172,7 @@ pub fn some(call: Call, fd: RawFd, n: usize) -> usize {
 }
 
 /// The beginning of the list that the call is to send.
-pub fn beginning<'a>(call: Call, fd: RawFd, pieces: &[Gather<'a>]) -> Vec<Gather<'a>> {
+pub fn beginning<'p, 'a>(call: Call, fd: RawFd, pieces: &'p [Gather<'a>]) -> Cow<'p, [Gather<'a>]> {
     let all: usize = pieces.iter().map(Gather::len).sum();
     let mut left = some(call, fd, all);
     let mut out = Vec::new();
@@ -181,7 +183,7 @@ pub fn beginning<'a>(call: Call, fd: RawFd, pieces: &[Gather<'a>]) -> Vec<Gather
             break;
         }
     }
-    out
+    out.into()
 }
 
 /// Has the call fill only the beginning of the room.
