@@ -83,8 +83,8 @@ pub struct Engine {
     pub(super) link_watched: bool,
     /// The link became writable in this turn.
     pub(super) link_takes: bool,
-    /// When to try a stuck link again.
-    stuck_until: Instant,
+    /// When to try again what nothing tells of.
+    pub(super) stuck_until: Instant,
     pub(super) gateway: Gateway,
     /// When the wheel wakes the gateway next.
     pub(super) gateway_due: Instant,
@@ -136,8 +136,6 @@ pub enum Next {
 
 /// Events of one poll: more wait for the next turn.
 const EVENTS: usize = 256;
-/// Between two attempts to send what the kernel had no memory for, or the guest too few buffers.
-const STUCK: Duration = Duration::from_millis(10);
 
 impl Engine {
     /// # Errors
@@ -286,21 +284,6 @@ impl Engine {
         self.start_scanning();
     }
 
-    fn wait(&self) -> Option<Duration> {
-        let splice = self.splice.as_ref().map_or(Pending::Nothing, Splice::pending);
-        let turn = [self.udp.pending(), self.icmp.pending(), splice].contains(&Pending::Turn);
-        let waiting = !self.ports.waiting.is_empty() || !self.due.is_empty();
-        if self.link_has_more || self.tcp.has_pending() || turn || waiting {
-            return Some(Duration::ZERO);
-        }
-        let timer = self.timers.next().map(|at| at.since(self.clock.now()));
-        if !self.link.is_stuck() {
-            return timer;
-        }
-        let stuck = self.stuck_until.since(self.clock.now()).min(STUCK);
-        Some(timer.map_or(stuck, |timer| timer.min(stuck)))
-    }
-
     /// Due timers and the caller's events. True: the caller says stop.
     fn expire(&mut self, now: Instant, on_event: &mut impl FnMut(Token) -> Next) -> io::Result<bool> {
         let mut due = std::mem::take(&mut self.due);
@@ -342,7 +325,7 @@ impl Engine {
     fn finish_turn(&mut self, now: Instant) -> io::Result<()> {
         self.accept_waiting(now);
         self.run_splice(now);
-        let mut link = std::mem::take(&mut self.link_takes) | self.has_been_stuck(now);
+        let mut link = std::mem::take(&mut self.link_takes) | self.try_again(now);
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         if link {
             self.link.writable();
@@ -373,20 +356,6 @@ impl Engine {
         self.tell_of_broken_rings();
         self.share_descriptors();
         Ok(())
-    }
-
-    /// True if it is time to try again with a link that no event will tell of.
-    fn has_been_stuck(&mut self, now: Instant) -> bool {
-        if !self.link.is_stuck() {
-            self.stuck_until = Instant::FAR;
-        } else if self.stuck_until == Instant::FAR {
-            self.stuck_until = now + STUCK;
-        }
-        let over = now >= self.stuck_until;
-        if over {
-            self.stuck_until = Instant::FAR;
-        }
-        over
     }
 
     /// Lets each kind of flow grow into what the others do not use.

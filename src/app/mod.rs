@@ -27,6 +27,7 @@ mod start;
 mod summary;
 mod supervise;
 mod teamwork;
+mod waiting;
 mod workers;
 
 pub use check::check;

@@ -146,7 +146,8 @@ impl Link {
             Link::Socket(socket) => socket.writable(),
             Link::Vhost(card) => card.writable(),
             Link::Card(card) => card.writable(),
-            Link::Tap(_) | Link::None => {}
+            Link::Tap(tap) => tap.writable(),
+            Link::None => {}
         }
     }
 
@@ -156,7 +157,8 @@ impl Link {
             Link::Socket(socket) => socket.is_stuck(),
             Link::Vhost(card) => card.is_stuck(),
             Link::Card(card) => card.is_stuck(),
-            Link::Tap(_) | Link::None => false,
+            Link::Tap(tap) => tap.is_stuck(),
+            Link::None => false,
         }
     }
 
@@ -202,13 +204,14 @@ impl Link {
         }
     }
 
-    /// Frames that it took and lost.
+    /// Frames that it took, or should have, and lost.
     pub fn lost(&self) -> u64 {
         match self {
             Link::Socket(socket) => socket.lost(),
             Link::Vhost(card) => card.lost(),
             Link::Card(card) => card.lost(),
-            _ => 0,
+            Link::Tap(tap) => tap.lost(),
+            Link::None => 0,
         }
     }
 }

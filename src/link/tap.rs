@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use super::{Batch, Input, Tee};
-use crate::guest::{Areas, Caps, Fill, LinkFull, SLOTS_MAX, ToGuest};
+use crate::guest::{Areas, Caps, Fill, LinkFull, Room, SLOTS_MAX, ToGuest};
 use crate::sys::iov::{Gather, Scatter};
 use crate::sys::tap as sys;
 use crate::wire::checksum::Sum;
@@ -36,12 +36,28 @@ pub struct Tap {
     next: usize,
     areas: usize,
     tee: Tee,
+    /// The kernel takes no frames. It has reasons to only where somebody has made the device's send buffer small.
+    stuck: bool,
+    /// Frames that it did not take at all.
+    lost: u64,
 }
 
 impl Tap {
     /// `fds`: queues of one nonblocking tap, at least one; `vnet`: it has the virtio-net header, ten bytes.
     pub fn new(fds: Vec<OwnedFd>, vnet: bool, caps: Caps, tee: Tee) -> Tap {
-        Tap { fds, first: 0, vnet, caps, arena: vec![0; ARENA_BYTES], area_len: 1, next: 0, areas: 0, tee }
+        Tap {
+            fds,
+            first: 0,
+            vnet,
+            caps,
+            arena: vec![0; ARENA_BYTES],
+            area_len: 1,
+            next: 0,
+            areas: 0,
+            tee,
+            stuck: false,
+            lost: 0,
+        }
     }
 
     /// Reads frames until the batch is full or all queues are empty.
@@ -66,7 +82,6 @@ impl Tap {
             let n = match sys::read(self.fds[queue].as_fd(), room) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Input::Drained),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             };
             let offload = match room.first_chunk::<VNET_LEN>() {
@@ -103,12 +118,34 @@ impl Tap {
         self.fds.iter().map(AsRawFd::as_raw_fd).collect()
     }
 
-    fn write(fd: &OwnedFd, pieces: &[Gather<'_>]) -> Result<(), LinkFull> {
-        match sys::write(fd.as_fd(), pieces) {
-            Ok(_) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(LinkFull),
+    /// It takes frames again, or should have.
+    pub fn writable(&mut self) {
+        self.stuck = false;
+    }
+
+    /// No event may tell when it goes on: [`Tap::writable`] is to be called after a while.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck
+    }
+
+    /// Frames that it did not take, and never will.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// True if the frame is on its way; false if it is lost.
+    fn wrote(&mut self, outcome: io::Result<usize>) -> Result<bool, LinkFull> {
+        match outcome {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.stuck = true;
+                Err(LinkFull)
+            }
             // The interface is down, or the kernel had no memory for the frame: lost on the wire, as on any.
-            Err(_) => Ok(()),
+            Err(_) => {
+                self.lost += 1;
+                Ok(false)
+            }
         }
     }
 }
@@ -118,11 +155,17 @@ impl ToGuest for Tap {
         self.caps
     }
 
+    fn room(&self) -> Room {
+        if self.stuck { Room::Full } else { Room::Free }
+    }
+
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), LinkFull> {
         let header = vnet_header(frame, offload);
         let both = [Gather::new(&header), Gather::new(frame)];
-        Tap::write(&self.fds[0], if self.vnet { &both } else { &both[1..] })?;
-        self.tee.to_guest(frame, &[]);
+        let outcome = sys::write(self.fds[0].as_fd(), if self.vnet { &both } else { &both[1..] });
+        if self.wrote(outcome)? {
+            self.tee.to_guest(frame, &[]);
+        }
         Ok(())
     }
 
@@ -146,11 +189,12 @@ impl ToGuest for Tap {
     fn commit(&mut self, head: &[u8], len: usize, offload: Offload) -> Result<(), LinkFull> {
         let at = self.next * self.area_len;
         self.next += 1;
-        let payload = &self.arena[at..at + len];
         let header = vnet_header(head, offload);
-        let all = [Gather::new(&header), Gather::new(head), Gather::new(payload)];
-        Tap::write(&self.fds[0], if self.vnet { &all } else { &all[1..] })?;
-        self.tee.to_guest(head, payload);
+        let all = [Gather::new(&header), Gather::new(head), Gather::new(&self.arena[at..at + len])];
+        let outcome = sys::write(self.fds[0].as_fd(), if self.vnet { &all } else { &all[1..] });
+        if self.wrote(outcome)? {
+            self.tee.to_guest(head, &self.arena[at..at + len]);
+        }
         Ok(())
     }
 
@@ -163,4 +207,34 @@ impl ToGuest for Tap {
 fn vnet_header(head: &[u8], offload: Offload) -> [u8; VNET_LEN] {
     let v6 = head.len() >= 14 && be16(head, 12) == ETHERTYPE_IPV6;
     vnet::write(&offload, v6, head.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    /// What is read and written a frame at a time is as good as a tap.
+    #[test]
+    fn one_that_takes_nothing_is_full_until_it_is_tried_again() {
+        let (ours, guest) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let caps = Caps { csum: false, tso: false, uso: false, mtu: 1500 };
+        let mut tap = Tap::new(vec![ours.into()], false, caps, Tee::default());
+        let taken = (0..10_000).take_while(|_| tap.send(&[1; 60], Offload::NONE).is_ok()).count();
+        assert!(taken < 10_000 && tap.is_stuck() && tap.room() == Room::Full);
+        guest.recv(&mut [0; 60]).unwrap();
+        tap.writable();
+        assert_eq!((tap.room(), tap.send(&[1; 60], Offload::NONE), tap.lost()), (Room::Free, Ok(()), 0));
+    }
+
+    #[test]
+    fn what_is_not_taken_is_counted() {
+        let (ours, guest) = UnixDatagram::pair().unwrap();
+        let caps = Caps { csum: false, tso: false, uso: false, mtu: 1500 };
+        let mut tap = Tap::new(vec![ours.into()], false, caps, Tee::default());
+        drop(guest);
+        assert_eq!((tap.send(&[1; 60], Offload::NONE), tap.lost(), tap.sent().0), (Ok(()), 1, 0));
+    }
 }
