@@ -65,6 +65,8 @@ struct Client {
     blocked: bool,
     /// No event will tell when there is room: the kernel had no memory.
     stuck: bool,
+    /// The same of what it has sent.
+    unread: bool,
     /// The other end will send nothing more; what it has sent is to be read to its end.
     ending: bool,
     /// The other end takes nothing any more.
@@ -153,7 +155,7 @@ impl Socket {
                 Ok(0) => return Input::Gone,
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Input::Drained,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if is_exhaustion(&e) => return self.read_later(),
                 Err(_) => return Input::Gone,
             };
             batch.stream_came(got);
@@ -198,7 +200,7 @@ impl Socket {
             let lens = match unix::receive_many(client.fd.as_fd(), &mut rooms) {
                 Ok(lens) => lens,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Input::Drained,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if is_exhaustion(&e) => return self.read_later(),
                 Err(_) => return Input::Gone,
             };
             drop(rooms);
@@ -224,6 +226,14 @@ impl Socket {
         Input::More
     }
 
+    /// What there is to read stays where it is; see [`Socket::is_stuck`].
+    fn read_later(&mut self) -> Input {
+        if let Some(client) = &mut self.client {
+            client.unread = true;
+        }
+        Input::Drained
+    }
+
     /// The client will send nothing more.
     pub fn ending(&mut self) {
         if let Some(client) = &mut self.client {
@@ -234,7 +244,7 @@ impl Socket {
     /// The socket takes more.
     pub fn writable(&mut self) {
         if let Some(client) = &mut self.client {
-            (client.blocked, client.stuck) = (false, false);
+            (client.blocked, client.stuck, client.unread) = (false, false, false);
         }
         self.transmit();
     }
@@ -251,9 +261,9 @@ impl Socket {
         if self.client.as_ref().is_some_and(|c| c.gone) { Err(Gone) } else { Ok(()) }
     }
 
-    /// No event may tell when it goes on: [`Socket::writable`] is to be called after a while.
+    /// No event may tell when it goes on: [`Socket::writable`] is to be called after a while, and it is to be read.
     pub fn is_stuck(&self) -> bool {
-        self.client.as_ref().is_some_and(|c| c.stuck && !c.gone)
+        self.client.as_ref().is_some_and(|c| (c.stuck || c.unread) && !c.gone)
     }
 
     /// Frames and bytes that it took.
@@ -272,7 +282,6 @@ impl Socket {
         while !self.out.is_empty() {
             match client.send(&mut self.out) {
                 Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     client.blocked = true;
                     break;
@@ -299,7 +308,7 @@ impl Client {
         // More than asked for is never given, and less works too.
         let _ = sockopt::set(fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, BUFFER_BYTES);
         let pid = unix::peer_pid(&fd);
-        Client { fd, kind, pid, blocked: false, stuck: false, ending: false, gone: false, fault: None }
+        Client { fd, kind, pid, blocked: false, stuck: false, unread: false, ending: false, gone: false, fault: None }
     }
 
     /// One call's worth of what waits.
