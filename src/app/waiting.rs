@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::engine::Engine;
 use crate::base::Instant;
 use crate::flow::Pending;
+use crate::guest::Facts;
 use crate::splice::Splice;
 
 /// Between two attempts to do what the kernel had no memory for, or the guest too few buffers.
@@ -40,12 +41,14 @@ impl Engine {
             return false;
         }
         self.stuck_until = Instant::FAR;
+        let facts = Facts { now, l2: &self.l2, nat: &self.nat };
+        self.tcp.retry(&facts, &mut self.link, &mut self.timers);
         let link = self.link.is_stuck();
         self.link_has_more |= link;
         link
     }
 
     fn is_stuck(&self) -> bool {
-        self.link.is_stuck()
+        self.link.is_stuck() || self.tcp.is_starved()
     }
 }

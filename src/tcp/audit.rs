@@ -48,7 +48,14 @@ impl Tcp {
         if established && conn.una() != conn.nxt() && !conn.has_timer() {
             return Some("has data under way and no timer");
         }
-        if established && flow.readable && !conn.host_has_ended() && !flow.queued && !conn.has_timer() {
+        if flow.starved && !self.starved.contains(&id) {
+            return Some("said to wait for memory, but does not");
+        }
+        if (flow.spent > 0 || flow.astray) && !flow.starved && established {
+            return Some("has lost its place in the queue and does not look for it");
+        }
+        if established && flow.readable && !conn.host_has_ended() && !flow.queued && !flow.starved && !conn.has_timer()
+        {
             return Some("has data to read and waits for nothing");
         }
         if conn.fin_due() {

@@ -170,6 +170,9 @@ impl Tcp {
             half_open: true,
             ack_owed: false,
             queued: false,
+            starved: false,
+            spent: 0,
+            astray: false,
             shut: false,
         };
         let id = self.flows.insert(key, flow).expect("room was made and the key was free");

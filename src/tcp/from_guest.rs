@@ -11,6 +11,7 @@ use super::*;
 use crate::base::Endpoint;
 use crate::guest::{Facts, Frame, ToGuest};
 use crate::sys::iov::Gather;
+use crate::sys::is_exhaustion;
 use crate::wire::{Gso, Packet, TcpHeader, Transport};
 
 /// Payload pieces of one `sendmsg`: a batch of whole frames, or fewer that lie in many pieces.
@@ -109,9 +110,11 @@ impl Tcp {
             return self.reset_both(id, facts, link);
         }
         let Some(flow) = self.flows.get_mut(id) else { return };
-        if let (Some(s), true) = (&flow.socket, v.acked > 0) {
-            discard(s, v.acked as usize);
+        if v.acked > 0 {
+            flow.spent += v.acked as usize;
+            self.discard(id);
         }
+        let Some(flow) = self.flows.get_mut(id) else { return };
         if v.established && flow.half_open {
             flow.half_open = false;
             self.half_open -= 1;
@@ -180,11 +183,12 @@ impl Tcp {
     pub(super) fn deliver(&mut self, id: Id, pieces: &[Gather<'_>]) -> io::Result<()> {
         let Some(flow) = self.flows.get_mut(id) else { return Ok(()) };
         let Some(socket) = &flow.socket else { return Ok(()) };
-        let mut sent = 0;
+        let (mut sent, mut starves) = (0, false);
         if flow.held.is_empty() {
             match socket::send(socket.as_fd(), pieces) {
                 Ok(n) => sent = n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) if is_exhaustion(&e) => starves = true,
                 Err(e) => return Err(e),
             }
         }
@@ -197,6 +201,9 @@ impl Tcp {
         if !tail.is_empty() {
             self.held_total += tail.len();
             flow.held.extend(tail);
+        }
+        if starves {
+            self.starve(id);
         }
         Ok(())
     }
@@ -230,15 +237,5 @@ impl Tcp {
             _ => 0,
         };
         (free as u32).saturating_add(hold.saturating_sub(flow.held.len() as u32)).min(WINDOW_MAX)
-    }
-}
-
-/// Removes acknowledged bytes from the receive queue. They are there, because they were peeked.
-fn discard(socket: &Socket, mut n: usize) {
-    while n > 0 {
-        match socket::discard(socket.as_fd(), n) {
-            Ok(0) | Err(_) => return,
-            Ok(some) => n -= some.min(n),
-        }
     }
 }

@@ -7,6 +7,7 @@ use super::conn::{State, Verdict};
 use super::*;
 use crate::guest::{Facts, Room, ToGuest};
 use crate::sys::iov::{Gather, Scatter};
+use crate::sys::is_exhaustion;
 
 impl Tcp {
     /// An event on the flow's socket. A stale id is ignored.
@@ -93,9 +94,12 @@ impl Tcp {
         if matches!(flow.conn.state(), State::SynReceived | State::SynSent) {
             match socket::peek(socket.as_fd(), &mut [Scatter::new(&mut [0])]) {
                 Ok(n) if n > 0 => {
-                    self.seek(id, 0);
+                    let found = self.seek(id, 0);
+                    self.flows.get_mut(id)?.astray = !found;
                     return None;
                 }
+                // It is found once the guest has answered, as what came before it is.
+                Err(e) if is_exhaustion(&e) => return None,
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Some(e),
                 _ => {}
             }
@@ -141,7 +145,7 @@ impl Tcp {
     }
 
     /// Sends the remainder on, and tells the guest of the window it opens.
-    fn drain(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+    pub(super) fn drain(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(socket) = &flow.socket else { return };
         while !flow.held.is_empty() {
@@ -152,10 +156,14 @@ impl Tcp {
                     self.held_total -= n;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if is_exhaustion(&e) => {
+                    self.starve(id);
+                    break;
+                }
                 Err(e) => return self.host_failed(id, &e, facts, link),
             }
         }
-        if flow.held.is_empty() {
+        if let Some(flow) = self.flows.get_mut(id).filter(|f| f.held.is_empty()) {
             flow.held.shrink_to_fit();
         }
         self.shut_when_drained(id);

@@ -45,7 +45,8 @@
 //! ## Waiting
 //!
 //! A flow with readable data that does not move waits for the guest's window (cured by its ACK or the probe timer), for
-//! the link (cured by [`Tcp::link_ready`]), or for its turn in the run queue. One with a remainder waits for the socket.
+//! the link (cured by [`Tcp::link_ready`]), or for its turn in the run queue. One with a remainder waits for the socket. For
+//! which the kernel has no memory, it waits for [`Tcp::retry`].
 //!
 //! ## Limits
 //!
@@ -71,6 +72,7 @@ mod moving;
 mod ranges;
 mod rtt;
 mod seq;
+mod starved;
 mod to_guest;
 
 #[cfg(test)]
@@ -121,6 +123,8 @@ pub struct Tcp {
     run_queue: VecDeque<Id>,
     /// Flows that wait for the link to take frames.
     on_link: Vec<Id>,
+    /// Flows that wait for memory of the host's; see [`Tcp::retry`].
+    starved: Vec<Id>,
     /// Flows whose handshake may not be complete, oldest first.
     embryonic: VecDeque<Id>,
     /// Flows whose handshake is not complete.
@@ -156,6 +160,12 @@ struct Flow {
     half_open: bool,
     ack_owed: bool,
     queued: bool,
+    /// In the list of those that wait for memory.
+    starved: bool,
+    /// Acknowledged bytes that are still at the head of the socket's queue: the kernel had no memory to remove them.
+    spent: usize,
+    /// The next peek would not start behind what was sent.
+    astray: bool,
     shut: bool,
 }
 
@@ -182,6 +192,7 @@ impl Tcp {
             owed: Vec::new(),
             run_queue: VecDeque::new(),
             on_link: Vec::new(),
+            starved: Vec::new(),
             embryonic: VecDeque::new(),
             half_open: 0,
             waiting: VecDeque::new(),

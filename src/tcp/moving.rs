@@ -61,7 +61,7 @@ impl Tcp {
         let id = self.flows.next_id();
         let watched = flow.socket.as_ref().map_or(Ok(()), |socket| self.register(socket, id));
         let owes = std::mem::take(&mut flow.ack_owed);
-        (flow.armed, flow.laps, flow.queued) = (Instant::FAR, 0, false);
+        (flow.armed, flow.laps, flow.queued, flow.starved) = (Instant::FAR, 0, false, false);
         if flow.half_open {
             self.embryonic.push_back(id);
         }
@@ -78,6 +78,7 @@ impl Tcp {
         if owes {
             self.owe_ack(id);
         }
+        self.discard(id);
         self.push(id, facts, link);
         self.arm(id, facts.now, timers);
     }

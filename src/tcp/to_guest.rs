@@ -10,6 +10,7 @@ use super::seq::Seq;
 use super::*;
 use crate::guest::{Areas, Facts, Fill, PIECES_MAX, Reservation, Room, ToGuest, errors};
 use crate::sys::iov::Scatter;
+use crate::sys::is_exhaustion;
 use crate::wire::checksum::Sum;
 use crate::wire::emit::{self, Head, PayloadSum, TcpFields, TcpTrain};
 use crate::wire::{Csum, ETH_LEN, Gso, Offload, STAMP_LEN, SackBlocks, TcpFlags, TcpHeader, TcpOptions};
@@ -28,6 +29,8 @@ enum Stop {
     Link,
     /// It is somebody else's turn.
     Budget,
+    /// The host has no memory for it.
+    Memory,
     Failed(io::Error),
 }
 
@@ -46,6 +49,7 @@ impl Tcp {
                 Stop::GuestWindow => self.wait_for_window(id, facts),
                 Stop::Link => self.park(id, true),
                 Stop::Budget => self.park(id, false),
+                Stop::Memory => self.starve(id),
                 Stop::Failed(e) => return self.host_failed(id, &e, facts, link),
             }
         }
@@ -66,10 +70,11 @@ impl Tcp {
     fn wait_for_window(&mut self, id: Id, facts: &Facts<'_>) {
         let flow = self.flow(id);
         if flow.conn.in_flight() == 0
+            && flow.spent == 0
             && let Some(s) = &flow.socket
         {
             let more = socket::peek(s.as_fd(), &mut [Scatter::new(&mut [0])]);
-            self.seek(id, 0);
+            self.reseek(id);
             if more.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
                 self.flow(id).readable = self.flow(id).read_closed;
                 return;
@@ -94,6 +99,9 @@ impl Tcp {
     fn push_data(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) -> Stop {
         let mut budget = BUDGET_BYTES;
         loop {
+            if self.flow(id).spent > 0 || !self.find_place(id) {
+                return Stop::Memory;
+            }
             let conn = &self.flow(id).conn;
             let mut room = conn.room() as usize;
             let key = *self.flows.key(id).expect("the caller has just used it");
@@ -163,6 +171,7 @@ impl Tcp {
                 Ok(0) => return Err(Stop::HostEnd),
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Stop::HostData),
+                Err(e) if is_exhaustion(&e) => return Err(Stop::Memory),
                 Err(e) => return Err(Stop::Failed(e)),
             }
         };
@@ -185,19 +194,11 @@ impl Tcp {
         Ok(Got { peeked, sent, room })
     }
 
-    /// After a peek whose data was not all sent, or a resend: the next peek is of new data again.
-    fn reseek(&mut self, id: Id) {
-        if let Some(flow) = self.flows.get(id) {
-            self.seek(id, flow.conn.in_flight());
-        }
-    }
-
-    /// Where the next peek starts, if it is the kernel that skips: both would skip twice.
-    pub(super) fn seek(&self, id: Id, offset: u32) {
-        let Some((flow, key)) = self.flows.get(id).zip(self.flows.key(id)) else { return };
-        if let Some(s) = flow.socket.as_ref().filter(|_| self.peek_offset[key.guest.addr.family()]) {
-            let _ = socket::set_peek_offset(s.as_fd(), offset as usize);
-        }
+    /// Where the next peek starts, if it is the kernel that skips: both would skip twice. False: where it would have.
+    pub(super) fn seek(&self, id: Id, offset: u32) -> bool {
+        let Some((flow, key)) = self.flows.get(id).zip(self.flows.key(id)) else { return true };
+        let socket = flow.socket.as_ref().filter(|_| self.peek_offset[key.guest.addr.family()]);
+        socket.is_none_or(|s| socket::set_peek_offset(s.as_fd(), offset as usize).is_ok())
     }
 
     /// Sends again what the guest misses.
@@ -213,6 +214,9 @@ impl Tcp {
             return;
         }
         let Some(key) = self.flows.key(id).copied() else { return };
+        if self.flow(id).spent > 0 {
+            return;
+        }
         let mut left = PEEK_BYTES;
         let mut moved = false;
         while left > 0
@@ -220,9 +224,11 @@ impl Tcp {
         {
             let want = left.min(len as usize);
             let una = self.flow(id).conn.una();
-            self.seek(id, from.since(una));
-            moved = true;
             // Whatever stops it, the timer tries again.
+            if !self.seek(id, from.since(una)) {
+                break;
+            }
+            moved = true;
             let Ok(got) = self.send_payload(id, &key, from, want, facts, link) else { break };
             self.flow(id).conn.resent(from, got.sent as u32);
             if got.sent < want {
