@@ -43,12 +43,14 @@ impl Engine {
         self.stuck_until = Instant::FAR;
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         self.tcp.retry(&facts, &mut self.link, &mut self.timers);
+        self.udp.retry();
+        self.icmp.retry();
         let link = self.link.is_stuck();
         self.link_has_more |= link;
         link
     }
 
     fn is_stuck(&self) -> bool {
-        self.link.is_stuck() || self.tcp.is_starved()
+        self.link.is_stuck() || self.tcp.is_starved() || self.udp.is_starved() || self.icmp.is_starved()
     }
 }

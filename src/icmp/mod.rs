@@ -82,6 +82,8 @@ pub struct Icmp {
     fragment_id: u32,
     /// Flows that may have more to read.
     queue: VecDeque<Id>,
+    /// Those for whose replies the host had no memory.
+    starved: Vec<Id>,
     link_full: bool,
     hint: RateLimit,
     counters: Counters,
@@ -107,6 +109,7 @@ impl Icmp {
             scratch: Vec::new(),
             fragment_id,
             queue: VecDeque::new(),
+            starved: Vec::new(),
             link_full: false,
             hint: RateLimit::every(Duration::from_secs(60), 1),
             counters: Counters::default(),
@@ -183,6 +186,16 @@ impl Icmp {
     /// Whether, and when, to call [`Icmp::resume`].
     pub fn pending(&self) -> Pending {
         Pending::of(!self.queue.is_empty(), self.link_full)
+    }
+
+    /// True if [`Icmp::retry`] is to be called after a while: no event tells when the kernel has memory again.
+    pub fn is_starved(&self) -> bool {
+        !self.starved.is_empty()
+    }
+
+    /// The host may have memory again: sockets that wait for it are pending now.
+    pub fn retry(&mut self) {
+        self.queue.extend(self.starved.drain(..));
     }
 
     /// Goes on with sockets that used up their budget or met a full link: one turn each.

@@ -21,7 +21,7 @@ const DRAIN_MAX: usize = 64;
 impl Icmp {
     /// Reads a flow's socket until it is empty, the budget is used up or the link is full.
     pub(super) fn read(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        let mut failed = false;
+        let (mut failed, mut starves) = (false, false);
         for _ in 0..BUDGET / SLOTS {
             if link.room() != Room::Free {
                 self.link_full = true;
@@ -45,15 +45,18 @@ impl Icmp {
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                // A pending error, cleared by telling us: once more, but no loop if it stays.
-                Err(_) if std::mem::replace(&mut failed, true) => return,
+                // A pending error, cleared by telling us: once more, then after a while.
+                Err(_) if std::mem::replace(&mut failed, true) => {
+                    starves = true;
+                    break;
+                }
                 Err(_) => self.drain_errors(id, facts, link),
             }
         }
         if let Some(flow) = self.table.get_mut(id)
             && !std::mem::replace(&mut flow.queued, true)
         {
-            self.queue.push_back(id);
+            if starves { self.starved.push(id) } else { self.queue.push_back(id) }
         }
     }
 

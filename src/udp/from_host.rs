@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use super::{BUDGET, LARGE, SLOTS, Side, Udp, WANT_MIN, token};
 use crate::flow::Id;
 use crate::guest::{Facts, Room, ToGuest};
+use crate::sys::is_exhaustion;
 
 impl Udp {
     /// Reads a flow's socket until it is empty, the budget is used up or the link is full.
@@ -57,13 +58,22 @@ impl Udp {
                 Err(e) => {
                     failures += 1;
                     self.relay.drain(flow, &key, facts, link);
-                    if e.kind() != io::ErrorKind::Interrupted && failures > 8 {
-                        return;
+                    // Errors of earlier datagrams are cleared by telling us, and are few.
+                    if is_exhaustion(&e) || failures > 8 {
+                        return self.starve(id);
                     }
                 }
             }
         }
         self.enqueue(id);
+    }
+
+    fn starve(&mut self, id: Id) {
+        if let Some(flow) = self.table.get_mut(id)
+            && !std::mem::replace(&mut flow.queued, true)
+        {
+            self.starved.push(token(id));
+        }
     }
 
     fn enqueue(&mut self, id: Id) {

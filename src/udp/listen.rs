@@ -86,7 +86,7 @@ const IPV6_MULTICAST_ALL: i32 = 29;
 impl Udp {
     /// Reads a listening socket until it is empty or the budget is used up.
     pub(super) fn accept(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
-        let mut left = BUDGET / SLOTS;
+        let (mut left, mut starves) = (BUDGET / SLOTS, false);
         let mut strays = Vec::new();
         while left > 0 && !self.has_handed_back_enough() {
             left -= 1;
@@ -99,6 +99,10 @@ impl Udp {
             let got = match self.framer.inbox.receive(l.socket.as_fd(), SLOTS, true) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if is_exhaustion(&e) => {
+                    starves = true;
+                    break;
+                }
                 Err(_) => {
                     // A pending error, cleared by telling us; nobody to tell it to.
                     let mut quote = [0; errqueue::QUOTE_MAX];
@@ -141,7 +145,8 @@ impl Udp {
         if let Some(l) = self.listeners.get_mut(id)
             && !std::mem::replace(&mut l.queued, true)
         {
-            self.queue.push_back(Token::new(Kind::ListenUdp, id.index, id.generation));
+            let token = Token::new(Kind::ListenUdp, id.index, id.generation);
+            if starves { self.starved.push(token) } else { self.queue.push_back(token) }
         }
     }
 

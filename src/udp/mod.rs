@@ -151,6 +151,8 @@ pub struct Udp {
     handed_back: Vec<HandedBack>,
     /// Tokens of sockets that may have more to read.
     queue: VecDeque<Token>,
+    /// Those that wait for memory of the host's.
+    starved: Vec<Token>,
     /// Reading stopped for want of room in the link.
     link_full: bool,
     /// `UDP_SEGMENT` works, as far as is known.
@@ -191,6 +193,7 @@ impl Udp {
             relay: Relay::default(),
             handed_back: Vec::new(),
             queue: VecDeque::new(),
+            starved: Vec::new(),
             link_full: false,
             segments: true,
             want: WANT_MIN,
@@ -319,6 +322,17 @@ impl Udp {
     /// Whether, and when, to call [`Udp::resume`].
     pub fn pending(&self) -> Pending {
         Pending::of(!self.queue.is_empty(), self.link_full)
+    }
+
+    /// True if [`Udp::retry`] is to be called after a while: the kernel has had no memory to give us what is there, and no event
+    /// tells when it has.
+    pub fn is_starved(&self) -> bool {
+        !self.starved.is_empty()
+    }
+
+    /// The host may have memory again: sockets that wait for it are pending now.
+    pub fn retry(&mut self) {
+        self.queue.extend(self.starved.drain(..));
     }
 
     /// Goes on with sockets that used up their budget or met a full link: one turn each.
