@@ -45,12 +45,17 @@ impl Engine {
         self.tcp.retry(&facts, &mut self.link, &mut self.timers);
         self.udp.retry();
         self.icmp.retry();
+        self.splice.iter_mut().for_each(Splice::retry);
         let link = self.link.is_stuck();
         self.link_has_more |= link;
         link
     }
 
     fn is_stuck(&self) -> bool {
-        self.link.is_stuck() || self.tcp.is_starved() || self.udp.is_starved() || self.icmp.is_starved()
+        self.link.is_stuck()
+            || self.tcp.is_starved()
+            || self.udp.is_starved()
+            || self.icmp.is_starved()
+            || self.splice.as_ref().is_some_and(Splice::is_starved)
     }
 }

@@ -31,6 +31,8 @@ pub struct Datagrams {
     pub(super) inbox: Inbox,
     /// Sockets that may have more to read.
     pub(super) queue: VecDeque<Token>,
+    /// Those that wait for memory of the host's.
+    pub(super) starved: Vec<Token>,
     /// `UDP_SEGMENT` works, as far as is known.
     segments: bool,
     /// Datagrams to ask for in the next receive call.
@@ -87,6 +89,7 @@ impl Datagrams {
             long: config.long,
             inbox: Inbox::new(SLOTS),
             queue: VecDeque::new(),
+            starved: Vec::new(),
             segments: true,
             want: WANT_MIN,
         }
@@ -237,7 +240,7 @@ impl Datagrams {
 
     /// Reads one side's socket until it is empty or the budget is used up, and sends all on to the other.
     fn pass_on(&mut self, side: usize, id: Id, now: Instant, counters: &mut Counters) {
-        let mut left = BUDGET;
+        let (mut left, mut starves) = (BUDGET, false);
         while left > 0 {
             let Some(flow) = self.flows.get(id) else { return };
             let (from, to) = (&flow.sockets[side], &flow.sockets[1 - side]);
@@ -254,6 +257,10 @@ impl Datagrams {
                     left -= n;
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if is_exhaustion(&e) => {
+                    starves = true;
+                    break;
+                }
                 // Nobody listens at the other end, or the like. It is told once, and UDP has nobody to tell it to.
                 Err(_) => left -= 1,
             }
@@ -261,7 +268,7 @@ impl Datagrams {
         if let Some(flow) = self.flows.get_mut(id)
             && !std::mem::replace(&mut flow.queued[side], true)
         {
-            self.queue.push_back(token(side, id));
+            if starves { self.starved.push(token(side, id)) } else { self.queue.push_back(token(side, id)) }
         }
     }
 

@@ -9,8 +9,8 @@ use super::pace::Pace;
 use super::pipes::Pipes;
 use crate::base::Instant;
 use crate::sys::iov::{Gather, Scatter};
-use crate::sys::socket;
 use crate::sys::splice::Pipe;
+use crate::sys::{is_exhaustion, socket};
 
 /// What all lanes share.
 #[derive(Debug)]
@@ -50,6 +50,10 @@ pub struct Lane {
     bulk: bool,
     /// The end of the source's stream has been read.
     ended: bool,
+    /// Bytes at the head of the source's queue that the target has: the kernel had no memory to remove them.
+    spent: usize,
+    /// The kernel had no memory in this turn.
+    starved: bool,
     pub pace: Pace,
 }
 
@@ -70,6 +74,8 @@ pub enum Stop {
     Waits,
     /// It has moved its budget and can go on.
     Budget,
+    /// The host has no memory for it; no event will say when it has.
+    Starved,
     /// All of the source's stream, to its end, has been given to the target.
     Ended,
 }
@@ -93,13 +99,15 @@ impl Lane {
             urgent: false,
             bulk: false,
             ended: false,
+            spent: 0,
+            starved: false,
             pace: Pace::new(),
         }
     }
 
     /// True if [`Lane::pump`] would make a system call.
     pub fn can_move(&self) -> bool {
-        !self.blocked && (self.holds() || self.readable && !self.ended)
+        !self.blocked && (self.holds() || self.spent > 0 || self.readable && !self.ended)
     }
 
     /// Moves until one of the sockets would block, or `budget` bytes are gone.
@@ -121,8 +129,12 @@ impl Lane {
     }
 
     fn pump_within(&mut self, from: &Socket, to: &Socket, left: &mut usize, means: &mut Means) -> io::Result<Stop> {
+        self.starved = false;
         loop {
             self.give(to, means)?;
+            if self.starved {
+                return Ok(Stop::Starved);
+            }
             if self.blocked {
                 return Ok(Stop::Waits);
             }
@@ -135,7 +147,9 @@ impl Lane {
             if *left == 0 {
                 return Ok(Stop::Budget);
             }
-            *left = left.saturating_sub(self.take(from, to, means)?);
+            let taken = if self.spent == 0 { self.take(from, to, means)? } else { 0 };
+            self.remove(from)?;
+            *left = left.saturating_sub(taken);
         }
     }
 
@@ -168,6 +182,10 @@ impl Lane {
             match given {
                 Ok(n) => self.given(n, means),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => self.blocked = true,
+                Err(e) if is_exhaustion(&e) => {
+                    self.starved = true;
+                    break;
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -252,14 +270,26 @@ impl Lane {
             Err(e) => return self.nothing(e),
         };
         let sent = if n > 0 { self.try_send(to, &means.scratch[..n])? } else { 0 };
-        let mut left = sent;
-        while left > 0 {
-            left = left.saturating_sub(socket::discard(from.as_fd(), left)?.max(1));
-        }
+        self.spent = sent;
         if sent == n {
             self.has_read(n, SCRATCH_BYTES);
         }
         Ok(sent)
+    }
+
+    /// Removes what was peeked and sent.
+    fn remove(&mut self, from: &Socket) -> io::Result<()> {
+        while self.spent > 0 {
+            match socket::discard(from.as_fd(), self.spent) {
+                Ok(n) => self.spent = self.spent.saturating_sub(n.max(1)),
+                Err(e) if is_exhaustion(&e) => {
+                    self.starved = true;
+                    break;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     /// Draws conclusions from a read of `n` bytes into room for more or as many.
@@ -276,6 +306,7 @@ impl Lane {
         match e.kind() {
             ErrorKind::WouldBlock => self.readable = false,
             ErrorKind::Interrupted => {}
+            _ if is_exhaustion(&e) => self.starved = true,
             _ => return Err(e),
         }
         Ok(0)
@@ -290,6 +321,10 @@ impl Lane {
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 self.blocked = true;
+                Ok(0)
+            }
+            Err(e) if is_exhaustion(&e) => {
+                self.starved = true;
                 Ok(0)
             }
             Err(e) => Err(e),

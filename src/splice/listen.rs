@@ -10,7 +10,7 @@ use super::{First, Namespaces};
 use crate::base::{Addr, Counters, DropReason, Endpoint, Instant, Kind, Token};
 use crate::flow::{Id, Ready, Wheel};
 use crate::fwd::{Local, Side};
-use crate::sys::{errqueue, sockopt};
+use crate::sys::{errqueue, is_exhaustion, sockopt};
 
 /// Where datagrams that reach a listening socket go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,13 +70,17 @@ impl Datagrams {
         if !ready.readable && !ready.error {
             return;
         }
-        let mut batch = Vec::new();
+        let (mut batch, mut starves) = (Vec::new(), false);
         for _ in 0..BUDGET / SLOTS {
             let Some(listener) = self.listeners.get(id) else { return };
             let (rule, port) = (listener.rule, listener.port);
             let got = match self.inbox.receive(listener.socket.as_fd(), SLOTS, true) {
                 Ok(n) => n,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if is_exhaustion(&e) => {
+                    starves = true;
+                    break;
+                }
                 Err(_) => {
                     // A pending error, cleared by telling us; nobody to tell it to.
                     let mut quote = [0; errqueue::QUOTE_MAX];
@@ -102,7 +106,7 @@ impl Datagrams {
         if let Some(listener) = self.listeners.get_mut(id)
             && !std::mem::replace(&mut listener.queued, true)
         {
-            self.queue.push_back(token(id));
+            if starves { self.starved.push(token(id)) } else { self.queue.push_back(token(id)) }
         }
     }
 

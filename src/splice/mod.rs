@@ -225,6 +225,18 @@ impl Splice {
         }
     }
 
+    /// True if [`Splice::retry`] is to be called after a while: the kernel has had no memory for some of what there is to do, and
+    /// no event tells when it has.
+    pub fn is_starved(&self) -> bool {
+        self.streams.is_starved() || !self.datagrams.starved.is_empty()
+    }
+
+    /// The host may have memory again: all that waits for it is pending now.
+    pub fn retry(&mut self) {
+        self.streams.retry();
+        self.datagrams.queue.extend(self.datagrams.starved.drain(..));
+    }
+
     /// Clients refused and datagrams lost.
     pub fn counters(&self) -> &Counters {
         &self.counters

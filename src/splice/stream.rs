@@ -23,6 +23,8 @@ pub struct Streams {
     means: Means,
     /// Connections that have used up their budget.
     queue: VecDeque<Id>,
+    /// Connections that wait for memory of the host's.
+    starved: Vec<Id>,
 }
 
 #[derive(Debug)]
@@ -46,7 +48,8 @@ const BUDGET_BYTES: usize = 1 << 20;
 
 impl Streams {
     pub fn new(registry: Registry, limit: usize) -> Streams {
-        Streams { registry, flows: Slab::default(), limit, means: Means::new(), queue: VecDeque::new() }
+        let (queue, starved) = (VecDeque::new(), Vec::new());
+        Streams { registry, flows: Slab::default(), limit, means: Means::new(), queue, starved }
     }
 
     pub fn set_limit(&mut self, limit: usize) {
@@ -59,6 +62,15 @@ impl Streams {
 
     pub fn has_pending(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    pub fn is_starved(&self) -> bool {
+        !self.starved.is_empty()
+    }
+
+    /// The host may have memory again.
+    pub fn retry(&mut self) {
+        self.queue.extend(self.starved.drain(..));
     }
 
     /// Connects a client to its target. On failure the client is reset.
@@ -166,7 +178,7 @@ impl Streams {
         if flow.connecting {
             return;
         }
-        let mut again = false;
+        let (mut again, mut starves) = (false, false);
         for side in [CLIENT, TARGET] {
             if flow.shut[side] || !flow.lanes[side].can_move() {
                 continue;
@@ -184,6 +196,7 @@ impl Streams {
                     }
                 }
                 Ok(Stop::Budget) => again = true,
+                Ok(Stop::Starved) => starves = true,
                 Ok(Stop::Ended) => {
                     flow.shut[side] = true;
                     // When both have ended, closing says the same.
@@ -196,8 +209,8 @@ impl Streams {
         }
         if flow.shut == [true; 2] {
             self.remove(id);
-        } else if again && !std::mem::replace(&mut flow.queued, true) {
-            self.queue.push_back(id);
+        } else if (again || starves) && !std::mem::replace(&mut flow.queued, true) {
+            if again { self.queue.push_back(id) } else { self.starved.push(id) }
         }
     }
 
@@ -213,7 +226,8 @@ impl Streams {
             timers.arm(now + Pace::PAUSE, token(side, id));
         } else if !report(&flow.sockets[side], 1) {
             // What it has sent last would wait for ever.
-            self.abort(id);
+            flow.lanes[side].pace.coarse = true;
+            timers.arm(now + Pace::PAUSE, token(side, id));
         }
     }
 
