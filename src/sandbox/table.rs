@@ -69,7 +69,7 @@ pub enum Test {
 
 /// All of them, each once.
 pub fn all() -> impl Iterator<Item = &'static Call> {
-    COMMON.iter().chain(MACHINES)
+    COMMON.iter().chain(MACHINES).chain(UNOPTIMIZED)
 }
 
 macro_rules! calls {
@@ -193,6 +193,13 @@ const MACHINES: &[Call] = calls!(
     SYS_ppoll, ENGINE, ALWAYS, "standard error, the caller's end, hypervisors that may have gone";
 );
 
+/// Beside what a flow's descriptors need: a build that checks itself asks, before it closes one, whether it is open.
+const UNOPTIMIZED: &[Call] = if cfg!(debug_assertions) {
+    calls!(SYS_fcntl, Role::BROKER, IS_OPEN, "whether what is closed was open";)
+} else {
+    &[]
+};
+
 const TYPE: u32 = 0xf;
 const STREAM: Test = Test::Bits(1, TYPE, libc::SOCK_STREAM as u32);
 const DATAGRAM: Test = Test::Bits(1, TYPE, libc::SOCK_DGRAM as u32);
@@ -291,7 +298,10 @@ const DESCRIPTORS: &[&[Test]] = &[
     &[Test::Is(1, libc::F_SETFL as u32)],
     &[Test::Is(1, libc::F_SETPIPE_SZ as u32)],
     &[Test::Is(1, libc::F_DUPFD_CLOEXEC as u32)],
+    #[cfg(debug_assertions)]
+    IS_OPEN[0],
 ];
+const IS_OPEN: &[&[Test]] = &[&[Test::Is(1, libc::F_GETFD as u32)]];
 const NOT_TO_WAIT: &[Test] = &[Test::Is(1, libc::FIONBIO as u32)];
 const INDEX_OF_NAME: &[Test] = &[Test::Is(1, libc::SIOCGIFINDEX as u32)];
 const REQUESTS: &[&[Test]] = &[NOT_TO_WAIT, INDEX_OF_NAME];
