@@ -10,6 +10,7 @@ use mio::{Events, Interest, Poll, Registry};
 use super::crew::{Crew, Seat, Seen};
 use super::ports::{Forwarding, Ports};
 use super::share::Flows;
+use super::watchdog::Watchdog;
 use super::workers::Workers;
 use crate::base::{Clock, Counters, DropReason, Instant, Kind, Mac, Token};
 use crate::control::Api;
@@ -106,6 +107,7 @@ pub struct Engine {
     /// Other workers do not know all that we know of them.
     pub(super) neighbours_new: bool,
     pub(super) ports: Ports,
+    pub(super) watchdog: Watchdog,
     pub(super) api: Option<Api>,
     /// Descriptors for flows and, as long as those do not need them, for ports that follow the other side.
     descriptors: usize,
@@ -180,6 +182,7 @@ impl Engine {
             neighbours: parts.neighbours,
             neighbours_new: true,
             ports: Ports::new(parts.forwarding),
+            watchdog: Watchdog::default(),
             descriptors,
             shared_for: Default::default(),
             due: Vec::new(),
@@ -355,6 +358,9 @@ impl Engine {
         self.tell_who_is_who();
         self.tell_of_broken_rings();
         self.share_descriptors();
+        if cfg!(debug_assertions) {
+            self.watch_over(now);
+        }
         Ok(())
     }
 

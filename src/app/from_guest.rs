@@ -14,6 +14,7 @@ use crate::wire::{self, Packet, Parsed, TcpFlags, Transport};
 impl Engine {
     /// One pass over the link's input.
     pub(super) fn drain_link(&mut self, now: Instant) -> io::Result<Input> {
+        self.watchdog.passes += 1;
         let mut batch = std::mem::take(&mut self.batch);
         batch.clear();
         let input = self.link.receive(&mut batch);

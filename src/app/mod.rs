@@ -28,6 +28,7 @@ mod summary;
 mod supervise;
 mod teamwork;
 mod waiting;
+mod watchdog;
 mod workers;
 
 pub use check::check;

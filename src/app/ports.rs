@@ -10,7 +10,7 @@ use mio::unix::SourceFd;
 
 use super::engine::Engine;
 use crate::base::{Instant, Kind, Token};
-use crate::flow::{Id, Slab};
+use crate::flow::{Awaited, Belief, Id, Slab};
 use crate::fwd::ports::Bound;
 use crate::fwd::{Proto, Side};
 use crate::host::SockDiag;
@@ -86,6 +86,17 @@ pub(super) struct Ports {
 }
 
 impl Ports {
+    /// What listening sockets are believed not to have.
+    pub(super) fn beliefs(&self, all: &mut Vec<Belief>) {
+        let mark = self.acceptor.as_ref().map_or(0, |acceptor| acceptor.looks);
+        for (id, listener) in self.tcp.iter() {
+            if !self.waiting.contains(&id) && !self.stuck.contains(&id) {
+                let token = Token::new(Kind::ListenTcp, id.index, id.generation);
+                all.push(Belief { token, fd: listener.as_raw_fd(), awaited: Awaited::Arrival, mark });
+            }
+        }
+    }
+
     pub fn new(forwarding: Forwarding) -> Ports {
         Ports {
             more: false,

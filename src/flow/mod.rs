@@ -8,6 +8,7 @@
 //!
 //! System calls: getrandom (a secret, once), futex (the directory's locks).
 
+mod belief;
 mod directory;
 mod key;
 mod ready;
@@ -15,6 +16,7 @@ mod slab;
 mod table;
 mod wheel;
 
+pub use belief::{Awaited, Belief};
 pub use directory::{Directory, Share};
 pub use key::{FlowKey, KeySecret};
 pub use ready::{Pending, Ready};

@@ -34,6 +34,14 @@ impl<T> Slab<T> {
         id
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (Id, &T)> + '_ {
+        let named = |(index, (generation, thing)): (usize, &'_ (u32, Option<T>))| {
+            let id = Id { index: index as u32, generation: *generation };
+            thing.as_ref().map(|_| id)
+        };
+        self.slots.iter().enumerate().filter_map(named).filter_map(|id| Some((id, self.get(id)?)))
+    }
+
     pub fn get(&self, id: Id) -> Option<&T> {
         let (generation, thing) = self.slots.get(id.index as usize)?;
         if *generation == id.generation { thing.as_ref() } else { None }

@@ -26,6 +26,7 @@
 //! System calls: socket, setsockopt, getsockopt (path MTU), bind, connect (one socket a flow), epoll_ctl, sendmsg (to the
 //! host), recvmmsg (replies), recvmsg (error queue), close.
 
+mod audit;
 mod flow;
 mod to_guest;
 

@@ -204,6 +204,28 @@ impl Link {
         }
     }
 
+    /// Whether what waits in it waits for something.
+    ///
+    /// # Errors
+    /// What does not, in words.
+    pub fn audit(&self) -> Result<(), String> {
+        match self {
+            Link::Socket(socket) => socket.audit(),
+            Link::Vhost(card) => card.card().audit(),
+            Link::Card(card) => card.audit(),
+            Link::Tap(_) | Link::None => Ok(()),
+        }
+    }
+
+    /// See [`Card::overlooked`].
+    pub fn overlooked(&self) -> Option<u64> {
+        match self {
+            Link::Vhost(card) => card.card().overlooked(),
+            Link::Card(card) => card.overlooked(),
+            _ => None,
+        }
+    }
+
     /// Frames that it took, or should have, and lost.
     pub fn lost(&self) -> u64 {
         match self {

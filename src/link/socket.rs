@@ -266,6 +266,20 @@ impl Socket {
         self.client.as_ref().is_some_and(|c| (c.stuck || c.unread) && !c.gone)
     }
 
+    /// Whether the frames that wait do so for the socket.
+    ///
+    /// # Errors
+    /// They do not.
+    pub fn audit(&self) -> Result<(), String> {
+        match &self.client {
+            Some(c) if !self.out.is_empty() && !(c.blocked || c.stuck || c.gone) => {
+                Err(format!("{} bytes wait for nothing", self.out.bytes()))
+            }
+            None if !self.out.is_empty() => Err("frames wait for nobody".into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Frames and bytes that it took.
     pub fn sent(&self) -> (u64, u64) {
         self.tee.sent()

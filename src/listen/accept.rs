@@ -25,17 +25,20 @@ pub enum Accepted {
 #[derive(Debug)]
 pub struct Acceptor {
     spare: Option<Socket>,
+    /// Times that somebody was looked for.
+    pub looks: u64,
 }
 
 impl Acceptor {
     /// # Errors
     /// When there is no descriptor even now.
     pub fn new() -> io::Result<Acceptor> {
-        Ok(Acceptor { spare: Some(nothing()?) })
+        Ok(Acceptor { spare: Some(nothing()?), looks: 0 })
     }
 
     /// Takes the next waiting client.
     pub fn accept(&mut self, listener: &Listener) -> Accepted {
+        self.looks += 1;
         loop {
             match accept4(&listener.socket) {
                 Ok(client) => {
@@ -95,7 +98,7 @@ mod tests {
             target: None,
             forward: ForwardId::from_number(1).unwrap(),
         };
-        let mut acceptor = Acceptor { spare: None };
+        let mut acceptor = Acceptor { spare: None, looks: 0 };
         assert!(matches!(acceptor.accept(&listener), Accepted::Client(..)));
         assert!(acceptor.spare.is_some());
         assert!(matches!(acceptor.accept(&listener), Accepted::Empty));

@@ -302,15 +302,25 @@ const DESCRIPTORS: &[&[Test]] = &[
     IS_OPEN[0],
 ];
 const IS_OPEN: &[&[Test]] = &[&[Test::Is(1, libc::F_GETFD as u32)]];
+/// What a watchdog asks, which only a build that checks itself has.
+#[cfg(debug_assertions)]
+const QUEUED: &[Test] = &[Test::Is(1, libc::FIONREAD as u32)];
 const NOT_TO_WAIT: &[Test] = &[Test::Is(1, libc::FIONBIO as u32)];
 const INDEX_OF_NAME: &[Test] = &[Test::Is(1, libc::SIOCGIFINDEX as u32)];
-const REQUESTS: &[&[Test]] = &[NOT_TO_WAIT, INDEX_OF_NAME];
+const REQUESTS: &[&[Test]] = &[
+    NOT_TO_WAIT,
+    INDEX_OF_NAME,
+    #[cfg(debug_assertions)]
+    QUEUED,
+];
 const REQUESTS_OF_NAMESPACES: &[&[Test]] = &[
     NOT_TO_WAIT,
     INDEX_OF_NAME,
     &[Test::Is(1, libc::TUNSETPERSIST as u32)],
     &[Test::Is(1, libc::TIOCGPGRP as u32)],
     &[Test::Is(1, libc::TIOCSPGRP as u32)],
+    #[cfg(debug_assertions)]
+    QUEUED,
 ];
 const INDEX: &[&[Test]] = &[INDEX_OF_NAME];
 

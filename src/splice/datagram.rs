@@ -24,7 +24,7 @@ use crate::sys::{is_exhaustion, sockopt, watch};
 #[derive(Debug)]
 pub struct Datagrams {
     registry: Registry,
-    flows: Table<Flow, Key>,
+    pub(super) flows: Table<Flow, Key>,
     pub(super) listeners: Slab<Listener>,
     short: Duration,
     long: Duration,
@@ -48,17 +48,17 @@ pub struct Key {
 }
 
 #[derive(Debug)]
-struct Flow {
+pub(super) struct Flow {
     /// Towards the client, and towards the target.
-    sockets: [Socket; 2],
+    pub(super) sockets: [Socket; 2],
     /// The target's port.
     service: u16,
     /// Who sent last, and how often that changed since the first datagram.
     last_from: usize,
     turns: u8,
-    last_used: Instant,
-    /// In the run queue.
-    queued: [bool; 2],
+    pub(super) last_used: Instant,
+    /// In the run queue, or waiting for memory.
+    pub(super) queued: [bool; 2],
 }
 
 /// A datagram of a client, not yet given to a flow.
@@ -319,7 +319,7 @@ impl Stray {
     }
 }
 
-fn token(side: usize, id: Id) -> Token {
+pub(super) fn token(side: usize, id: Id) -> Token {
     let kind = if side == CLIENT { Kind::SpliceUdpClient } else { Kind::SpliceUdpTarget };
     Token::new(kind, id.index, id.generation)
 }

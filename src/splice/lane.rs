@@ -29,6 +29,17 @@ impl Means {
         self.held_bytes = HELD_MAX_BYTES;
     }
 
+    /// Whether so much is held.
+    ///
+    /// # Errors
+    /// What the books say instead.
+    pub fn audit(&self, bytes: usize, pipes: usize) -> Result<(), String> {
+        match (self.held_bytes, self.pipes.lent()) {
+            books if books == (bytes, pipes) => Ok(()),
+            books => Err(format!("{bytes} bytes and {pipes} pipes are held, the books say {books:?}")),
+        }
+    }
+
     pub fn new() -> Means {
         Means { pipes: Pipes::new(), scratch: vec![0; SCRATCH_BYTES].into(), held_bytes: 0 }
     }
@@ -150,6 +161,15 @@ impl Lane {
             let taken = if self.spent == 0 { self.take(from, to, means)? } else { 0 };
             self.remove(from)?;
             *left = left.saturating_sub(taken);
+        }
+    }
+
+    /// Bytes and pipes that it holds.
+    pub fn held(&self) -> (usize, usize) {
+        match &self.held {
+            Held::Nothing => (0, 0),
+            Held::Bytes(bytes, _) => (bytes.len(), 0),
+            Held::Piped(..) => (0, 1),
         }
     }
 

@@ -26,12 +26,12 @@ pub struct Rule {
 
 #[derive(Debug)]
 pub struct Listener {
-    socket: Socket,
+    pub(super) socket: Socket,
     rule: Rule,
     /// The port it is bound to.
     port: u16,
     /// In the run queue.
-    queued: bool,
+    pub(super) queued: bool,
 }
 
 impl Datagrams {
@@ -138,6 +138,6 @@ impl Datagrams {
     }
 }
 
-fn token(id: Id) -> Token {
+pub(super) fn token(id: Id) -> Token {
     Token::new(Kind::SpliceListenUdp, id.index, id.generation)
 }

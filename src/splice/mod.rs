@@ -47,6 +47,7 @@
 //! (listening, once), epoll_ctl, read, sendmsg, splice, pipe2, fcntl (`F_SETPIPE_SZ`; listening, once), recvmsg and
 //! recvfrom (peek and discard; the error queue), getpeername (a reset during connect), shutdown, recvmmsg, sendmmsg, close.
 
+mod audit;
 mod datagram;
 mod lane;
 mod listen;

@@ -32,6 +32,11 @@ impl Pace {
         Pace { burst: 0, began_at: never, moved_at: never, long: LONG_BYTES, coarse: false }
     }
 
+    /// Another one whenever something has moved.
+    pub fn mark(&self) -> u64 {
+        self.moved_at.as_nanos() ^ self.burst << 32
+    }
+
     /// So much was moved just now.
     pub fn moved(&mut self, bytes: u64, now: Instant) {
         if bytes == 0 {

@@ -63,7 +63,6 @@ impl Pipes {
         drop(pipe);
     }
 
-    #[cfg(test)]
     pub fn lent(&self) -> usize {
         self.lent
     }

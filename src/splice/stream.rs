@@ -18,27 +18,27 @@ use crate::sys::{is_exhaustion, socket, sockopt, watch};
 #[derive(Debug)]
 pub struct Streams {
     registry: Registry,
-    flows: Slab<Flow>,
+    pub(super) flows: Slab<Flow>,
     limit: usize,
-    means: Means,
+    pub(super) means: Means,
     /// Connections that have used up their budget.
-    queue: VecDeque<Id>,
+    pub(super) queue: VecDeque<Id>,
     /// Connections that wait for memory of the host's.
-    starved: Vec<Id>,
+    pub(super) starved: Vec<Id>,
 }
 
 #[derive(Debug)]
-struct Flow {
+pub(super) struct Flow {
     /// Client and target.
-    sockets: [Socket; 2],
+    pub(super) sockets: [Socket; 2],
     /// What each of them sends.
-    lanes: [Lane; 2],
+    pub(super) lanes: [Lane; 2],
     /// The target has not answered yet: what the client sends waits in its socket.
-    connecting: bool,
+    pub(super) connecting: bool,
     /// The end of this side's stream was passed on.
-    shut: [bool; 2],
-    /// In the run queue.
-    queued: bool,
+    pub(super) shut: [bool; 2],
+    /// In the run queue, or waiting for memory.
+    pub(super) queued: bool,
 }
 
 pub const CLIENT: usize = 0;
@@ -275,7 +275,7 @@ impl Flow {
     }
 }
 
-fn token(side: usize, id: Id) -> Token {
+pub(super) fn token(side: usize, id: Id) -> Token {
     let kind = if side == CLIENT { Kind::SpliceClient } else { Kind::SpliceTarget };
     Token::new(kind, id.index, id.generation)
 }

@@ -59,6 +59,7 @@ pub struct Inbox {
     iovs: Vec<libc::iovec>,
     names: Vec<libc::sockaddr_in6>,
     control: Vec<Control>,
+    calls: u64,
 }
 
 // SAFETY: the raw pointers in `headers` and `iovs` are written anew before each system call and point into the other
@@ -75,7 +76,13 @@ impl Inbox {
             iovs: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; slots],
             names: vec![zeroed_name(); slots],
             control: vec![[0; CONTROL_WORDS]; slots],
+            calls: 0,
         }
+    }
+
+    /// Times that anything was to be received.
+    pub fn calls(&self) -> u64 {
+        self.calls
     }
 
     pub fn slots(&self) -> usize {
@@ -119,6 +126,7 @@ impl Inbox {
         (want, pieces): (usize, usize),
         names: bool,
     ) -> io::Result<usize> {
+        self.calls += 1;
         let fd = fd.as_raw_fd();
         let want = faults::some(Call::ReceiveDatagrams, fd, want);
         let control = self.control.as_mut_ptr();

@@ -21,6 +21,7 @@ pub mod netlink;
 pub mod netns;
 pub mod pidfd;
 pub mod process;
+pub mod readiness;
 pub mod sigbus;
 pub mod signal;
 pub mod socket;

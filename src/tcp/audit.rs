@@ -1,7 +1,10 @@
 //! Looks for flows that nothing will ever move again, and for books that do not balance. For tests and debug watchdogs.
 
+use std::os::fd::AsRawFd;
+
 use super::conn::State;
 use super::*;
+use crate::flow::{Awaited, Belief};
 
 impl Tcp {
     /// What no event, timer or queue would cure, or what is miscounted; `Ok` if there is no such thing.
@@ -30,6 +33,31 @@ impl Tcp {
         Ok(())
     }
 
+    /// Flows that wait for the link.
+    #[doc(hidden)]
+    pub fn waits_for_link(&self) -> bool {
+        self.on_link.iter().any(|id| self.flows.get(*id).is_some())
+    }
+
+    /// What sockets are believed not to have.
+    #[doc(hidden)]
+    pub fn beliefs(&self, all: &mut Vec<Belief>) {
+        for (id, _, flow) in self.flows.iter() {
+            let Some(socket) = &flow.socket else { continue };
+            let conn = &flow.conn;
+            let mut add = |awaited, mark| all.push(Belief { token: token(id), fd: socket.as_raw_fd(), awaited, mark });
+            if conn.state() == State::Connecting || !flow.held.is_empty() && !flow.starved {
+                add(Awaited::Room, u64::from(conn.rcv_nxt().0) << 32 | flow.held.len() as u64);
+            }
+            let reads = conn.state() == State::Established && !conn.host_has_ended();
+            if reads && !flow.readable && !flow.queued && !flow.starved {
+                let seen = conn.in_flight() as usize + flow.spent;
+                let mark = u64::from(conn.una().0) << 32 | u64::from(conn.nxt().0);
+                add(Awaited::Bytes { seen, end: flow.read_closed }, mark);
+            }
+        }
+    }
+
     fn fault(&self, id: Id, flow: &Flow) -> Option<&'static str> {
         let conn = &flow.conn;
         let established = conn.state() == State::Established;
@@ -51,8 +79,8 @@ impl Tcp {
         if flow.starved && !self.starved.contains(&id) {
             return Some("said to wait for memory, but does not");
         }
-        if (flow.spent > 0 || flow.astray) && !flow.starved && established {
-            return Some("has lost its place in the queue and does not look for it");
+        if flow.spent > 0 && !flow.starved && flow.socket.is_some() {
+            return Some("has acknowledged bytes in its queue that nobody will remove");
         }
         if established && flow.readable && !conn.host_has_ended() && !flow.queued && !flow.starved && !conn.has_timer()
         {

@@ -44,7 +44,10 @@ impl Tcp {
         if flow.readable && !flow.conn.host_has_ended() && flow.socket.is_some() {
             match self.push_data(id, facts, link) {
                 // An end that hides behind bytes peeked before (old kernels) is looked for after each ACK.
-                Stop::HostData => self.flow(id).readable = self.flow(id).read_closed,
+                Stop::HostData => {
+                    let flow = self.flow(id);
+                    flow.readable = flow.read_closed && flow.conn.in_flight() > 0;
+                }
                 Stop::HostEnd => self.flow(id).conn.host_ended(),
                 Stop::GuestWindow => self.wait_for_window(id, facts),
                 Stop::Link => self.park(id, true),

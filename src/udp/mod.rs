@@ -58,6 +58,7 @@
 //! (listening sockets, once), epoll_ctl (registration), sendmsg, sendmmsg (to the host), recvmmsg (from the host), recvmsg
 //! (error queue), close.
 
+mod audit;
 mod errors;
 mod flow;
 mod from_guest;

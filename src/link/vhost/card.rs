@@ -288,6 +288,30 @@ impl Card {
         self.faults
     }
 
+    /// Whether the frames that wait do so for buffers.
+    ///
+    /// # Errors
+    /// They do not.
+    pub fn audit(&self) -> Result<(), String> {
+        let bytes: usize = self.waiting.iter().map(|(_, frame)| frame.len()).sum();
+        if bytes != self.waiting_bytes {
+            return Err(format!("{bytes} bytes wait, the books say {}", self.waiting_bytes));
+        }
+        if bytes > 0 && self.ready && !self.full && !self.away {
+            return Err(format!("{bytes} bytes wait for nothing"));
+        }
+        Ok(())
+    }
+
+    /// True if rings have something now that we have not looked at, or buffers that we have waited for: a mark that changes when
+    /// we do.
+    pub fn overlooked(&self) -> Option<u64> {
+        let frames = |pair: usize| self.rings.queues[from_guest(pair)].ring.as_ref().filter(|ring| ring.has_more());
+        let buffers =
+            self.rings.queues[self.outlet].ring.as_ref().filter(|ring| self.full && !self.patient && ring.has_more());
+        self.sources.iter().filter_map(frames).chain(buffers).map(|ring| 1 | u64::from(ring.seen()) << 1).next()
+    }
+
     /// Where buffers come from.
     fn supply(&mut self) -> Option<(&mut Supply, Source<'_>)> {
         let mergeable = self.rings.has(MERGEABLE);

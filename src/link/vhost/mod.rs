@@ -230,6 +230,10 @@ impl Vhost {
         }
     }
 
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+
     /// See [`Card::is_stuck`].
     pub fn is_stuck(&self) -> bool {
         self.card.is_stuck()

@@ -110,6 +110,11 @@ impl Ring {
         self.seen
     }
 
+    /// True if the driver has offered what we have not seen.
+    pub fn has_more(&self) -> bool {
+        self.available.load_u16(2, Ordering::Acquire) != self.seen
+    }
+
     /// The entry to take next, were we to stop now.
     pub fn base(&self) -> u16 {
         self.next
