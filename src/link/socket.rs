@@ -272,7 +272,7 @@ impl Socket {
     /// They do not.
     pub fn audit(&self) -> Result<(), String> {
         match &self.client {
-            Some(c) if !self.out.is_empty() && !(c.blocked || c.stuck || c.gone) => {
+            Some(c) if !(self.out.is_empty() || c.blocked || c.stuck || c.gone) => {
                 Err(format!("{} bytes wait for nothing", self.out.bytes()))
             }
             None if !self.out.is_empty() => Err("frames wait for nobody".into()),

@@ -252,7 +252,6 @@ impl Conn {
             window_scale: (first || self.scaling).then_some(self.rcv_shift),
             sack_permitted: first || self.sack,
             timestamps: self.stamp(now),
-            ..TcpOptions::default()
         }
     }
 
