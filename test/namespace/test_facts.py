@@ -10,9 +10,9 @@ import subprocess
 import time
 
 import lab
+from lab.packets import ipv4
 from support import V4, V6, Case, both
 from test_regress_hosts import WITHOUT_IPV6
-from test_stress import ipv4
 
 QUICK = 1.2
 """Within a second, and some air for two busy cores."""

@@ -8,8 +8,8 @@ import subprocess
 import time
 
 import lab
+from lab.packets import checksum, ipv4
 from support import Case, V4, both, limit, read_exactly
-from test_stress import checksum, ipv4
 from test_tcp import RESET_ON_CLOSE
 
 STRANGER = "192.0.2.77"

@@ -6,6 +6,7 @@ import struct
 import time
 
 import lab
+from lab.packets import echo, first_fragment, ipv4, tcp_syn
 from support import V4, Case, both, limit
 
 
@@ -102,11 +103,8 @@ class Floods(Case):
     def send_fragments(self):
         raw, ethernet = self.packets()
         for nth in range(20_000):
-            packet = bytearray(ipv4(lab.HOST4, lab.REMOTE4, 17, struct.pack("!HHHH", 9, 9, 2000, 0) + bytes(1400)))
-            packet[4:6], packet[6:8] = struct.pack("!H", nth % 65536), b"\x20\x00"
-            packet[10:12] = b"\0\0"
-            packet[10:12] = struct.pack("!H", checksum(packet[:20]))
-            self.send(raw, ethernet + bytes(packet))
+            payload = struct.pack("!HHHH", 9, 9, 2000, 0) + bytes(1400)
+            self.send(raw, ethernet + first_fragment(lab.HOST4, lab.REMOTE4, nth % 65536, payload))
 
     def test_memory_stays_bounded(self):
         self.send_fragments()
@@ -194,29 +192,3 @@ class Many(Case):
             done = self.lab.traffic(self.guest, "tcp-crr", "--connect", f"{V4.remote}:8073", "--count", 10_000,
                                     "--parallel", 32)
         self.assertEqual((done["count"], done["failed"]), (10_000, 0))
-
-
-def checksum(data):
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data[:len(data) // 2 * 2]))
-    total += (data[-1] << 8) if len(data) % 2 else 0
-    total = (total & 0xFFFF) + (total >> 16)
-    return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
-
-
-def ipv4(source, target, protocol, payload):
-    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0, socket.inet_aton(source),
-                         socket.inet_aton(target))
-    header = header[:10] + struct.pack("!H", checksum(header)) + header[12:]
-    if protocol == 6:
-        pseudo = header[12:20] + struct.pack("!HH", 6, len(payload))
-        payload = payload[:16] + struct.pack("!H", checksum(pseudo + payload)) + payload[18:]
-    return header + payload
-
-
-def tcp_syn(source, target):
-    return struct.pack("!HHIIBBHHH", source, target, source * 7919, 0, 5 << 4, 2, 64240, 0, 0)
-
-
-def echo(identifier):
-    message = struct.pack("!BBHHH", 8, 0, 0, identifier, 1) + b"lab!"
-    return message[:2] + struct.pack("!H", checksum(message)) + message[4:]
