@@ -48,6 +48,12 @@ pub struct HoldOptions {
     /// Connections to hold
     #[arg(long, default_value_t = 1000)]
     count: usize,
+    /// Connects that may fail before no more is tried
+    #[arg(long, default_value_t = 0)]
+    refusals: usize,
+    /// How long a connect may take
+    #[arg(long, default_value_t = 5000)]
+    timeout_ms: u64,
 }
 
 pub fn serve(options: &ServeOptions) -> Result<()> {
@@ -116,17 +122,23 @@ pub fn run(options: &Options) -> Result<()> {
 
 pub fn hold(options: &HoldOptions) -> Result<()> {
     stats::raise_descriptor_limit()?;
-    let mut connections = Vec::new();
-    for nth in 0..options.count {
-        let stream = stats::connect(options.connect, Some("cubic"), Duration::from_secs(5))
-            .with_context(|| format!("after {nth} connections"))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        connections.push(stream);
+    let timeout = Duration::from_millis(options.timeout_ms);
+    let (mut connections, mut refused) = (Vec::new(), 0);
+    while connections.len() < options.count {
+        match stats::connect(options.connect, Some("cubic"), timeout) {
+            Ok(stream) => {
+                stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                connections.push(stream);
+            }
+            Err(_) if refused < options.refusals => refused += 1,
+            Err(_) if options.refusals > 0 => break,
+            Err(error) => return Err(error).with_context(|| format!("after {} connections", connections.len())),
+        }
     }
     let answered = |connections: &mut [std::net::TcpStream]| {
         connections.iter_mut().filter_map(|c| c.write_all(&[7]).and_then(|()| c.read_exact(&mut [0])).ok()).count()
     };
-    println!(r#"{{"ready":true,"alive":{}}}"#, answered(&mut connections));
+    println!(r#"{{"ready":true,"alive":{},"refused":{refused}}}"#, answered(&mut connections));
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     println!(r#"{{"alive":{}}}"#, answered(&mut connections));
     Ok(())

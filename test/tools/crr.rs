@@ -24,6 +24,13 @@ pub struct Options {
     /// Give up after this time
     #[arg(long, default_value_t = 30)]
     seconds: u64,
+    /// Begin none after this time, and let those in flight come to their end
+    #[arg(long)]
+    begin_for: Option<u64>,
+    /// Take so many ports of the server in turn, counted from the given one: a closed connection keeps its pair of ports
+    /// for a minute
+    #[arg(long, default_value_t = 1)]
+    ports: u16,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -35,10 +42,16 @@ pub fn run(options: &Options) -> Result<()> {
     let (mut begun, mut done, mut failed) = (0, 0, 0);
     let mut samples = Samples::default();
     let started = Instant::now();
-    while done + failed < options.count {
+    let mut count = options.count;
+    while done + failed < count {
+        if options.begin_for.is_some_and(|seconds| started.elapsed() >= Duration::from_secs(seconds)) {
+            count = begun.min(count);
+        }
         for (at, slot) in slots.iter_mut().enumerate() {
-            if slot.is_none() && begun < options.count {
-                *slot = Some(Attempt::start(options.connect, &poll, Token(at))?);
+            if slot.is_none() && begun < count {
+                let mut to = options.connect;
+                to.set_port(to.port() + (begun % usize::from(options.ports)) as u16);
+                *slot = Some(Attempt::start(to, &poll, Token(at))?);
                 begun += 1;
             }
         }
@@ -60,7 +73,7 @@ pub fn run(options: &Options) -> Result<()> {
             *slot = None;
         }
         if started.elapsed() > Duration::from_secs(options.seconds) {
-            failed = options.count - done;
+            failed = count - done;
         }
     }
     let seconds = started.elapsed().as_secs_f64();

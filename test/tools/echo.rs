@@ -1,4 +1,4 @@
-//! One thread that echoes: TCP connections and UDP datagrams on the same port.
+//! One thread that echoes: TCP connections and UDP datagrams on the same port, or on several.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -15,17 +15,27 @@ pub struct Options {
     /// Address and port
     #[arg(long)]
     listen: SocketAddr,
+    /// So many ports, counted from the given one: a client has 65,535 ports for each
+    #[arg(long, default_value_t = 1)]
+    ports: u16,
 }
 
 pub fn run(options: &Options) -> Result<()> {
     stats::raise_descriptor_limit()?;
     let mut poll = Poll::new()?;
-    let listener = stats::listen(options.listen, Some("cubic"))?;
-    listener.set_nonblocking(true)?;
-    let mut listener = mio::net::TcpListener::from_std(listener);
-    let mut datagrams = UdpSocket::bind(options.listen)?;
-    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-    poll.registry().register(&mut datagrams, DATAGRAMS, Interest::READABLE)?;
+    let (mut listeners, mut datagrams) = (Vec::new(), Vec::new());
+    for nth in 0..options.ports {
+        let mut at = options.listen;
+        at.set_port(at.port() + nth);
+        let listener = stats::listen(at, Some("cubic"))?;
+        listener.set_nonblocking(true)?;
+        let mut listener = mio::net::TcpListener::from_std(listener);
+        let mut socket = UdpSocket::bind(at)?;
+        poll.registry().register(&mut listener, Token(LISTENERS + usize::from(nth)), Interest::READABLE)?;
+        poll.registry().register(&mut socket, Token(DATAGRAMS + usize::from(nth)), Interest::READABLE)?;
+        listeners.push(listener);
+        datagrams.push(socket);
+    }
     stats::wake_at_end_of_input(mio::Waker::new(poll.registry(), END)?);
     println!(r#"{{"ready":true}}"#);
 
@@ -39,8 +49,8 @@ pub fn run(options: &Options) -> Result<()> {
         for event in &events {
             match event.token() {
                 END => return Ok(()),
-                DATAGRAMS => echo_datagrams(&datagrams),
-                LISTENER => accept(&listener, &poll, &mut connections)?,
+                Token(at) if at >= DATAGRAMS => echo_datagrams(&datagrams[at - DATAGRAMS]),
+                Token(at) if at >= LISTENERS => accept(&listeners[at - LISTENERS], &poll, &mut connections)?,
                 Token(at) => {
                     if connections.get_mut(at).is_some_and(|connection| !connection.turn()) {
                         connections.remove(at);
@@ -99,6 +109,7 @@ impl Connection {
     }
 }
 
-const LISTENER: Token = Token(usize::MAX - 1);
-const DATAGRAMS: Token = Token(usize::MAX - 2);
+/// Tokens below are those of connections.
+const LISTENERS: usize = 1 << 24;
+const DATAGRAMS: usize = LISTENERS + (1 << 16);
 const END: Token = Token(usize::MAX - 3);
