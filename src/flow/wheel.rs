@@ -8,6 +8,9 @@ const SLOTS: u64 = 64;
 const SLOT_BITS: u32 = 6;
 /// One tick, as a power of two of nanoseconds: about 1.05 ms, the grain of epoll's timeout.
 const TICK_BITS: u32 = 20;
+/// Room for so many entries is kept in an empty slot. A slot of a higher level has what seconds or minutes of new flows
+/// armed, and is not filled again before the level has gone round: kept, all of them would be as large as the busiest.
+const KEPT: usize = 64;
 
 /// Deadlines and whom to wake. Never early, late by at most one tick plus the wait of the caller.
 #[derive(Debug)]
@@ -78,8 +81,8 @@ impl Wheel {
                 for e in entries.drain(..) {
                     if e.tick <= next { due.push(e.token) } else { self.put(e) }
                 }
-                // Keep the allocation unless an entry came back to this very slot.
-                if self.slots[at].is_empty() {
+                // Keep the allocation unless an entry came back to this very slot, or it is large.
+                if self.slots[at].is_empty() && entries.capacity() <= KEPT {
                     self.slots[at] = entries;
                 }
             }
@@ -141,6 +144,23 @@ mod tests {
             }
             assert!(open.is_empty());
         }
+    }
+
+    /// A thousand connections a second, each of which asks to be woken in eight seconds, for as long as the slots that hold
+    /// these take to go round.
+    #[test]
+    fn what_many_flows_armed_is_given_back() {
+        let mut now = Instant::from_nanos(1_000_000_000);
+        let (mut w, mut due) = (Wheel::new(now), Vec::new());
+        for second in 0..300u32 {
+            for n in 0..1000 {
+                w.arm(now + Duration::from_secs(8), token(second * 1000 + n));
+                now = now + Duration::from_millis(1);
+                w.expire(now, &mut due);
+            }
+        }
+        let room: usize = w.slots.iter().map(Vec::capacity).sum();
+        assert!(room < 9 * 1000 * 4 + KEPT * LEVELS * SLOTS as usize, "room for {room} entries");
     }
 
     #[test]
