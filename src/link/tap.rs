@@ -3,9 +3,11 @@
 //! A frame is written when it is committed, while its payload is in the cache: the kernel delivers it to the guest's
 //! stack before `writev` returns, so there is nothing to gain by waiting.
 //!
-//! A device may have several queues. All that are ours are read; all frames are written to the first. The kernel puts a
-//! flow's frames from the guest into the queue that the flow was last written to, so flows gravitate to that one, and in the
-//! others is little more than what nobody has answered yet.
+//! A device may have several queues. All that are ours are read; all frames are written to one. The kernel puts a flow's
+//! frames from the guest into the queue that the flow was last written to, so flows gravitate to that one, and in the
+//! others is little more than what nobody has answered yet. A flood that nobody answers may be in the same one, and then
+//! the others' frames would wait behind its, or be lost at the queue's end: frames are written to another queue from then
+//! on, and the flows that are answered follow.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -18,6 +20,9 @@ use crate::wire::checksum::Sum;
 use crate::wire::vnet::{self, VNET_LEN};
 use crate::wire::{ETHERTYPE_IPV6, FRAME_MAX, Offload, be16};
 
+/// So many full passes in a row are no burst: windows that we offer are read in fewer.
+const PRESSED: u8 = 16;
+
 /// Payload memory: as many areas as fit.
 const ARENA_BYTES: usize = 1 << 20;
 
@@ -28,6 +33,10 @@ pub struct Tap {
     fds: Vec<OwnedFd>,
     /// To be read first: each in its turn, lest a busy one keep the others waiting.
     first: usize,
+    /// Passes in a row, of each queue, that ended because the batch was full and not because the queue was empty.
+    pressed: Vec<u8>,
+    /// Where frames are written.
+    out: usize,
     vnet: bool,
     caps: Caps,
     arena: Vec<u8>,
@@ -45,9 +54,12 @@ pub struct Tap {
 impl Tap {
     /// `fds`: queues of one nonblocking tap, at least one; `vnet`: it has the virtio-net header, ten bytes.
     pub fn new(fds: Vec<OwnedFd>, vnet: bool, caps: Caps, tee: Tee) -> Tap {
+        let pressed = vec![0; fds.len()];
         Tap {
             fds,
             first: 0,
+            pressed,
+            out: 0,
             vnet,
             caps,
             arena: vec![0; ARENA_BYTES],
@@ -69,10 +81,23 @@ impl Tap {
             let queue = self.first;
             self.first = (queue + 1) % self.fds.len();
             if self.receive_from(queue, batch)? == Input::More {
+                self.press(queue);
                 return Ok(Input::More);
             }
+            self.pressed[queue] = 0;
         }
         Ok(Input::Drained)
+    }
+
+    /// Leaves a queue that is never empty to whoever fills it.
+    fn press(&mut self, queue: usize) {
+        self.pressed[queue] = self.pressed[queue].saturating_add(1);
+        if queue == self.out
+            && self.pressed[queue] >= PRESSED
+            && let Some(quiet) = self.pressed.iter().position(|passes| *passes == 0)
+        {
+            self.out = quiet;
+        }
     }
 
     fn receive_from(&mut self, queue: usize, batch: &mut Batch) -> io::Result<Input> {
@@ -162,7 +187,7 @@ impl ToGuest for Tap {
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), LinkFull> {
         let header = vnet_header(frame, offload);
         let both = [Gather::new(&header), Gather::new(frame)];
-        let outcome = sys::write(self.fds[0].as_fd(), if self.vnet { &both } else { &both[1..] });
+        let outcome = sys::write(self.fds[self.out].as_fd(), if self.vnet { &both } else { &both[1..] });
         if self.wrote(outcome)? {
             self.tee.to_guest(frame, &[]);
         }
@@ -191,7 +216,7 @@ impl ToGuest for Tap {
         self.next += 1;
         let header = vnet_header(head, offload);
         let all = [Gather::new(&header), Gather::new(head), Gather::new(&self.arena[at..at + len])];
-        let outcome = sys::write(self.fds[0].as_fd(), if self.vnet { &all } else { &all[1..] });
+        let outcome = sys::write(self.fds[self.out].as_fd(), if self.vnet { &all } else { &all[1..] });
         if self.wrote(outcome)? {
             self.tee.to_guest(head, &self.arena[at..at + len]);
         }

@@ -2,9 +2,11 @@
 
 import json
 import socket
+import subprocess
 import threading
+import time
 
-from support import Case, both, read_exactly
+from support import V4, Case, both, limit, read_exactly
 
 COUNT = 4
 OPTIONS = ("--queues", str(COUNT), "-t", "8001", "-u", "8001")
@@ -94,3 +96,28 @@ class One(Case):
         found = link(self.guest)
         self.assertFalse(found["linkinfo"]["info_data"]["multi_queue"])
         self.assertEqual(found["num_tx_queues"], 1)
+
+
+class Flooded(Case):
+    options = ("--queues", "2", "--threads", "1")
+
+    @limit(60)
+    def test_a_flood_has_its_queue_to_itself(self):
+        """Whichever queue the kernel chooses for it: what is answered is led elsewhere, and is not lost behind it."""
+        near, far = self.pair(self.lab.remote, V4.remote)
+        sink = self.lab.service(self.lab.remote, "udp-sink", "--listen", f"{V4.remote}:8009")
+        self.addCleanup(sink.stop)
+        for port in range(4000, 4005):
+            flood = self.lab.popen(self.guest.argv([
+                self.lab.tool, "udp-flood", "--connect", f"{V4.remote}:8009", "--from", str(port), "--size", "1400",
+                "--seconds", "30"]), stdout=subprocess.DEVNULL)
+            try:
+                time.sleep(0.3)
+                began, trips = time.monotonic(), 0
+                while time.monotonic() < began + 2:
+                    self.assert_connected(near, far)
+                    trips += 1
+            finally:
+                self.lab.end(flood)
+            # A loss costs a fifth of a second at least.
+            self.assertGreater(trips, 25, f"from port {port}")
