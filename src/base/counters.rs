@@ -77,6 +77,8 @@ drop_reasons! {
     TcpOutOfOrder => "tcp_out_of_order",
     /// Guest data beyond the window we offered.
     TcpBeyondWindow => "tcp_beyond_window",
+    /// Guest data that its socket does not take now, while too much is held already: the guest resends it.
+    TcpHeldFull => "tcp_held_full",
     /// A chain of descriptors that makes no sense, or a header that no frame has.
     Descriptors => "descriptors",
     /// It belongs to a flow of another worker thread, which has more to do than it can.

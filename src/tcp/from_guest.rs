@@ -12,7 +12,7 @@ use crate::base::Endpoint;
 use crate::guest::{Facts, Frame, ToGuest};
 use crate::sys::iov::Gather;
 use crate::sys::is_exhaustion;
-use crate::wire::{Gso, Packet, TcpHeader, Transport};
+use crate::wire::{Gso, Packet, TcpFlags, TcpHeader, Transport};
 
 /// Payload pieces of one `sendmsg`: a batch of whole frames, or fewer that lie in many pieces.
 const PIECES: usize = 192;
@@ -42,7 +42,6 @@ impl Tcp {
     }
 
     fn is_replaced_by(&self, id: Id, t: &TcpHeader) -> bool {
-        use crate::wire::TcpFlags;
         t.flags & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST) == TcpFlags::SYN
             && self.flows.get(id).is_some_and(|f| f.held.is_empty() && f.conn.may_be_replaced_by(t))
     }
@@ -58,6 +57,7 @@ impl Tcp {
     ) -> usize {
         self.flows.touch(id);
         let place = (self.with_holes + 1) * AHEAD_BYTES as usize <= AHEAD_TOTAL_BYTES;
+        let mut room = self.room_if_held_is_full(id);
         let Some(flow) = self.flows.get_mut(id) else { return 1 };
         let had_hole = flow.ahead.is_some();
         flow.conn.may_hold(place || had_hole);
@@ -66,7 +66,8 @@ impl Tcp {
         let mut done = 0;
         let mut last = None;
         for (packet, frame) in run {
-            let Transport::Tcp(t) = packet.transport else { break };
+            let Transport::Tcp(mut t) = packet.transport else { break };
+            let mut len = packet.payload_len;
             let wire_size = if let Gso::Tcp(size) = frame.offload.gso { usize::from(size) } else { packet.payload_len };
             // Whether the payload lies in more pieces than there is room for must be known before it is accepted.
             let parts = frame.pieces(packet.payload, packet.payload_len);
@@ -74,8 +75,20 @@ impl Tcp {
                 break;
             }
             done += 1;
-            last = Some((t, packet.payload_len));
-            match flow.conn.on_segment(&t, packet.sack(frame.head), packet.payload_len, wire_size, facts.now, &mut v) {
+            if let Some(room) = &mut room {
+                if len > *room {
+                    self.counters.drop(DropReason::TcpHeldFull);
+                    v.ack = true;
+                    // The front of it, as if it had been sent so: one that never fits as a whole must not wait for ever.
+                    (len, t.flags) = (*room, t.flags - (TcpFlags::FIN | TcpFlags::PSH));
+                    if len == 0 {
+                        continue;
+                    }
+                }
+                *room -= len;
+            }
+            last = Some((t, len));
+            match flow.conn.on_segment(&t, packet.sack(frame.head), len, wire_size, facts.now, &mut v) {
                 Ok(a) if a.ahead => flow.hold(seq::Seq(t.seq), frame.pieces(packet.payload, a.take)),
                 Ok(a) if a.take > 0 => pieces.extend(frame.pieces(packet.payload + a.skip, a.take)),
                 Ok(_) => {}
@@ -232,10 +245,20 @@ impl Tcp {
     /// How much more the guest may send, counted from what it has sent.
     pub(super) fn space(&self, flow: &Flow) -> u32 {
         let hold = if self.held_total > HELD_TOTAL_BYTES { HOLD_BYTES / 16 } else { HOLD_BYTES };
-        let free = match &flow.socket {
-            Some(s) if flow.held.is_empty() => socket::send_space(s.as_fd()).unwrap_or(0) / 4 * 3,
-            _ => 0,
-        };
-        (free as u32).saturating_add(hold.saturating_sub(flow.held.len() as u32)).min(WINDOW_MAX)
+        (free(flow) as u32).saturating_add(hold.saturating_sub(flow.held.len() as u32)).min(WINDOW_MAX)
+    }
+
+    /// What is taken of a flow that is not to hold more than its share.
+    fn room_if_held_is_full(&self, id: Id) -> Option<usize> {
+        let room = |flow: &Flow| free(flow) + HELD_EACH_BYTES.saturating_sub(flow.held.len());
+        (self.held_total >= HELD_MAX_BYTES).then(|| self.flows.get(id).map_or(0, room))
+    }
+}
+
+/// What the flow's socket takes now, by the kernel's accounting with a quarter taken off for overhead.
+fn free(flow: &Flow) -> usize {
+    match &flow.socket {
+        Some(s) if flow.held.is_empty() => socket::send_space(s.as_fd()).unwrap_or(0) / 4 * 3,
+        _ => 0,
     }
 }

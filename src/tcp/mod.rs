@@ -25,8 +25,12 @@
 //! What the socket has free, by the kernel's accounting with a quarter taken off for overhead, plus [`HOLD_BYTES`]. The
 //! second term lets the guest overrun the socket a little: only a full socket makes the kernel grow its buffer
 //! (`SOCK_NOSPACE`) and report writability later, so without it a delayed path would never come to speed. What does not
-//! fit is the *remainder*: held here, sent first when the socket is writable, and never more than was offered. All
-//! remainders together are bounded by [`HELD_TOTAL_BYTES`], beyond which new offers shrink.
+//! fit is the *remainder*: held here, sent first when the socket is writable, and never more than was offered. Once all
+//! remainders together have [`HELD_TOTAL_BYTES`], new offers shrink. Offers that were made before still hold, of each of any
+//! number of flows; so from [`HELD_MAX_BYTES`] on a flow holds no more than [`HELD_EACH_BYTES`], window or not, and the rest
+//! is dropped, as a kernel drops what it has no memory for. It takes hundreds of servers that do not read to get there. The
+//! guest's kernel tries again at intervals that double, so a connection waits at most as long again as its server did not
+//! read; one whose server reads has what it needs to go on.
 //!
 //! ## Loss on the guest's link
 //!
@@ -96,8 +100,12 @@ pub use moving::Moving;
 
 /// Window offered beyond what the socket has free.
 pub const HOLD_BYTES: u32 = 256 << 10;
-/// All remainders of one worker together.
+/// All remainders of one worker together, before new offers shrink.
 pub const HELD_TOTAL_BYTES: usize = 64 << 20;
+/// And before each flow must do with this.
+pub const HELD_MAX_BYTES: usize = 96 << 20;
+/// At least one segment of any link.
+pub const HELD_EACH_BYTES: usize = 64 << 10;
 /// All that is held ahead of holes, of one worker; [`AHEAD_BYTES`] a flow that has one.
 const AHEAD_TOTAL_BYTES: usize = 32 << 20;
 /// Window offered at most.

@@ -61,6 +61,10 @@ class Namespace:
         with self.entered(), open("/proc/sys/" + name.replace(".", "/"), "w", encoding="ascii") as file:
             file.write(str(value))
 
+    def setting(self, name):
+        with self.entered(), open("/proc/sys/" + name.replace(".", "/"), encoding="ascii") as file:
+            return file.read().strip()
+
 
 def tune(space):
     """What must not depend on the machine: new namespaces inherit its congestion control, and limit ICMP errors."""

@@ -1,5 +1,6 @@
 """Too much of everything: what works goes on working."""
 
+import contextlib
 import random
 import socket
 import struct
@@ -7,7 +8,7 @@ import time
 
 import lab
 from lab.packets import echo, first_fragment, ipv4, tcp_syn
-from support import V4, Case, both, limit
+from support import V4, Case, both, limit, read_exactly
 
 
 class Floods(Case):
@@ -113,6 +114,41 @@ class Floods(Case):
         with open(f"/proc/{self.guest.translator()}/status", encoding="ascii") as file:
             resident = [int(line.split()[1]) for line in file if line.startswith("VmRSS")][0]
         self.assertLess(resident, 200 * 1024)
+
+
+class Unread(Case):
+    options = ()
+
+    @limit(240)
+    def test_what_nobody_reads_is_bounded(self):
+        """Each window that was offered may be used at once: what is held must have an end of its own."""
+        spaces = (self.lab.host, self.lab.remote)
+        for name in ("net.ipv4.tcp_wmem", "net.ipv4.tcp_rmem"):
+            for space in spaces:
+                self.addCleanup(space.sysctl, name, space.setting(name))
+                # Little of it is in kernels then, and much is held.
+                space.sysctl(name, "4096 16384 65536")
+        listener = self.closing(self.lab.remote.listen(lab.REMOTE4, backlog=2000))
+        streams = [self.closing(self.guest.connect(*listener.getsockname())) for _ in range(600)]
+        data, sent, began = bytes(1 << 20), [0] * len(streams), time.monotonic()
+        for stream in streams:
+            stream.setblocking(False)
+        for _ in range(5):
+            for nth, stream in enumerate(streams):
+                with contextlib.suppress(BlockingIOError):
+                    sent[nth] += stream.send(data)
+            time.sleep(0.1)
+        with open(f"/proc/{self.guest.translator()}/status", encoding="ascii") as file:
+            resident = [int(line.split()[1]) for line in file if line.startswith("VmHWM")][0]
+        self.assertLess(resident, 170 * 1024)
+        # Who reads gets more, although the others still do not: what was dropped is sent again. The guest's kernel has
+        # waited twice as long before each attempt, so at most as long again as nobody read.
+        served = [self.closing(listener.accept()[0]) for _ in streams]
+        for nth in (0, -1):
+            served[nth].settimeout(2 * (time.monotonic() - began) + 10)
+            wanted = min(sent[nth], 250_000)
+            self.assertEqual(len(read_exactly(served[nth], wanted)), wanted)
+        self.assert_connected(*self.pair(self.lab.remote, lab.REMOTE4))
 
 
 class Descriptors(Case):
