@@ -34,7 +34,7 @@ def fairness(trial):
     trial.echo(7002)
     subject = trial.subject()
     rounds = ROUNDS if trial.sizes.measure_seconds > 1 else 1
-    for direction in ("out", "in"):
+    for direction in ("out", "in") if trial.sizes.judged else ("out",):
         for first in (True, False):
             for pid in (subject.pid, server.process.pid):
                 trial.lab.call(["chrt", *(["--rr", "-a", "-p", "1"] if first else ["--other", "-a", "-p", "0"]), str(pid)])
