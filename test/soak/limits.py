@@ -198,10 +198,10 @@ def send_for(raw, frames, seconds):
 
 
 def send_all(raw, frames):
-    """Each of them goes, however full the queue is."""
+    """Each of them goes, however full the queue is; but nothing does when the interface is gone."""
     for frame in frames:
-        while not put(raw, frame):
-            pass
+        if not any(put(raw, frame) for _ in range(2000)):
+            return
 
 
 def put(raw, frame):

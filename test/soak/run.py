@@ -203,6 +203,8 @@ def main():
         print("\n".join(f"{test.__name__:16} {test.title}" for test in chosen))
         return 0
     programs = candidates(options)
+    # Who ends us ends the test that is running, and what that has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     report = run_all(options, programs, chosen)
     ours = [found for row in report["tests"].values() for name, found in row["programs"].items()
             if name in ("spelt", "spelt-vm")]
