@@ -80,7 +80,7 @@ impl Engine {
                 Accepted::Stuck => return self.accept_later(id, now),
             };
             let local = way.on == Side::Guest || from.addr.is_loopback() || !self.link.exists();
-            match if local { self.join(client, from, way) } else { Client::Other(client) } {
+            match if local { self.join(client, from, way, now) } else { Client::Other(client) } {
                 Client::Led => {}
                 Client::Other(client) => self.lead_to_link(client, from, way, now),
             }

@@ -22,7 +22,7 @@ pub(super) enum Client {
 
 impl Engine {
     /// Joins a client of a listener to a socket of the other side, if that is its way.
-    pub(super) fn join(&mut self, client: Socket, from: Endpoint, listener: Way) -> Client {
+    pub(super) fn join(&mut self, client: Socket, from: Endpoint, listener: Way, now: Instant) -> Client {
         let Some(splice) = &mut self.splice else { return self.no_way(client, listener.on) };
         let own = client.local_addr().ok().and_then(|a| a.as_socket()).map(Endpoint::from);
         let Some(own) = own else { return self.no_way(client, listener.on) };
@@ -37,7 +37,7 @@ impl Engine {
         let f = &mut self.ports.forwarding;
         let sockets = f.namespace(listener.on.other()).sockets.as_mut();
         // What is refused is reset and counted there.
-        let _ = splice.tcp(client, Endpoint::new(addr, listener.target_port), 0, sockets);
+        let _ = splice.tcp(client, Endpoint::new(addr, listener.target_port), 0, sockets, now);
         Client::Led
     }
 

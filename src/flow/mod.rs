@@ -14,6 +14,7 @@ mod key;
 mod ready;
 mod slab;
 mod table;
+mod view;
 mod wheel;
 
 pub use belief::{Awaited, Belief};
@@ -22,4 +23,5 @@ pub use key::{FlowKey, KeySecret};
 pub use ready::{Pending, Ready};
 pub use slab::Slab;
 pub use table::{Heir, Id, Table};
+pub use view::{Amount, Look, Protocol, Traffic, View};
 pub use wheel::Wheel;

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::base::{Addr, Endpoint, Instant};
+use crate::flow::Traffic;
 use crate::fwd::Outbound;
 use crate::guest::SentHeader;
 use crate::sys::fields::{self, SendFields};
@@ -16,7 +17,9 @@ pub struct Flow {
     pub socket: Socket,
     /// Where requests go on the host's side.
     pub target: Addr,
+    pub born: Instant,
     pub last_used: Instant,
+    pub traffic: Traffic,
     pub sent: Option<SentHeader>,
     pub fields: Option<SendFields>,
     /// In the run queue.
@@ -25,7 +28,16 @@ pub struct Flow {
 
 impl Flow {
     pub fn new(socket: Socket, target: Addr, now: Instant) -> Flow {
-        Flow { socket, target, last_used: now, sent: None, fields: None, queued: false }
+        Flow {
+            socket,
+            target,
+            born: now,
+            last_used: now,
+            traffic: Traffic::default(),
+            sent: None,
+            fields: None,
+            queued: false,
+        }
     }
 }
 

@@ -29,6 +29,7 @@
 mod audit;
 mod flow;
 mod to_guest;
+mod view;
 
 use std::collections::VecDeque;
 use std::io;
@@ -151,6 +152,7 @@ impl Icmp {
         let flow = self.table.get_mut(id).ok_or(DropReason::NoFlow)?;
         flow.last_used = facts.now;
         let body_len = packet.payload_len - 4;
+        flow.traffic.from_guest.add(1, body_len);
         let fields = send_fields(packet, packet.payload + packet.payload_len - packet.l3, flow.fields.as_ref());
         if flow.fields != Some(fields) {
             // A refused TOS or TTL is not worth the request.

@@ -33,6 +33,8 @@ impl Icmp {
                 Ok(n) => {
                     if let Some(flow) = self.table.get_mut(id) {
                         flow.last_used = facts.now;
+                        let bytes = (0..n).map(|i| self.inbox.meta(i).len.saturating_sub(ICMP_LEN)).sum();
+                        flow.traffic.to_guest.add(n, bytes);
                     }
                     for i in 0..n {
                         self.link_full |= self.reply(i, &key, target, facts, link).is_err();

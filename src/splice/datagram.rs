@@ -13,12 +13,12 @@ use super::listen::Listener;
 use super::stream::{CLIENT, TARGET};
 use super::{Config, First, Namespaces};
 use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{Id, KeySecret, Ready, Slab, Table, Wheel};
+use crate::flow::{Amount, Id, KeySecret, Look, Protocol, Ready, Slab, Table, Traffic, View, Wheel};
 use crate::fwd::Side;
 use crate::sys::dgram::{self, Inbox};
 use crate::sys::iov::Gather;
 use crate::sys::sockets::{Bind, Transport, Wanted};
-use crate::sys::{is_exhaustion, sockopt, watch};
+use crate::sys::{is_exhaustion, socket, sockopt, watch};
 
 /// All flows and listening sockets.
 #[derive(Debug)]
@@ -56,7 +56,10 @@ pub(super) struct Flow {
     /// Who sent last, and how often that changed since the first datagram.
     last_from: usize,
     turns: u8,
+    born: Instant,
     pub(super) last_used: Instant,
+    /// What each of them has sent.
+    sent: [Amount; 2],
     /// In the run queue, or waiting for memory.
     pub(super) queued: [bool; 2],
 }
@@ -103,6 +106,11 @@ impl Datagrams {
         self.flows.len()
     }
 
+    pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
+        let look = *look;
+        self.flows.iter().map(move |(_, key, flow)| flow.view(key, &look))
+    }
+
     pub fn has_pending(&self) -> bool {
         !self.queue.is_empty()
     }
@@ -147,7 +155,7 @@ impl Datagrams {
             Some(id) => id,
             None => self.open(key, first, namespaces, strays, now, timers)?,
         };
-        self.touch(id, CLIENT, now);
+        self.touch(id, CLIENT, (1, first.payload.len()), now);
         let target = &self.flows.get(id).ok_or(DropReason::NoFlow)?.sockets[TARGET];
         send(target, first.payload)
     }
@@ -217,7 +225,9 @@ impl Datagrams {
             service: first.target.port,
             last_from: CLIENT,
             turns: 0,
+            born: now,
             last_used: now,
+            sent: Default::default(),
             queued: [false; 2],
         };
         timers.arm(now + flow.timeout(self.short, self.long), token(CLIENT, id));
@@ -248,7 +258,8 @@ impl Datagrams {
             match self.inbox.receive(from.as_fd(), want, false) {
                 Ok(n) => {
                     forward(&self.inbox, to, n, &mut self.segments, counters);
-                    self.touch(id, side, now);
+                    let bytes = (0..n).map(|i| self.inbox.meta(i).len).sum();
+                    self.touch(id, side, (n, bytes), now);
                     if n < want {
                         self.want = (n + 1).next_power_of_two().clamp(WANT_MIN, SLOTS);
                         return;
@@ -290,8 +301,9 @@ impl Datagrams {
     }
 
     /// Moves the flow to the end of the order of use, but not for every datagram.
-    fn touch(&mut self, id: Id, from: usize, now: Instant) {
+    fn touch(&mut self, id: Id, from: usize, (messages, bytes): (usize, usize), now: Instant) {
         if let Some(flow) = self.flows.get_mut(id) {
+            flow.sent[from].add(messages, bytes);
             let stale = now.since(flow.last_used) > BUSY / 10;
             if from != flow.last_from {
                 flow.last_from = from;
@@ -306,6 +318,27 @@ impl Datagrams {
 }
 
 impl Flow {
+    fn view(&self, key: &Key, look: &Look) -> View {
+        View {
+            protocol: Protocol::UdpSplice,
+            guest: key.client,
+            remote: key.local,
+            host: Some(&self.sockets[TARGET]).filter(|_| look.host_ends).and_then(socket::ends),
+            by_guest: key.origin == Side::Guest,
+            state: match self.turns {
+                0 => "one-way",
+                1 => "answered",
+                _ => "both-ways",
+            },
+            age: look.now.since(self.born),
+            idle: look.now.since(self.last_used),
+            traffic: Traffic { from_guest: self.sent[CLIENT], to_guest: self.sent[TARGET] },
+            rtt: None,
+            resent: 0,
+            waits_for: self.queued.contains(&true).then_some("turn"),
+        }
+    }
+
     /// How long the flow lives without a datagram; see the module's theory of operation.
     fn timeout(&self, short: Duration, long: Duration) -> Duration {
         // There and back and there again: a second exchange.

@@ -132,11 +132,12 @@ impl Lane {
         budget: usize,
         means: &mut Means,
         now: Instant,
-    ) -> io::Result<Stop> {
+    ) -> (usize, io::Result<Stop>) {
         let mut left = budget;
         let stop = self.pump_within(from, to, &mut left, means);
-        self.pace.moved((budget - left) as u64, now);
-        stop
+        let moved = budget - left;
+        self.pace.moved(moved as u64, now);
+        (moved, stop)
     }
 
     fn pump_within(&mut self, from: &Socket, to: &Socket, left: &mut usize, means: &mut Means) -> io::Result<Stop> {

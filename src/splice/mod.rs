@@ -65,7 +65,7 @@ use mio::Registry;
 use socket2::Socket;
 
 use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{Id, KeySecret, Pending, Ready, Wheel};
+use crate::flow::{Id, KeySecret, Look, Pending, Ready, View, Wheel};
 use crate::fwd::Side;
 use crate::sys::sockets::Sockets;
 use datagram::Datagrams;
@@ -145,8 +145,9 @@ impl Splice {
         target: Endpoint,
         scope: u32,
         sockets: &mut dyn Sockets,
+        now: Instant,
     ) -> Result<(), DropReason> {
-        self.streams.open(client, target, scope, sockets).inspect_err(|reason| self.counters.drop(*reason))
+        self.streams.open(client, target, scope, sockets, now).inspect_err(|reason| self.counters.drop(*reason))
     }
 
     /// A datagram that reached a listening socket of somebody else's: the first of a client, or one of a few more until its
@@ -236,6 +237,11 @@ impl Splice {
     pub fn retry(&mut self) {
         self.streams.retry();
         self.datagrams.queue.extend(self.datagrams.starved.drain(..));
+    }
+
+    /// Every flow.
+    pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
+        self.streams.views(look).chain(self.datagrams.views(look))
     }
 
     /// Clients refused and datagrams lost.

@@ -9,8 +9,8 @@ use socket2::Socket;
 
 use super::lane::{Lane, Means, Stop};
 use super::pace::Pace;
-use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{Id, Ready, Slab, Wheel};
+use crate::base::{Addr, Counters, DropReason, Endpoint, Instant, Kind, Token};
+use crate::flow::{Amount, Id, Look, Protocol, Ready, Slab, Traffic, View, Wheel};
 use crate::sys::sockets::{Sockets, Transport, Wanted};
 use crate::sys::{is_exhaustion, socket, sockopt, watch};
 
@@ -39,6 +39,11 @@ pub(super) struct Flow {
     pub(super) shut: [bool; 2],
     /// In the run queue, or waiting for memory.
     pub(super) queued: bool,
+    target: Endpoint,
+    born: Instant,
+    last_used: Instant,
+    /// What each of them has sent, in runs and bytes.
+    sent: [Amount; 2],
 }
 
 pub const CLIENT: usize = 0;
@@ -80,6 +85,7 @@ impl Streams {
         target: Endpoint,
         scope: u32,
         sockets: &mut dyn Sockets,
+        now: Instant,
     ) -> Result<(), DropReason> {
         if self.flows.len() >= self.limit {
             reset(&client);
@@ -87,9 +93,13 @@ impl Streams {
         }
         let made = self.connect(&client, target, scope, sockets);
         match made {
-            Ok(target) => {
+            Ok(socket) => {
                 self.flows.insert(Flow {
-                    sockets: [client, target],
+                    target,
+                    born: now,
+                    last_used: now,
+                    sent: Default::default(),
+                    sockets: [client, socket],
                     lanes: [Lane::new(), Lane::new()],
                     connecting: true,
                     shut: [false; 2],
@@ -184,7 +194,12 @@ impl Streams {
                 continue;
             }
             let (from, to) = (&flow.sockets[side], &flow.sockets[1 - side]);
-            match flow.lanes[side].pump(from, to, BUDGET_BYTES, &mut self.means, now) {
+            let (moved, stop) = flow.lanes[side].pump(from, to, BUDGET_BYTES, &mut self.means, now);
+            if moved > 0 {
+                flow.sent[side].add(1, moved);
+                flow.last_used = now;
+            }
+            match stop {
                 Ok(Stop::Waits) => {
                     let lane = &mut flow.lanes[side];
                     if lane.is_dry()
@@ -260,6 +275,11 @@ impl Streams {
         }
     }
 
+    pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
+        let look = *look;
+        self.flows.iter().map(move |(_, flow)| flow.view(&look))
+    }
+
     #[cfg(test)]
     pub fn means(&mut self) -> &mut Means {
         &mut self.means
@@ -267,6 +287,36 @@ impl Streams {
 }
 
 impl Flow {
+    fn view(&self, look: &Look) -> View {
+        let ends = |side: usize| Some(&self.sockets[side]).filter(|_| look.host_ends).and_then(socket::ends);
+        let nobody = Endpoint::new(Addr::unspecified(self.target.addr.family()), 0);
+        let (remote, guest) = ends(CLIENT).unwrap_or((nobody, nobody));
+        View {
+            protocol: Protocol::TcpSplice,
+            guest,
+            remote: if remote == nobody { self.target } else { remote },
+            host: ends(TARGET),
+            by_guest: false,
+            state: match (self.connecting, self.shut) {
+                (true, _) => "connecting",
+                (false, [false, false]) => "established",
+                (false, _) => "half-closed",
+            },
+            age: look.now.since(self.born),
+            idle: look.now.since(self.last_used),
+            traffic: Traffic { from_guest: self.sent[CLIENT], to_guest: self.sent[TARGET] },
+            rtt: None,
+            resent: 0,
+            waits_for: if self.queued {
+                Some("turn")
+            } else if self.lanes.iter().any(|lane| lane.blocked) {
+                Some("a side to take data")
+            } else {
+                None
+            },
+        }
+    }
+
     /// True if bytes of this side may be there for the other. Between two kernels a connection is made, used and reset
     /// before we hear that it was made.
     fn may_have_come_from(&self, side: usize) -> bool {

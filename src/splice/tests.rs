@@ -88,7 +88,7 @@ impl World {
             }
             while let Ok((client, _)) = self.listener.accept() {
                 client.set_nonblocking(true).unwrap();
-                if let Err(reason) = self.splice.tcp(client.into(), self.target, 0, &mut Here) {
+                if let Err(reason) = self.splice.tcp(client.into(), self.target, 0, &mut Here, self.now) {
                     self.refused.push(reason);
                 }
             }

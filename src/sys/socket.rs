@@ -9,6 +9,7 @@ use super::dgram::zeroed_header;
 use super::faults::{self, Call};
 use super::iov::{Gather, Scatter};
 use super::{result, sockopt, unbroken};
+use crate::base::Endpoint;
 
 /// A socket that neither waits nor outlives an execve.
 ///
@@ -124,6 +125,12 @@ pub fn set_reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
         )
     })?;
     Ok(())
+}
+
+/// The socket's own end and its peer's, if it is connected.
+pub fn ends(socket: &Socket) -> Option<(Endpoint, Endpoint)> {
+    let (own, peer) = (socket.local_addr().ok()?.as_socket()?, socket.peer_addr().ok()?.as_socket()?);
+    Some((own.into(), peer.into()))
 }
 
 /// Bytes of send buffer not in use, by the kernel's own accounting (payload and overhead).

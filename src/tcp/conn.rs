@@ -304,6 +304,11 @@ impl Conn {
         self.last_heard
     }
 
+    /// The round trip to the guest.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.rtt.smoothed()
+    }
+
     pub fn mss(&self) -> u16 {
         self.mss
     }

@@ -88,7 +88,7 @@ impl Tcp {
         });
         match started {
             Ok((socket, connected)) => {
-                self.add(*key, conn, socket);
+                self.add(*key, conn, socket, facts.now);
                 if connected {
                     self.connected(id, facts, link, timers);
                 }
@@ -118,7 +118,7 @@ impl Tcp {
         let outcome = self.accept(&socket, &key, facts, link);
         match outcome {
             Ok(conn) => {
-                let id = self.add(key, conn, socket);
+                let id = self.add(key, conn, socket, facts.now);
                 self.send_syn(id, facts, link);
                 self.arm(id, facts.now, timers);
                 Ok(())
@@ -156,8 +156,12 @@ impl Tcp {
         Ok(conn)
     }
 
-    fn add(&mut self, key: FlowKey, conn: Conn, socket: Socket) -> Id {
+    fn add(&mut self, key: FlowKey, conn: Conn, socket: Socket, now: Instant) -> Id {
         let flow = Flow {
+            by_guest: conn.state() == State::Connecting,
+            born: now,
+            traffic: Traffic::default(),
+            resent: 0,
             conn,
             socket: Some(socket),
             held: VecDeque::new(),

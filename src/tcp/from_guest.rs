@@ -65,6 +65,7 @@ impl Tcp {
         let mut pieces: ArrayVec<Gather<'_>, PIECES> = ArrayVec::new();
         let mut done = 0;
         let mut last = None;
+        let mut bytes = 0;
         for (packet, frame) in run {
             let Transport::Tcp(mut t) = packet.transport else { break };
             let mut len = packet.payload_len;
@@ -89,15 +90,18 @@ impl Tcp {
             }
             last = Some((t, len));
             match flow.conn.on_segment(&t, packet.sack(frame.head), len, wire_size, facts.now, &mut v) {
-                Ok(a) if a.ahead => flow.hold(seq::Seq(t.seq), frame.pieces(packet.payload, a.take)),
-                Ok(a) if a.take > 0 => pieces.extend(frame.pieces(packet.payload + a.skip, a.take)),
-                Ok(_) => {}
+                Ok(a) => {
+                    bytes += a.take;
+                    let taken = frame.pieces(packet.payload + a.skip, a.take);
+                    if a.ahead { flow.hold(seq::Seq(t.seq), taken) } else { pieces.extend(taken) }
+                }
                 Err(reason) => self.counters.drop(reason),
             }
             if v.reset_by_guest || v.refuse || v.stored.is_some() || flow.conn.state() == State::Closed {
                 break;
             }
         }
+        flow.traffic.from_guest.add(done, bytes);
         self.with_holes += usize::from(flow.ahead.is_some() && !had_hole);
         if v.refuse
             && let Some((t, len)) = last

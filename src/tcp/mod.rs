@@ -78,6 +78,7 @@ mod rtt;
 mod seq;
 mod starved;
 mod to_guest;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -88,7 +89,7 @@ use std::time::Duration;
 use socket2::Socket;
 
 use crate::base::{Addr, Counters, DropReason, Family, Instant, Kind, PerFamily, Token};
-use crate::flow::{FlowKey, Id, KeySecret, Ready, Table, Wheel};
+use crate::flow::{FlowKey, Id, KeySecret, Ready, Table, Traffic, Wheel};
 use crate::fwd::Outbound;
 use crate::guest::IcmpErrors;
 use crate::sys::socket;
@@ -175,6 +176,11 @@ struct Flow {
     /// The next peek would not start behind what was sent.
     astray: bool,
     shut: bool,
+    by_guest: bool,
+    born: Instant,
+    traffic: Traffic,
+    /// Frames sent again.
+    resent: u32,
 }
 
 impl Tcp {

@@ -84,6 +84,11 @@ impl Rtt {
         self.back_off = 0;
     }
 
+    /// `None`: no sample yet.
+    pub fn smoothed(&self) -> Option<Duration> {
+        (self.srtt_us > 0).then(|| Duration::from_micros(self.srtt_us.into()))
+    }
+
     pub fn timeout(&self) -> Duration {
         let base = if self.srtt_us == 0 {
             if self.lost_syn { RTO_AFTER_LOST_SYN } else { RTO_INITIAL }

@@ -130,6 +130,7 @@ impl Tcp {
             // What is held ahead of a hole is told by an ACK without payload.
             flow.ack_owed &= flow.conn.has_blocks_to_tell();
             flow.conn.sent(got.sent as u32, facts.now);
+            flow.traffic.to_guest.add(got.frames, got.sent);
             if got.sent < got.peeked {
                 self.reseek(id);
                 return Stop::Link;
@@ -181,7 +182,7 @@ impl Tcp {
         let macs = (facts.l2.mac_for(&key.remote.addr), facts.l2.guest_mac);
         let fields = fields(key, &mut flow.conn, TcpFlags::ACK, facts.now);
         let mut train = TcpTrain::new(macs, 0, &fields);
-        let mut sent = 0;
+        let (mut sent, mut frames) = (0, 0);
         while sent < peeked {
             let len = size.min(peeked - sent);
             // RFC 9293 §3.9.1.2: PSH where the sender's data ends for now.
@@ -193,8 +194,9 @@ impl Tcp {
                 break;
             }
             sent += len;
+            frames += 1;
         }
-        Ok(Got { peeked, sent, room })
+        Ok(Got { peeked, sent, frames, room })
     }
 
     /// Where the next peek starts, if it is the kernel that skips: both would skip twice. False: where it would have.
@@ -233,7 +235,9 @@ impl Tcp {
             }
             moved = true;
             let Ok(got) = self.send_payload(id, &key, from, want, facts, link) else { break };
-            self.flow(id).conn.resent(from, got.sent as u32);
+            let flow = self.flow(id);
+            flow.conn.resent(from, got.sent as u32);
+            flow.resent = flow.resent.saturating_add(got.frames as u32);
             if got.sent < want {
                 break;
             }
@@ -407,10 +411,11 @@ fn refused_by_peer(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ECONNREFUSED | libc::ECONNRESET))
 }
 
-/// What one call of [`Tcp::send_payload`] did, in bytes.
+/// What one call of [`Tcp::send_payload`] did, in bytes but for the frames.
 struct Got {
     peeked: usize,
     sent: usize,
+    frames: usize,
     room: usize,
 }
 

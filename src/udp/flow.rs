@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::base::{Addr, Endpoint, Instant};
-use crate::flow::FlowKey;
+use crate::flow::{FlowKey, Traffic};
 use crate::fwd::Outbound;
 use crate::guest::SentHeader;
 use crate::sys::fields::{self, SendFields};
@@ -29,7 +29,9 @@ pub struct Flow {
     /// Who sent last, and how often that changed since the first datagram.
     last_from: Side,
     turns: u8,
+    pub born: Instant,
     pub last_used: Instant,
+    pub traffic: Traffic,
     pub sent: Option<SentHeader>,
     pub fields: Option<SendFields>,
     /// `UDP_GRO` is on.
@@ -48,7 +50,9 @@ impl Flow {
             started_by,
             last_from: started_by,
             turns: 0,
+            born: now,
             last_used: now,
+            traffic: Traffic::default(),
             sent: None,
             fields: None,
             coalesces: false,
@@ -60,6 +64,15 @@ impl Flow {
     /// Nobody has answered yet.
     pub fn is_one_way(&self) -> bool {
         self.turns == 0
+    }
+
+    /// Whether they have answered each other.
+    pub fn state(&self) -> &'static str {
+        match self.turns {
+            0 => "one-way",
+            1 => "answered",
+            _ => "both-ways",
+        }
     }
 
     /// Counts a datagram or a batch of them.

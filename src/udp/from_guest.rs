@@ -35,7 +35,7 @@ impl Udp {
         if self.stage.flow.is_some() && !(small && flow.fields == Some(fields) && self.stage.takes(id, len)) {
             self.flush(facts, link);
         }
-        self.touch(id, Side::Guest, facts);
+        self.touch(id, Side::Guest, (1, len), facts);
         let flow = self.table.get_mut(id).ok_or(DropReason::NoFlow)?;
         if flow.fields != Some(fields) {
             // A refused TOS or TTL is not worth the datagram.

@@ -39,7 +39,7 @@ impl Udp {
             };
             match result {
                 Ok((want, got, bytes, full, areas_fit)) => {
-                    self.touch(id, Side::Host, facts);
+                    self.touch(id, Side::Host, (got, bytes), facts);
                     left = left.saturating_sub(got.max(1) * (1 + bytes / got.max(1) / LARGE));
                     if let Some(flow) = self.table.get_mut(id) {
                         flow.large = areas_fit && bytes / got.max(1) >= LARGE;

@@ -215,7 +215,7 @@ impl Udp {
 
     fn hand_over(&mut self, id: Id, i: usize, meta: &Meta, facts: &Facts<'_>, link: &mut dyn ToGuest) {
         let Some(key) = self.table.key(id).copied() else { return };
-        self.touch(id, Side::Host, facts);
+        self.touch(id, Side::Host, (1, meta.len), facts);
         self.link_full |= self.framer.deliver(i, meta, &key, facts, link, &mut self.counters).is_err();
     }
 

@@ -67,6 +67,7 @@ mod listen;
 mod moving;
 mod stage;
 mod to_guest;
+mod view;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -464,9 +465,13 @@ impl Udp {
         }
     }
 
-    /// Moves the flow to the end of the order of use, but not for every packet.
-    fn touch(&mut self, id: Id, from: Side, facts: &Facts<'_>) {
+    /// Counts messages, and moves the flow to the end of the order of use, but not for every packet.
+    fn touch(&mut self, id: Id, from: Side, (messages, bytes): (usize, usize), facts: &Facts<'_>) {
         if let Some(flow) = self.table.get_mut(id) {
+            match from {
+                Side::Guest => flow.traffic.from_guest.add(messages, bytes),
+                Side::Host => flow.traffic.to_guest.add(messages, bytes),
+            }
             let stale = facts.now.since(flow.last_used) > BUSY / 10;
             flow.note(from, facts.now);
             if stale {

@@ -1,0 +1,70 @@
+//! What a person may want to know of a flow: a copy, to be shown elsewhere.
+
+use std::time::Duration;
+
+use crate::base::{Endpoint, Instant};
+
+/// Payload that has passed, either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub from_guest: Amount,
+    pub to_guest: Amount,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Frames or messages as they came: a super-frame counts once.
+    pub frames: u64,
+    pub bytes: u64,
+}
+
+impl Amount {
+    pub fn add(&mut self, frames: usize, bytes: usize) {
+        self.frames += frames as u64;
+        self.bytes += bytes as u64;
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Echo,
+    /// Past the link, between the loopbacks of host and guest.
+    TcpSplice,
+    UdpSplice,
+}
+
+/// A flow, at one moment.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub protocol: Protocol,
+    /// As the guest has them: its own endpoint, and that of its peer. Of an echo flow `guest` has the identifier as its port.
+    /// Of a spliced flow, the client's and where that connected to.
+    pub guest: Endpoint,
+    pub remote: Endpoint,
+    /// The host's socket: its own endpoint, and that of its peer. `None`: there is none, or its ends are not known.
+    pub host: Option<(Endpoint, Endpoint)>,
+    /// The first packet came from the guest.
+    pub by_guest: bool,
+    /// In the words of the protocol.
+    pub state: &'static str,
+    pub age: Duration,
+    /// Since the last packet.
+    pub idle: Duration,
+    pub traffic: Traffic,
+    /// Towards the guest, smoothed. `None`: not measured.
+    pub rtt: Option<Duration>,
+    /// Frames that were sent to the guest again.
+    pub resent: u32,
+    /// What it waits for before it can go on; `None`: for nothing but the peers.
+    pub waits_for: Option<&'static str>,
+}
+
+/// What an engine is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    pub now: Instant,
+    /// Ask the kernel for the ends of the hosts' sockets: two system calls a flow.
+    pub host_ends: bool,
+}

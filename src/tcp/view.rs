@@ -1,0 +1,62 @@
+//! What is shown of connections.
+
+use super::conn::State;
+use super::*;
+use crate::flow::{Look, Protocol, View};
+
+impl Tcp {
+    /// Every connection.
+    pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
+        let look = *look;
+        self.flows.iter().map(move |(_, key, flow)| flow.view(key, &look))
+    }
+}
+
+impl Flow {
+    fn view(&self, key: &FlowKey, look: &Look) -> View {
+        View {
+            protocol: Protocol::Tcp,
+            guest: key.guest,
+            remote: key.remote,
+            host: self.socket.as_ref().filter(|_| look.host_ends).and_then(socket::ends),
+            by_guest: self.by_guest,
+            state: self.state(),
+            age: look.now.since(self.born),
+            idle: look.now.since(self.conn.last_heard()),
+            traffic: self.traffic,
+            rtt: self.conn.rtt(),
+            resent: self.resent,
+            waits_for: self.waits_for(),
+        }
+    }
+
+    /// As netstat(8) names it, seen from here.
+    fn state(&self) -> &'static str {
+        match (self.conn.state(), self.conn.guest_has_ended(), self.conn.host_has_ended()) {
+            (State::Connecting, ..) => "connecting",
+            (State::SynReceived, ..) => "syn-received",
+            (State::SynSent, ..) => "syn-sent",
+            (State::Established, false, false) => "established",
+            (State::Established, true, false) => "guest-closed",
+            (State::Established, false, true) => "host-closed",
+            (State::Established, true, true) => "closing",
+            (State::TimeWait, ..) => "time-wait",
+            (State::Closed, ..) => "closed",
+        }
+    }
+
+    fn waits_for(&self) -> Option<&'static str> {
+        let established = self.conn.state() == State::Established;
+        if !self.held.is_empty() {
+            Some("host to take data")
+        } else if self.ahead.is_some() {
+            Some("missing data of the guest")
+        } else if self.queued {
+            Some("turn or link")
+        } else if established && self.readable && self.conn.room() == 0 {
+            Some("guest's window")
+        } else {
+            None
+        }
+    }
+}
