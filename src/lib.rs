@@ -25,3 +25,4 @@ pub mod ns;
 pub mod sandbox;
 
 pub mod app;
+pub mod ctl;

@@ -5,14 +5,18 @@ use std::process::ExitCode;
 
 use spelt::config::{self, Command};
 use spelt::sys::{process, signal};
-use spelt::{app, logging};
+use spelt::{app, ctl, logging};
 
 fn main() -> ExitCode {
     signal::prepare();
     let _ = process::ensure_std_fds();
     let mut args = std::env::args_os();
     let argv0 = args.next().unwrap_or_else(|| "spelt".into());
-    let config = match config::from_args(&argv0, args.collect()) {
+    let args: Vec<_> = args.collect();
+    if config::is_ours(&argv0) && args.first().is_some_and(|a| a == "ctl" || a == "list") {
+        return ExitCode::from(ctl::main(args));
+    }
+    let config = match config::from_args(&argv0, args) {
         Ok(Command::Run(config) | Command::Attach(config) | Command::Machine(config)) => config,
         Ok(Command::Print { text, stdout, status }) => {
             // A reader that went away is nobody to tell.

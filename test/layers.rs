@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// Modules and their layers. A module may import from lower layers and from itself; only L0 and L1 may import among
 /// themselves.
-const LAYERS: [(&str, u8); 23] = [
+const LAYERS: [(&str, u8); 24] = [
     ("base", 0),
     ("wire", 0),
     ("sys", 0),
@@ -29,8 +29,9 @@ const LAYERS: [(&str, u8); 23] = [
     ("migrate", 3),
     ("logging", 3),
     ("app", 4),
-    ("lib", 5),
-    ("main", 5),
+    ("ctl", 5),
+    ("lib", 6),
+    ("main", 6),
 ];
 
 /// Where `unsafe` may occur, as prefixes of paths below `src`: the kernel, and the call of a function compiled for

@@ -2,7 +2,7 @@
 
 use super::engine::Engine;
 use crate::base::{Instant, Kind, Token};
-use crate::control::{Forwarder, LIFE};
+use crate::control::slirp4netns::{Forwarder, LIFE};
 use crate::fwd::Side;
 use crate::fwd::ports::Rule;
 use crate::listen::{Forward, ForwardId};

@@ -14,6 +14,7 @@ use std::{io, mem};
 use mio::{Poll, Registry, Waker};
 use socket2::Socket;
 
+use super::desk::{self, Clerk, Desk};
 use super::share::Flows;
 use crate::base::{Addr, Counters, Kind, Mac, Token};
 use crate::flow::{Directory, FlowKey, KeySecret, Share};
@@ -108,6 +109,7 @@ pub struct Seat {
     pub(super) poll: Poll,
     /// `None`: there are no other workers.
     pub(super) crew: Option<Crew>,
+    pub(super) desk: Option<Desk>,
 }
 
 impl Seat {
@@ -115,12 +117,22 @@ impl Seat {
     /// the event loop.
     pub const DESCRIPTORS: usize = 8;
 
+    /// It is to be asked things by the control thread.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn open_desk(&mut self) -> io::Result<Clerk> {
+        let (desk, clerk) = desk::pair(self.poll.registry())?;
+        self.desk = Some(desk);
+        Ok(clerk)
+    }
+
     /// For a worker without others.
     ///
     /// # Errors
     /// The kernel's.
     pub fn alone() -> io::Result<Seat> {
-        Ok(Seat { poll: Poll::new()?, crew: None })
+        Ok(Seat { poll: Poll::new()?, crew: None, desk: None })
     }
 
     /// For `workers` of them, the first one first.
@@ -159,7 +171,7 @@ impl Seat {
             lent: 0,
             reservations: HashMap::new(),
         };
-        let seat = |(me, (poll, inbox))| Seat { poll, crew: Some(crew(me, inbox)) };
+        let seat = |(me, (poll, inbox))| Seat { poll, crew: Some(crew(me, inbox)), desk: None };
         Ok(polls.into_iter().zip(inboxes).enumerate().map(seat).collect())
     }
 }

@@ -8,12 +8,13 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry};
 
 use super::crew::{Crew, Seat, Seen};
+use super::desk::Desk;
 use super::ports::{Forwarding, Ports};
 use super::share::Flows;
 use super::watchdog::Watchdog;
 use super::workers::Workers;
 use crate::base::{Clock, Counters, DropReason, Instant, Kind, Mac, Token};
-use crate::control::Api;
+use crate::control::slirp4netns::Api;
 use crate::flow::{KeySecret, Pending, Wheel};
 use crate::fwd::{Local, Nat, Outbound};
 use crate::gateway::{self, Gateway};
@@ -109,6 +110,8 @@ pub struct Engine {
     pub(super) ports: Ports,
     pub(super) watchdog: Watchdog,
     pub(super) api: Option<Api>,
+    /// Where the control thread's requests come; `None`: there is none.
+    pub(super) desk: Option<Desk>,
     /// Descriptors for flows and, as long as those do not need them, for ports that follow the other side.
     descriptors: usize,
     /// For which numbers of flows, ours and other workers', and of descriptors lent, they were last shared out.
@@ -143,7 +146,7 @@ impl Engine {
     /// # Errors
     /// When the kernel has no descriptors or random bytes left for the start.
     pub fn new(parts: Parts, seat: Seat) -> io::Result<Engine> {
-        let Seat { poll, crew } = seat;
+        let Seat { poll, crew, desk } = seat;
         let registry = poll.registry();
         let Flowing { tcp, udp, icmp, splice } = Flowing::new(&parts, registry, crew.as_ref())?;
         let Common { clock, l2, nat, gateway, protocols, descriptors, .. } = parts.common;
@@ -162,6 +165,7 @@ impl Engine {
             local: parts.local.unwrap_or_default(),
             reassembly: Reassembly::default(),
             api: None,
+            desk,
             workers: Workers::default(),
             poll,
             crew,
@@ -254,6 +258,7 @@ impl Engine {
                     Kind::Ring => self.ring_event(token),
                     Kind::Plug => self.plugged(now)?,
                     Kind::Crew => self.hear(now),
+                    Kind::Desk => self.attend(now),
                     // After the traffic of this turn.
                     Kind::Signal | Kind::Quit => self.due.push(token),
                     _ => self.host_event(token, event.into(), now),
@@ -388,7 +393,7 @@ impl Engine {
         self.descriptors.saturating_sub(self.flows().with(&others).descriptors()).min(self.descriptors / 2)
     }
 
-    fn flows(&self) -> Flows {
+    pub(super) fn flows(&self) -> Flows {
         let (spliced_tcp, spliced_udp) = self.splice.as_ref().map_or((0, 0), |s| (s.tcp_len(), s.udp_len()));
         Flows { tcp: self.tcp.len(), udp: self.udp.len(), icmp: self.icmp.len(), spliced_tcp, spliced_udp }
     }

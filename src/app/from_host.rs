@@ -74,7 +74,10 @@ impl Engine {
             let (Some(listener), Some(acceptor)) = (self.ports.tcp.get(id), &mut self.ports.acceptor) else { return };
             let way = Way::from(listener);
             let (client, from) = match acceptor.accept(listener) {
-                Accepted::Client(client, from) => (client, from),
+                Accepted::Client(client, from) => {
+                    self.ports.forwarding.forwards.hit(way.forward);
+                    (client, from)
+                }
                 Accepted::Turned => continue,
                 Accepted::Empty => return,
                 Accepted::Stuck => return self.accept_later(id, now),

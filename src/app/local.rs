@@ -8,7 +8,7 @@ use super::engine::Engine;
 use crate::base::{DropReason, Endpoint, Instant, PerFamily, Token};
 use crate::flow::Ready;
 use crate::fwd::{Local, Side};
-use crate::listen::Listener;
+use crate::listen::{ForwardId, Listener};
 use crate::splice::{First, Namespaces};
 use crate::sys::socket;
 
@@ -100,11 +100,12 @@ pub(super) struct Way {
     pub on: Side,
     pub target: Option<crate::base::Addr>,
     pub target_port: u16,
+    pub forward: ForwardId,
 }
 
 impl From<&Listener> for Way {
     fn from(l: &Listener) -> Way {
-        Way { on: l.on, target: l.target, target_port: l.target_port }
+        Way { on: l.on, target: l.target, target_port: l.target_port, forward: l.forward }
     }
 }
 

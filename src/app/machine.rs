@@ -169,7 +169,7 @@ fn is_socket(path: &Path) -> io::Result<()> {
 
 /// # Errors
 /// What is there is no socket.
-fn is_stale(path: &Path) -> io::Result<bool> {
+pub(super) fn is_stale(path: &Path) -> io::Result<bool> {
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
         return Err(io::Error::other("there is a file of that name that is no socket"));
     }

@@ -9,7 +9,9 @@
 mod api;
 mod caller;
 mod check;
+pub mod control;
 mod crew;
+mod desk;
 mod engine;
 mod from_guest;
 mod from_host;

@@ -15,8 +15,8 @@ use crate::fwd::ports::Bound;
 use crate::fwd::{Proto, Side};
 use crate::host::SockDiag;
 use crate::listen::{
-    Acceptor, BindError, Change, Forward, ForwardId, Forwards, Handle, Listener, Options, Reason, Rest, open_port,
-    open_rule,
+    Acceptor, BindError, Change, Forward, ForwardId, Forwards, Handle, Listener, Options, Reason, Rest, Status,
+    open_port, open_rule,
 };
 use crate::sys::sockets::{Here, Nobody, Sockets};
 use crate::sys::watch;
@@ -169,6 +169,15 @@ impl Engine {
     /// All rules, in the order they were added.
     pub fn forwards(&self) -> impl Iterator<Item = (ForwardId, &Forward)> {
         self.ports.forwarding.forwards.iter()
+    }
+
+    /// How a rule stands: connections, and clients of UDP, count as hits.
+    pub(super) fn forward_status(&self, id: ForwardId) -> Status {
+        let forwards = &self.ports.forwarding.forwards;
+        let udp = forwards.handles(id).filter(|h| h.proto == Proto::Udp && h.on == Side::Host);
+        let clients: u64 = udp.map(|h| self.udp.clients_of(h.id)).sum();
+        let status = forwards.status(id);
+        Status { hits: status.hits + clients, ..status }
     }
 
     /// Takes over a listening socket.

@@ -101,7 +101,7 @@ pub fn spare_descriptors(inside: bool, requests: bool, card: bool) -> usize {
     // Store and pipes do with less where there is little.
     let inside =
         if inside { ns::Broker::DESCRIPTORS.min(most / 8) + Splice::PIPE_DESCRIPTORS.min(most / 16) } else { 0 };
-    let requests = if requests { control::CLIENTS_MAX } else { 0 };
+    let requests = if requests { control::slirp4netns::CLIENTS_MAX } else { 0 };
     let card = if card { Vhost::DESCRIPTORS } else { 0 };
     most.saturating_sub(process::open_descriptors().len() + 3 + OWN + inside + requests + card)
 }
@@ -135,7 +135,7 @@ pub fn needs_low_ports(forwards: &Forwards) -> bool {
 }
 
 /// The kernel's range for ports it chooses itself.
-fn ephemeral_ports() -> RangeInclusive<u16> {
+pub fn ephemeral_ports() -> RangeInclusive<u16> {
     let parse = |text: String| {
         let mut numbers = text.split_whitespace().map(str::parse::<u16>);
         Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)

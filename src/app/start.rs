@@ -5,13 +5,16 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::UdpSocket;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use super::caller::Caller;
+use super::control::{self, Controller};
 use super::crew::Seat;
+use super::desk::Clerk;
 use super::engine::{Common, Engine, Parts, Protocols};
 use super::links::{links, workers};
 use super::machine::Plugged;
@@ -24,8 +27,9 @@ use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
 use super::workers::Recruit;
 use crate::base::{Clock, Counters, Family, PerFamily};
-use crate::config::{Config, Mode, Target};
-use crate::control::Api;
+use crate::config::{Config, Control, Mode, Target};
+use crate::control::service;
+use crate::control::slirp4netns::Api;
 use crate::fwd::{Local, Side};
 use crate::link::{Capture, Tee};
 use crate::listen::{self, Listener};
@@ -84,6 +88,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         forwards,
         options,
     };
+    let control = control::listen(config)?;
     let api = config.api_socket.as_deref().map(|path| open_api(path, &plan)).transpose()?;
     let opened = Opened {
         plugged,
@@ -91,6 +96,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         forwarding,
         descriptors,
         api,
+        control,
         files,
         daemon,
         caller,
@@ -103,11 +109,15 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
 
 /// Descriptors for ports and flows. `inside`: as in [`spare_descriptors`].
 fn spare(config: &Config, inside: bool) -> usize {
-    let descriptors = spare_descriptors(inside, config.api_socket.is_some(), config.vhost_user);
+    let clients = if config.control == Control::Off { 0 } else { CONTROL_DESCRIPTORS };
+    let descriptors = spare_descriptors(inside, config.api_socket.is_some(), config.vhost_user).saturating_sub(clients);
     // The first queue of the tap, and what the first worker has, are among those that are taken off.
     let more = usize::from(config.queues.saturating_sub(1)) + Seat::DESCRIPTORS * (workers(config) - 1);
     descriptors.saturating_sub(more)
 }
+
+/// Clients of the control socket, with a descriptor that one of them may send; the socket, its loop, and each worker's bell.
+const CONTROL_DESCRIPTORS: usize = service::CLIENTS_MAX + 1 + 3 + Config::QUEUES_MAX as usize;
 
 /// Where the guest is to be.
 enum Place {
@@ -127,6 +137,7 @@ struct Opened {
     /// For ports and flows.
     descriptors: usize,
     api: Option<Api>,
+    control: Option<UnixListener>,
     files: Files,
     daemon: Option<Daemon>,
     caller: Caller,
@@ -219,8 +230,14 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     let (mut caller, summary) = (std::mem::take(&mut opened.caller), std::mem::take(&mut opened.summary));
     let null = opened.files.null.try_clone().context("no descriptor is left")?;
     // With requests, ports below 1024 may be asked for later.
-    let bind_low_ports = needs_low_ports(&opened.forwarding.forwards) || opened.api.is_some();
-    let (mut engine, others) = engine(config, plan, tap, local, opened).context("cannot set up the event loop")?;
+    let asked = opened.api.is_some() || opened.control.is_some();
+    let bind_low_ports = needs_low_ports(&opened.forwarding.forwards) || asked;
+    let control = opened.control.take();
+    let (mut engine, others, clerks) =
+        engine(config, plan, tap, local, opened, control.is_some()).context("cannot set up the event loop")?;
+    let json = summary.json(env!("CARGO_PKG_VERSION"), Some(std::process::id()));
+    let controller = control.map(|listener| Controller::new(listener, config, clerks, &json)).transpose();
+    let controller = controller.context("cannot set up the control thread")?;
     supervisor.register(&mut engine)?;
     let role = role(config);
     let params = sandbox::Params {
@@ -234,7 +251,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     };
     blocked::tell_in(config.personality.name(), logging::last_resort());
     sandbox::enter_process(&params)?;
-    engine.start_workers(others, params)?;
+    engine.start_workers(others, controller, params)?;
     sandbox::confine_thread(&params)?;
     engine.let_workers_go();
     // Before the caller is told that all is ready: what the guest has bound already can be reached then.
@@ -257,14 +274,15 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     Ok(status)
 }
 
-/// The first worker, and what the others begin with.
+/// The first worker, what the others begin with, and how to ask each of them, if `controlled`.
 fn engine(
     config: &Config,
     plan: &Plan,
     tap: Option<ns::Tap>,
     local: Option<Local>,
     opened: Opened,
-) -> io::Result<(Engine, Vec<Recruit>)> {
+    controlled: bool,
+) -> io::Result<(Engine, Vec<Recruit>, Vec<Clerk>)> {
     let l2 = plan.l2(config, tap.as_ref().map(|t| t.mac), tap.as_ref().and_then(|t| t.link_local));
     let common = Common {
         clock: Clock::start(),
@@ -276,7 +294,8 @@ fn engine(
         descriptors: flow_descriptors(&opened.forwarding.forwards, opened.descriptors, opened.listeners.len()),
         udp_timeouts: udp_timeouts(),
     };
-    let seats = Seat::for_crew(workers(config))?;
+    let mut seats = Seat::for_crew(workers(config))?;
+    let clerks = seats.iter_mut().filter(|_| controlled).map(Seat::open_desk).collect::<io::Result<_>>()?;
     let tee = (Tee::new(opened.files.capture), seats.len());
     let links = links(plan.mtu, tap, opened.plugged, config.vhost_user, tee);
     let mut crew = seats.into_iter().zip(links).map(|(seat, link)| Recruit { seat, link, common: common.clone() });
@@ -290,7 +309,7 @@ fn engine(
         engine.print_stats(Duration::from_secs(seconds.into()));
     }
     let others = crew.collect();
-    Ok((engine, others))
+    Ok((engine, others, clerks))
 }
 
 fn role(config: &Config) -> Role {

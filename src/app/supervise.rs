@@ -9,6 +9,7 @@ use mio::Interest;
 use mio::unix::SourceFd;
 use nix::sys::signal::Signal;
 
+use super::control::ASKED_TO_QUIT;
 use super::engine::{Engine, Next};
 use super::plug::CLIENT_GONE;
 use crate::base::{Kind, Token};
@@ -156,6 +157,7 @@ impl Supervisor {
             let served = engine.run(|token| match token.kind {
                 Kind::Signal => self.on_signal(&mut ending),
                 _ if token == EXIT => self.on_exit(),
+                _ if token == ASKED_TO_QUIT => self.on_request(&mut ending),
                 _ => self.on_end(token, &mut status, ending),
             });
             let (Err(e), End::Child(child)) = (&served, &mut self.end) else { break served };
@@ -203,6 +205,17 @@ impl Supervisor {
             next = Next::WakeAfter(GRACE);
         }
         next
+    }
+
+    /// As a SIGTERM from somebody.
+    fn on_request(&mut self, ending: &mut bool) -> Next {
+        log::info!("asked to end over the control socket");
+        let End::Child(child) = &self.end else { return Next::Stop };
+        if child.signal(libc::SIGTERM).is_err() {
+            return Next::Stop;
+        }
+        *ending = true;
+        Next::WakeAfter(GRACE)
     }
 
     fn on_exit(&self) -> Next {

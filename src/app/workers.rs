@@ -6,6 +6,7 @@ use std::{io, thread};
 
 use anyhow::Context;
 
+use super::control::Controller;
 use super::crew::{Message, Seat};
 use super::engine::{Common, Engine, Next, Parts};
 use super::ports::Forwarding;
@@ -30,20 +31,14 @@ impl Recruit {
         go: Receiver<()>,
     ) -> io::Result<JoinHandle<()>> {
         let number = self.seat.crew.as_ref().map_or(0, |crew| crew.me);
-        thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            let _guard = Guard;
-            // Whoever waits for it tells the user.
-            let told = confined.send(sandbox::confine_thread(&params));
-            drop(confined);
-            if told.is_err() || go.recv().is_err() {
-                return;
-            }
+        let work = move || {
             if let Err(e) = self.work() {
                 log::error!("worker thread {number} cannot go on: {e}");
                 // Its flows would hang without a word.
                 std::process::exit(1);
             }
-        })
+        };
+        start(format!("worker-{number}"), work, params, confined, go)
     }
 
     fn work(self) -> io::Result<()> {
@@ -66,6 +61,25 @@ impl Recruit {
     }
 }
 
+/// Starts a thread that, before it works, is confined, says how that went, and waits for `go`.
+fn start(
+    name: String,
+    work: impl FnOnce() + Send + 'static,
+    params: sandbox::Params,
+    confined: Sender<Result<(), sandbox::Error>>,
+    go: Receiver<()>,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name).spawn(move || {
+        let _guard = Guard;
+        // Whoever waits for it tells the user.
+        let told = confined.send(sandbox::confine_thread(&params));
+        drop(confined);
+        if told.is_ok() && go.recv().is_ok() {
+            work();
+        }
+    })
+}
+
 /// Ends the process if its thread panics, as a panic of the main thread does.
 struct Guard;
 
@@ -85,12 +99,17 @@ pub(super) struct Workers {
 }
 
 impl Engine {
-    /// Starts the other workers. They are confined when this returns, and wait for [`Engine::let_workers_go`]: they share our
-    /// memory, so none may serve the guest while any thread has rights left.
+    /// Starts the other workers, and the control thread if there is to be one. They are confined when this returns, and wait
+    /// for [`Engine::let_workers_go`]: they share our memory, so none may serve the guest while any thread has rights left.
     ///
     /// # Errors
     /// The kernel's: no memory for one more thread, or no permission; or that of [`sandbox::confine_thread`].
-    pub fn start_workers(&mut self, recruits: Vec<Recruit>, params: sandbox::Params) -> anyhow::Result<()> {
+    pub(super) fn start_workers(
+        &mut self,
+        recruits: Vec<Recruit>,
+        controller: Option<Controller>,
+        params: sandbox::Params,
+    ) -> anyhow::Result<()> {
         let params = sandbox::Params { lacks: params.lacks.told(), ..params };
         let (sender, outcomes) = channel();
         for recruit in recruits {
@@ -98,6 +117,17 @@ impl Engine {
             let thread = recruit.start(params, sender.clone(), wait);
             let thread = thread.context("cannot start the worker threads (option '--threads' asks for fewer)")?;
             self.workers.threads.push(thread);
+            self.workers.go.push(go);
+        }
+        if let Some(controller) = controller {
+            let (go, wait) = channel();
+            let work = move || {
+                if let Err(e) = controller.run() {
+                    log::error!("the control socket is not served any more: {e}");
+                }
+            };
+            // It holds nothing that anybody waits for, and ends with the process.
+            start("control".into(), work, params, sender.clone(), wait).context("cannot start the control thread")?;
             self.workers.go.push(go);
         }
         drop(sender);

@@ -14,6 +14,11 @@ macro_rules! drop_reasons {
             pub fn name(self) -> &'static str {
                 match self { $(DropReason::$name => $text,)+ }
             }
+
+            /// A sentence about it, for a person.
+            pub fn meaning(self) -> &'static str {
+                match self { $(DropReason::$name => concat!($($doc),+).trim_ascii(),)+ }
+            }
         }
     };
 }

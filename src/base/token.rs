@@ -48,10 +48,12 @@ pub enum Kind {
     Ring = 21,
     /// Messages of other workers.
     Crew = 22,
+    /// Requests of the control thread.
+    Desk = 23,
 }
 
 impl Kind {
-    const ALL: [Kind; 22] = [
+    const ALL: [Kind; 23] = [
         Kind::Link,
         Kind::Tcp,
         Kind::Udp,
@@ -74,6 +76,7 @@ impl Kind {
         Kind::Plug,
         Kind::Ring,
         Kind::Crew,
+        Kind::Desk,
     ];
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::defaults::{defaults, machine_defaults};
 use super::table::{Def, Group, Opt};
-use super::types::{Command, Config, Dns, Lacks, Map, Mode, Personality, Plug, Search, Target, Verbosity};
+use super::types::{Command, Config, Control, Dns, Lacks, Map, Mode, Personality, Plug, Search, Target, Verbosity};
 use super::{ports, value};
 use crate::base::{Addr, Family, PerFamily};
 
@@ -201,6 +201,8 @@ impl Builder {
             Opt::LogSize => c.log_size_bytes = given.parse("log size", value::log_size)?,
             Opt::RunAs => c.runas = Some(given.parse("user", value::runas)?),
             Opt::ConfPath => c.conf_path = Some(given.path("socket path")?),
+            Opt::Control if given.value == "none" => c.control = Control::Off,
+            Opt::Control => c.control = Control::At(given.path("socket path")?),
             Opt::Pcap => c.pcap = Some(given.path("capture file")?),
             Opt::Pid => c.pid_file = Some(given.path("PID file")?),
             Opt::ChrootFallback => c.chroot_fallback = true,

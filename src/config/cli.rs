@@ -95,6 +95,15 @@ pub fn command() -> clap::Command {
         .subcommand_required(true)
         .disable_help_subcommand(true)
         .subcommands([run, attach, VM.command()])
+        .subcommands([
+            elsewhere("ctl", "Ask a running instance what it does, and change it"),
+            elsewhere("list", "List the running instances of this user"),
+        ])
+}
+
+/// A subcommand that has a command line of its own.
+fn elsewhere(name: &'static str, about: &'static str) -> clap::Command {
+    clap::Command::new(name).about(about)
 }
 
 /// A subcommand: its texts for people.
@@ -242,6 +251,8 @@ const SHORT_USAGE: &str = "\
 Usage: spelt run [OPTIONS] [--] [COMMAND [ARG]...]
        spelt attach [OPTIONS] PID|PATH|NAME
        spelt vm [OPTIONS]
+       spelt list
+       spelt ctl [OPTIONS] COMMAND
 
 Try 'spelt --help' for more.";
 

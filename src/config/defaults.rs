@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::types::{Config, Dns, Lack, Lacks, Mode, Personality, Search, Verbosity};
+use super::types::{Config, Control, Dns, Lack, Lacks, Mode, Personality, Search, Verbosity};
 use crate::base::PerFamily;
 use crate::fwd::ports::Ports;
 
@@ -32,6 +32,7 @@ pub(super) fn defaults(personality: Personality) -> Config {
         stats_secs: None,
         runas: None,
         conf_path: None,
+        control: if personality == Personality::Spelt { Control::Default } else { Control::Off },
         chroot_fallback: false,
         lacks: lacks(personality),
         vhost_user: false,

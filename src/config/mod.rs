@@ -37,8 +37,15 @@ use peer::Peer;
 
 pub use cli::command;
 pub use types::{
-    Assign, Command, Config, Dns, Exit, Id, Lack, Lacks, Map, Mode, Personality, Plug, RunAs, Search, Target, Verbosity,
+    Assign, Command, Config, Control, Dns, Exit, Id, Lack, Lacks, Map, Mode, Personality, Plug, RunAs, Search, Target,
+    Verbosity,
 };
+
+/// True if this was started by its own name, and not by that of a program that it replaces.
+pub fn is_ours(argv0: &OsStr) -> bool {
+    let base = Path::new(argv0).file_name().unwrap_or(argv0).to_string_lossy();
+    !["pasta", "passt", "pesto", "slirp4netns"].iter().any(|name| base.contains(name))
+}
 
 /// What to do, by the name this was started as and its arguments (without that name).
 pub fn from_args(argv0: &OsStr, args: Vec<OsString>) -> Result<Command, Exit> {

@@ -22,6 +22,7 @@ pub(super) enum Opt {
     LogSize,
     RunAs,
     ConfPath,
+    Control,
     Help,
     Version,
     Pcap,
@@ -192,14 +193,17 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let mut longs: Vec<_> = OPTIONS.iter().map(|d| d.long).collect();
-        let mut shorts: Vec<_> = OPTIONS.iter().filter_map(|d| d.short).collect();
-        let (n, m) = (longs.len(), shorts.len());
-        longs.sort_unstable();
-        longs.dedup();
-        shorts.sort_unstable();
-        shorts.dedup();
-        assert_eq!((longs.len(), shorts.len()), (n, m));
+        for face in [Faces::PASTA, Faces::PASST, Faces::RUN, Faces::ATTACH, Faces::VM] {
+            let defs = || OPTIONS.iter().filter(|d| d.faces.contains(face));
+            let mut longs: Vec<_> = defs().map(|d| d.long).collect();
+            let mut shorts: Vec<_> = defs().filter_map(|d| d.short).collect();
+            let (n, m) = (longs.len(), shorts.len());
+            longs.sort_unstable();
+            longs.dedup();
+            shorts.sort_unstable();
+            shorts.dedup();
+            assert_eq!((longs.len(), shorts.len()), (n, m));
+        }
     }
 
     /// The names that existing callers rely on.

@@ -166,6 +166,15 @@ pub struct Assign {
     pub prefix: Option<u8>,
 }
 
+/// Where the control socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    Off,
+    /// By a name of its own among the user's run-time files, if there is a directory for these.
+    Default,
+    At(PathBuf),
+}
+
 /// What it means that this machine lacks a means of isolation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lack {
@@ -225,6 +234,7 @@ pub struct Config {
     pub stats_secs: Option<u32>,
     pub runas: Option<RunAs>,
     pub conf_path: Option<PathBuf>,
+    pub control: Control,
     pub chroot_fallback: bool,
     pub lacks: Lacks,
     /// Frames through the machine's own memory.

@@ -79,6 +79,19 @@ struct Entry {
     refused: BTreeSet<u16>,
     /// Where the next attempt at those begins.
     retry_from: u16,
+    /// Connections that came.
+    hits: u64,
+}
+
+/// How a forward stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Ports that listen.
+    pub open: usize,
+    /// Ports that should listen and cannot be bound.
+    pub refused: Vec<u16>,
+    /// Connections that came.
+    pub hits: u64,
 }
 
 /// Ports newly opened after one scan; the next scan goes on. A guest that binds everything must not stop the loop.
@@ -90,7 +103,7 @@ impl Forwards {
     pub fn add(&mut self, forward: Forward) -> ForwardId {
         let id = ForwardId(self.next);
         self.next += 1;
-        let entry = Entry { forward, open: BTreeMap::new(), refused: BTreeSet::new(), retry_from: 0 };
+        let entry = Entry { forward, open: BTreeMap::new(), refused: BTreeSet::new(), retry_from: 0, hits: 0 };
         self.entries.insert(id, entry);
         id
     }
@@ -112,6 +125,24 @@ impl Forwards {
     /// In the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = (ForwardId, &Forward)> {
         self.entries.iter().map(|(id, e)| (*id, &e.forward))
+    }
+
+    /// A connection came at one of its ports.
+    pub fn hit(&mut self, id: ForwardId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.hits += 1;
+        }
+    }
+
+    pub fn status(&self, id: ForwardId) -> Status {
+        let status =
+            |e: &Entry| Status { open: e.open.len(), refused: e.refused.iter().copied().collect(), hits: e.hits };
+        self.entries.get(&id).map(status).unwrap_or_default()
+    }
+
+    /// The sockets of a forward.
+    pub fn handles(&self, id: ForwardId) -> impl Iterator<Item = Handle> + '_ {
+        self.entries.get(&id).into_iter().flat_map(|e| e.open.values().flat_map(|(a, b)| [Some(*a), *b]).flatten())
     }
 
     /// The forward there is already that a new one cannot be told apart from.

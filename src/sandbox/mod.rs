@@ -93,7 +93,7 @@ pub fn enter(params: &Params) -> Result<(), Error> {
 /// See [`enter`].
 pub fn enter_process(params: &Params) -> Result<(), Error> {
     let mut identity = params.identity;
-    let privileged = effective(Capability::CAP_SYS_ADMIN);
+    let privileged = is_privileged();
     // No other user exists in a user namespace of ours.
     if let Some(user) = identity.take_if(|_| !privileged) {
         become_user(user)?;
@@ -103,6 +103,11 @@ pub fn enter_process(params: &Params) -> Result<(), Error> {
     prctl::set_no_new_privs().map_err(fail("no_new_privs", ""))?;
     let files = landlock::give_up_files(params.alone);
     tolerate(params.lacks.files, files.map_err(|cause| Error { step: "Landlock", cause, hint: LANDLOCK_HINT }))
+}
+
+/// True if no user namespace has to be made to give things up: then all users are known in there.
+pub fn is_privileged() -> bool {
+    effective(Capability::CAP_SYS_ADMIN)
 }
 
 /// The second half, for each thread on its own: what the kernel gives to threads, and not to processes. A thread that has

@@ -1,7 +1,7 @@
 //! The controlling terminal's foreground process group.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
@@ -39,4 +39,12 @@ impl Terminal {
             let _ = stop.thread_unblock();
         }
     }
+}
+
+/// Columns and lines; `None`: it is no terminal, or does not know.
+pub fn size(fd: &impl AsFd) -> Option<(usize, usize)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the request writes one `winsize`, which `size` is.
+    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (done == 0 && size.ws_col > 0).then(|| (size.ws_col.into(), size.ws_row.into()))
 }

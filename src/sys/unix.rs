@@ -49,6 +49,20 @@ pub fn peer_pid(fd: &impl AsFd) -> Option<i32> {
     getsockopt(fd, sockopt::PeerCredentials).ok().map(|c| c.pid()).filter(|pid| *pid > 0)
 }
 
+/// The user at the other end, as it is known here.
+pub fn peer_uid(fd: &impl AsFd) -> Option<u32> {
+    getsockopt(fd, sockopt::PeerCredentials).ok().map(|c| c.uid())
+}
+
+/// Bytes of a stream; 0 is its end.
+///
+/// # Errors
+/// The kernel's, `WouldBlock` when none are queued.
+pub fn receive(fd: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length describe `room`, which is ours to write.
+    result(unsafe { libc::recv(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), libc::MSG_DONTWAIT) })
+}
+
 /// A message for each of the rooms, in order, as long as there are any. Returns their lengths, that of the room and one
 /// more for a message that was longer.
 ///

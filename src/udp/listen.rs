@@ -39,6 +39,8 @@ pub struct Listener {
     pub port: u16,
     /// In the run queue.
     pub queued: bool,
+    /// Flows that began here.
+    pub clients: u64,
 }
 
 /// A datagram that came to a flow's socket before that was connected, and is another's.
@@ -76,7 +78,7 @@ impl Listener {
             sockopt::set(fd, libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)?;
         }
         let port = bound.as_socket().map_or(0, |a| a.port());
-        Ok(Listener { socket, rule, port, queued: false })
+        Ok(Listener { socket, rule, port, queued: false, clients: 0 })
     }
 }
 
@@ -134,7 +136,11 @@ impl Udp {
                     Err(Refused::For(reason)) => self.counters.drop(reason),
                 }
             }
+            let before = self.inbound;
             self.settle(rule, &mut strays, facts, link, timers);
+            if let Some(l) = self.listeners.get_mut(id) {
+                l.clients += self.inbound - before;
+            }
             if self.link_full {
                 break;
             }
@@ -255,6 +261,7 @@ impl Udp {
         let socket = opened.map_err(|_| Refused::For(DropReason::HostResources))?;
         self.collect_strays(&socket, from, local, strays);
         let flow = Flow::new(socket, from, Side::Host, facts.now);
+        self.inbound += 1;
         self.insert(key, flow, link.caps().uso, facts, timers).map_err(Refused::For)
     }
 

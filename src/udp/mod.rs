@@ -147,6 +147,8 @@ pub struct Udp {
     listeners: Slab<Listener>,
     /// By the port they are bound to.
     listening: HashMap<u16, Vec<Id>>,
+    /// Flows that began at listening sockets.
+    inbound: u64,
     stage: Stage,
     framer: Framer,
     relay: Relay,
@@ -190,6 +192,7 @@ impl Udp {
             config,
             listeners: Slab::default(),
             listening: HashMap::new(),
+            inbound: 0,
             stage: Stage::default(),
             framer: Framer::new(SLOTS, fragment_id),
             relay: Relay::default(),
@@ -280,6 +283,11 @@ impl Udp {
         watch::add(&self.registry, listener.socket.as_raw_fd(), token, Interest::READABLE)?;
         self.listening.entry(listener.port).or_default().push(id);
         Ok(self.listeners.insert(listener))
+    }
+
+    /// Flows that began at a listening socket.
+    pub fn clients_of(&self, id: Id) -> u64 {
+        self.listeners.get(id).map_or(0, |l| l.clients)
     }
 
     /// Closes a listening socket; flows that began there live on. Returns its port on the host and the guest's.

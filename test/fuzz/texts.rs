@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStringExt;
 
 use spelt::base::{Addr, PerFamily};
 use spelt::config::{self, Command};
-use spelt::control::REQUEST_BYTES_MAX;
-use spelt::control::codec::{self, Request, Response};
+use spelt::control::slirp4netns::REQUEST_BYTES_MAX;
+use spelt::control::slirp4netns::codec::{self, Request, Response};
 use spelt::fwd::Proto;
 use spelt::fwd::ports::{Ports, Rule, Spec};
 use spelt::host::Resolv;

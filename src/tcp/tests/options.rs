@@ -387,6 +387,6 @@ fact!(loss_that_is_known_when_a_repair_ends_is_the_next(p = sacking) {
 #[test]
 fn loss_has_its_own_memory() {
     assert!(size_of::<Conn>() <= 160, "{}", size_of::<Conn>());
-    assert!(size_of::<super::super::Flow>() <= 240, "{}", size_of::<super::super::Flow>());
+    assert!(size_of::<super::super::Flow>() <= 288, "{}", size_of::<super::super::Flow>());
     assert!(size_of::<crate::wire::Packet>() <= 128, "{}", size_of::<crate::wire::Packet>());
 }

@@ -1,0 +1,371 @@
+//! The control thread: where its socket is, and how what it is asked for is carried out by the workers.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use super::desk::{Clerk, Unattended};
+use super::engine::Engine;
+use super::machine::is_stale;
+use crate::base::{Clock, Counters, Family, Instant, Token};
+use crate::config::{Config, Control, Mode, Target};
+use crate::control::protocol::{
+    self, Blame, FAILED, Failure, Filter, FlowCounts, Forward, ForwardOption, Info, NewForward, Stats,
+};
+use crate::control::service::{Backend, Owner, Service};
+use crate::flow::{Look, View};
+use crate::fwd::ports::{Ports, Spec};
+use crate::fwd::{Proto, Side};
+use crate::listen::{self, ForwardId};
+
+/// The caller's event for a request to end.
+pub(super) const ASKED_TO_QUIT: Token = Token { kind: crate::base::Kind::Quit, generation: 0, index: 4 };
+
+/// Listens where the configuration says. `None`: nowhere.
+///
+/// # Errors
+/// The kernel's, for a path that the user gave.
+pub(super) fn listen(config: &Config) -> anyhow::Result<Option<UnixListener>> {
+    match &config.control {
+        Control::Off => Ok(None),
+        Control::At(path) => {
+            let what = || format!("cannot listen at the control socket '{}' (option '--control')", path.display());
+            bind(path).map(Some).with_context(what)
+        }
+        Control::Default => {
+            let Some(path) = default_path(std::process::id()) else { return Ok(None) };
+            let bound = path.parent().map_or(Ok(()), private_dir).and_then(|()| bind(&path));
+            Ok(bound.inspect_err(|e| log::info!("no control socket at '{}': {e}", path.display())).ok())
+        }
+    }
+}
+
+/// Where the control socket of this process is, by default.
+pub fn default_path(pid: u32) -> Option<PathBuf> {
+    Some(default_dir()?.join(format!("{pid}.sock")))
+}
+
+/// Where those of all of the user's instances are.
+pub fn default_dir() -> Option<PathBuf> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)?;
+    runtime.is_absolute().then(|| runtime.join("spelt"))
+}
+
+fn private_dir(dir: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// A socket that nobody listens at any more is replaced, anything else is not.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    if std::fs::symlink_metadata(path).is_ok() && is_stale(path)? {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// All that the thread needs.
+pub(super) struct Controller {
+    service: Service,
+    office: Office,
+}
+
+/// The workers, and what is known from the start.
+struct Office {
+    clerks: Vec<Clerk>,
+    clock: Clock,
+    started: Instant,
+    info: Info,
+    config: Value,
+    only: Option<Family>,
+    ephemeral: RangeInclusive<u16>,
+}
+
+impl Controller {
+    /// `summary`: the effective configuration, a JSON object.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(listener: UnixListener, config: &Config, clerks: Vec<Clerk>, summary: &str) -> io::Result<Controller> {
+        let uid = nix::unistd::geteuid().as_raw();
+        // A process that makes a user namespace of its own knows none but itself there.
+        let unknown = (!crate::sandbox::is_privileged()).then_some(OVERFLOW_UID);
+        let clock = Clock::start();
+        let office = Office {
+            started: clock.now(),
+            clock,
+            info: info(config, clerks.len()),
+            clerks,
+            config: serde_json::from_str(summary).unwrap_or_default(),
+            only: match (config.v4, config.v6) {
+                (true, false) => Some(Family::V4),
+                (false, true) => Some(Family::V6),
+                _ => None,
+            },
+            ephemeral: super::rules::ephemeral_ports(),
+        };
+        Ok(Controller { service: Service::new(listener, Owner { uid, unknown })?, office })
+    }
+
+    /// Serves for as long as the process lives.
+    ///
+    /// # Errors
+    /// Polling failed.
+    pub fn run(self) -> io::Result<()> {
+        self.service.run(&self.office)
+    }
+}
+
+/// `/proc/sys/kernel/overflowuid`, which nobody changes.
+const OVERFLOW_UID: u32 = 65534;
+
+fn info(config: &Config, workers: usize) -> Info {
+    let (mode, target) = match &config.mode {
+        Mode::Spawn { command, .. } => {
+            let words: Vec<_> = command.iter().map(|w| w.to_string_lossy().into_owned()).collect();
+            ("run", words.join(" "))
+        }
+        Mode::Attach { target, .. } => {
+            let text = match target {
+                Target::Pid(pid) => pid.to_string(),
+                Target::Path(path) => path.display().to_string(),
+                Target::Name(name) => name.clone(),
+            };
+            ("attach", text)
+        }
+        Mode::Machine { .. } => ("vm", String::new()),
+    };
+    Info {
+        protocol: protocol::VERSION,
+        program: config.personality.name().into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        mode: mode.into(),
+        target,
+        uptime_seconds: 0.0,
+        workers,
+    }
+}
+
+impl Office {
+    /// Of every worker.
+    fn ask_all<T: Send + 'static>(
+        &self,
+        job: impl Fn(&mut Engine, Instant) -> T + Clone + Send + 'static,
+    ) -> Result<Vec<T>, Failure> {
+        let asked: Result<Vec<_>, _> = self.clerks.iter().map(|clerk| clerk.ask(job.clone())).collect();
+        Ok(asked?.into_iter().map(|answer| answer.wait()).collect::<Result<_, _>>()?)
+    }
+
+    /// Of the one that has the listeners.
+    fn ask_first<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Engine, Instant) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let first = self.clerks.first().ok_or(Unattended)?;
+        Ok(first.ask(job)?.wait()?)
+    }
+
+    fn rules(&self, new: &NewForward) -> Result<Vec<listen::Forward>, String> {
+        let (proto, on) = direction(new.option);
+        let mut spec = match on {
+            Side::Host => Spec::parse(proto, &new.spec)?,
+            Side::Guest => Spec::parse_outbound(proto, &new.spec)?,
+        };
+        if let Some(family) = self.only
+            && !spec.limit(family)
+        {
+            return Err("its address is of the IP version that is switched off".into());
+        }
+        let rules = Ports::Specs(vec![spec]).rules(&self.ephemeral)?;
+        let origin = format!("{} {}", option_name(new.option), new.spec);
+        Ok(rules.into_iter().map(|rule| listen::Forward { rule, on, origin: origin.clone() }).collect())
+    }
+}
+
+impl Backend for Office {
+    fn info(&self) -> Info {
+        let uptime = self.clock.now().since(self.started);
+        Info { uptime_seconds: uptime.as_secs_f64(), ..self.info.clone() }
+    }
+
+    fn config(&self) -> Value {
+        self.config.clone()
+    }
+
+    fn stats(&self) -> Result<Stats, Failure> {
+        let all = self.ask_all(|engine, _| (engine.own_counters(), engine.flows()))?;
+        let mut counters = Counters::default();
+        let mut flows = FlowCounts::default();
+        for (own, n) in all {
+            counters.add(&own);
+            flows.tcp += n.tcp;
+            flows.udp += n.udp;
+            flows.icmp += n.icmp;
+            flows.tcp_splice += n.spliced_tcp;
+            flows.udp_splice += n.spliced_udp;
+        }
+        Ok(Stats::new(&counters, flows))
+    }
+
+    fn flows(&self, filter: &Filter) -> Result<Vec<View>, Failure> {
+        let filter = filter.clone();
+        let all = self.ask_all(move |engine, now| engine.views(&filter, now))?;
+        Ok(all.into_iter().flatten().collect())
+    }
+
+    fn forwards(&self) -> Result<Vec<Forward>, Failure> {
+        self.ask_first(|engine, _| engine.forwards().map(|(id, f)| engine.shown(id, f)).collect())
+    }
+
+    fn add_forwards(&self, rules: Vec<NewForward>) -> Result<Vec<Forward>, Failure> {
+        let mut wanted = Vec::new();
+        let mut blamed = Vec::new();
+        for (index, new) in rules.iter().enumerate() {
+            match self.rules(new) {
+                Ok(forwards) => wanted.extend(forwards.into_iter().map(|f| (index, f))),
+                Err(message) => blamed.push(Blame { index, message }),
+            }
+        }
+        if !blamed.is_empty() {
+            return Err(refusal("no forward was added: not all specifications are valid", blamed));
+        }
+        self.ask_first(move |engine, _| engine.add_all(wanted))?
+            .map_err(|blame| refusal("no forward was added: not all ports could be had", vec![blame]))
+    }
+
+    fn delete_forwards(&self, ids: Vec<u64>) -> Result<(), Failure> {
+        self.ask_first(move |engine, _| engine.delete_all(&ids))?
+            .map_err(|blamed| refusal("no forward was deleted: there are no such forwards", blamed))
+    }
+
+    fn log_level(&self) -> &'static str {
+        log::max_level().as_str()
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<(), Failure> {
+        let known = log::LevelFilter::from_str(level).ok().filter(|l| *l != log::LevelFilter::Off);
+        let advice =
+            || Failure::new(protocol::INVALID_PARAMS, format!("'{level}' is none of error, warn, info, debug, trace"));
+        log::set_max_level(known.ok_or_else(advice)?);
+        Ok(())
+    }
+
+    fn quit(&self) {
+        // One that has ended has nothing to end.
+        let _ = self.ask_first(|engine, _| engine.due.push(ASKED_TO_QUIT));
+    }
+}
+
+impl Engine {
+    /// Flows that `filter` takes.
+    fn views(&self, filter: &Filter, now: Instant) -> Vec<View> {
+        // Two system calls a flow are for those that are asked for by other means.
+        let host_ends = filter.host && (filter.port.is_some() || filter.address.is_some() || self.few_flows());
+        let look = Look { now, host_ends };
+        let tcp = self.tcp.views(&look);
+        let splice = self.splice.iter().flat_map(|splice| splice.views(&look));
+        tcp.chain(self.udp.views(&look))
+            .chain(self.icmp.views(&look))
+            .chain(splice)
+            .filter(|v| filter.takes(v))
+            .collect()
+    }
+
+    /// Their host's ends can be told in less than a turn.
+    fn few_flows(&self) -> bool {
+        const FEW: usize = 2000;
+        self.flows().all().iter().sum::<usize>() <= FEW
+    }
+
+    fn shown(&self, id: ForwardId, forward: &listen::Forward) -> Forward {
+        let status = self.forward_status(id);
+        Forward {
+            id: id.number(),
+            option: option_of(forward.rule.proto, forward.on),
+            spec: forward.rule.to_string(),
+            origin: forward.origin.clone(),
+            open: status.open,
+            refused: status.refused,
+            hits: status.hits,
+        }
+    }
+
+    /// Adds all, or none: then it says which could not be had.
+    fn add_all(&mut self, wanted: Vec<(usize, listen::Forward)>) -> Result<Vec<Forward>, Blame> {
+        let mut added = Vec::new();
+        for (index, forward) in wanted {
+            match self.add_forward(forward) {
+                Ok(id) => added.push(id),
+                Err(e) => {
+                    added.into_iter().for_each(|id| drop(self.remove_forward(id)));
+                    return Err(Blame { index, message: e.to_string() });
+                }
+            }
+        }
+        let shown = |id| self.forwards().find(|(other, _)| *other == id).map(|(id, f)| self.shown(id, f));
+        Ok(added.into_iter().filter_map(shown).collect())
+    }
+
+    fn delete_all(&mut self, ids: &[u64]) -> Result<(), Vec<Blame>> {
+        let known: Vec<Option<ForwardId>> = ids
+            .iter()
+            .map(|id| ForwardId::from_number(*id).filter(|id| self.forwards().any(|(other, _)| other == *id)))
+            .collect();
+        let blame = |(index, _)| Blame { index, message: format!("nothing is forwarded by the id {}", ids[index]) };
+        let blamed: Vec<Blame> = known.iter().enumerate().filter(|(_, id)| id.is_none()).map(blame).collect();
+        if !blamed.is_empty() {
+            return Err(blamed);
+        }
+        known.into_iter().flatten().for_each(|id| drop(self.remove_forward(id)));
+        Ok(())
+    }
+}
+
+impl From<Unattended> for Failure {
+    fn from(_: Unattended) -> Failure {
+        Failure::new(FAILED, "a worker does not answer: it has too much to do, or the program is ending")
+    }
+}
+
+fn refusal(message: &str, data: Vec<Blame>) -> Failure {
+    Failure { code: FAILED, message: message.into(), data }
+}
+
+fn direction(option: ForwardOption) -> (Proto, Side) {
+    match option {
+        ForwardOption::TcpToGuest => (Proto::Tcp, Side::Host),
+        ForwardOption::UdpToGuest => (Proto::Udp, Side::Host),
+        ForwardOption::TcpToHost => (Proto::Tcp, Side::Guest),
+        ForwardOption::UdpToHost => (Proto::Udp, Side::Guest),
+    }
+}
+
+fn option_of(proto: Proto, on: Side) -> ForwardOption {
+    match (proto, on) {
+        (Proto::Tcp, Side::Host) => ForwardOption::TcpToGuest,
+        (Proto::Udp, Side::Host) => ForwardOption::UdpToGuest,
+        (Proto::Tcp, Side::Guest) => ForwardOption::TcpToHost,
+        (Proto::Udp, Side::Guest) => ForwardOption::UdpToHost,
+    }
+}
+
+fn option_name(option: ForwardOption) -> &'static str {
+    match option {
+        ForwardOption::TcpToGuest => "-t",
+        ForwardOption::UdpToGuest => "-u",
+        ForwardOption::TcpToHost => "-T",
+        ForwardOption::UdpToHost => "-U",
+    }
+}

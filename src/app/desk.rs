@@ -1,0 +1,92 @@
+//! What the control thread has a worker do: a call, between two turns of its loop.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::engine::Engine;
+use crate::base::{Instant, Kind, Token};
+
+type Job = Box<dyn FnOnce(&mut Engine, Instant) + Send>;
+
+/// Calls of one turn.
+const JOBS: usize = 8;
+/// How long a worker may take: longer than any turn.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The worker's end.
+pub(super) struct Desk {
+    jobs: Receiver<Job>,
+    bell: Arc<EventFd>,
+}
+
+/// The control thread's.
+pub(super) struct Clerk {
+    jobs: Sender<Job>,
+    bell: Arc<EventFd>,
+}
+
+/// The worker has ended, or does not come to it.
+#[derive(Debug)]
+pub(super) struct Unattended;
+
+/// `registry`: of the worker's loop.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn pair(registry: &Registry) -> io::Result<(Desk, Clerk)> {
+    let bell = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+    let token = mio::Token(Token::only(Kind::Desk).to_usize());
+    registry.register(&mut SourceFd(&bell.as_raw_fd()), token, Interest::READABLE)?;
+    let (sender, jobs) = channel();
+    Ok((Desk { jobs, bell: bell.clone() }, Clerk { jobs: sender, bell }))
+}
+
+impl Clerk {
+    /// Asks the worker to do `job`, and returns where its answer comes.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Engine, Instant) -> T + Send + 'static,
+    ) -> Result<Answer<T>, Unattended> {
+        let (sender, answer) = channel();
+        let job = Box::new(move |engine: &mut Engine, now| drop(sender.send(job(engine, now))));
+        self.jobs.send(job).map_err(|_| Unattended)?;
+        ring(&self.bell);
+        Ok(Answer(answer))
+    }
+}
+
+pub(super) struct Answer<T>(Receiver<T>);
+
+impl<T> Answer<T> {
+    pub fn wait(self) -> Result<T, Unattended> {
+        self.0.recv_timeout(PATIENCE).map_err(|_| Unattended)
+    }
+}
+
+impl Engine {
+    /// Does what the control thread has asked for.
+    pub(super) fn attend(&mut self, now: Instant) {
+        let Some(desk) = self.desk.take() else { return };
+        for _ in 0..JOBS {
+            let Ok(job) = desk.jobs.try_recv() else {
+                self.desk = Some(desk);
+                return;
+            };
+            job(self, now);
+        }
+        ring(&desk.bell);
+        self.desk = Some(desk);
+    }
+}
+
+/// An edge for each: the count need not be read, and is full after 2^64.
+fn ring(bell: &EventFd) {
+    let _ = bell.write(1);
+}

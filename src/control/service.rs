@@ -1,0 +1,270 @@
+//! The control socket: whoever may connect asks in JSON, a line a request ([`super::protocol`]), and is answered in order.
+//!
+//! *Goals.* People and programs see what is going on and change it, while no client, slow, silent, faulty or hostile,
+//! delays traffic or another client, or takes more than a fixed share of memory and descriptors.
+//!
+//! *A thread of its own*, confined as the workers are. It reads, sorts, and writes JSON; a worker only copies out what it
+//! is asked for, or does as it is told, between two turns of its loop ([`Backend`]).
+//!
+//! *Who may.* The socket's directory and file are its owner's alone; the kernel says who connects (`SO_PEERCRED`), and
+//! anybody but the owner and root is turned away, should the file's mode have been changed.
+//!
+//! *A client* has one request in work at a time: while it does not take its reply, nothing is read from it.
+//!
+//! *Timers*: one, while all places are taken. *Limits*: [`CLIENTS_MAX`] clients; when there are more, whoever has been silent for longest goes, if that
+//! was [`SILENT`], and else the newcomer waits in the listen queue. A request is shorter than
+//! [`super::session::LINE_BYTES_MAX`].
+//!
+//! System calls: accept4, getsockopt (`SO_PEERCRED`), epoll_ctl, epoll_wait, recvmsg (descriptors may come along), write,
+//! close; futex (workers' answers).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use serde_json::Value;
+
+use super::metrics;
+use super::protocol::{self, Failure, Filter, Forward, Info, NewForward, Request, Stats};
+use super::session::{Session, Step};
+use crate::base::{Clock, Instant};
+use crate::flow::View;
+use crate::sys::unix;
+
+/// Clients at a time.
+pub const CLIENTS_MAX: usize = 16;
+/// After this long without a request a client may have to make room.
+pub const SILENT: Duration = Duration::from_secs(10);
+/// Between two looks for somebody who waits, when clients have been silent for that long.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Requests of one client before others have their turn.
+const TURN: usize = 16;
+
+/// What carries out the requests. `Err`: why not, for the client.
+pub trait Backend {
+    fn info(&self) -> Info;
+
+    /// The effective configuration.
+    fn config(&self) -> Value;
+
+    /// # Errors
+    /// A worker does not answer.
+    fn stats(&self) -> Result<Stats, Failure>;
+
+    /// Every flow. `host_ends`: with the ends of the host's sockets, for those that `filter` takes without.
+    ///
+    /// # Errors
+    /// A worker does not answer.
+    fn flows(&self, filter: &Filter) -> Result<Vec<View>, Failure>;
+
+    /// # Errors
+    /// A worker does not answer.
+    fn forwards(&self) -> Result<Vec<Forward>, Failure>;
+
+    /// Adds all, or none.
+    ///
+    /// # Errors
+    /// Which of them cannot be had, and why.
+    fn add_forwards(&self, rules: Vec<NewForward>) -> Result<Vec<Forward>, Failure>;
+
+    /// Deletes all, or none.
+    ///
+    /// # Errors
+    /// Which of them there is not.
+    fn delete_forwards(&self, ids: Vec<u64>) -> Result<(), Failure>;
+
+    fn log_level(&self) -> &'static str;
+
+    /// # Errors
+    /// There is no such level.
+    fn set_log_level(&self, level: &str) -> Result<(), Failure>;
+
+    /// Ends the program, as SIGTERM does.
+    fn quit(&self);
+}
+
+/// The socket and its clients.
+#[derive(Debug)]
+pub struct Service {
+    listener: UnixListener,
+    owner: Owner,
+    poll: Poll,
+    clock: Clock,
+    sessions: [Option<Session>; CLIENTS_MAX],
+}
+
+/// Who may ask, beside root.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// As this process sees it.
+    pub uid: u32,
+    /// What users that its user namespace does not know look like; root is one of them there. `None`: all are known.
+    pub unknown: Option<u32>,
+}
+
+const LISTENER: Token = Token(CLIENTS_MAX);
+
+impl Service {
+    /// # Errors
+    /// The kernel's.
+    pub fn new(listener: UnixListener, owner: Owner) -> io::Result<Service> {
+        listener.set_nonblocking(true)?;
+        let poll = Poll::new()?;
+        poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)?;
+        Ok(Service { listener, owner, poll, clock: Clock::start(), sessions: Default::default() })
+    }
+
+    /// Serves for as long as the process lives.
+    ///
+    /// # Errors
+    /// Polling failed.
+    pub fn run(mut self, backend: &dyn Backend) -> io::Result<()> {
+        let mut events = Events::with_capacity(CLIENTS_MAX + 1);
+        let mut again = [false; CLIENTS_MAX];
+        loop {
+            let wait = if again.contains(&true) { Some(Duration::ZERO) } else { self.patience() };
+            match self.poll.poll(&mut events, wait) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            for event in &events {
+                match event.token() {
+                    LISTENER => {}
+                    Token(slot) => again[slot] = true,
+                }
+            }
+            for (slot, again) in again.iter_mut().enumerate() {
+                if std::mem::take(again) {
+                    *again = self.serve(slot, backend);
+                }
+            }
+            // One that waited may have room now; events of it are gone.
+            while let Some(slot) = self.accept() {
+                again[slot] = true;
+            }
+        }
+    }
+
+    /// The next client, if there is one and room for it.
+    fn accept(&mut self) -> Option<usize> {
+        loop {
+            let slot = self.room()?;
+            let (stream, _) = match self.listener.accept() {
+                Ok(accepted) => accepted,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return None,
+            };
+            if !self.owner.admits(&stream) {
+                continue;
+            }
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            let registry = self.poll.registry();
+            let prepared = stream
+                .set_nonblocking(true)
+                .and_then(|()| registry.register(&mut SourceFd(&stream.as_raw_fd()), Token(slot), interest));
+            if prepared.is_ok() {
+                self.sessions[slot] = Some(Session::new(stream, self.clock.now()));
+                return Some(slot);
+            }
+        }
+    }
+
+    /// How long to wait for events: while all places are taken, until one of them may be given to somebody who waits, of whom
+    /// the listener has told once.
+    fn patience(&self) -> Option<Duration> {
+        let mut silent_since = None;
+        for session in &self.sessions {
+            let last_used = session.as_ref()?.last_used;
+            silent_since = Some(silent_since.map_or(last_used, |t: Instant| t.min(last_used)));
+        }
+        let left = silent_since.map(|t| (t + SILENT).since(self.clock.now()))?;
+        Some(left.max(LOOK_AGAIN))
+    }
+
+    /// A free place, or that of whoever has been silent for long.
+    fn room(&self) -> Option<usize> {
+        if let Some(free) = self.sessions.iter().position(Option::is_none) {
+            return Some(free);
+        }
+        let now = self.clock.now();
+        let used = |(slot, session): (usize, &Option<Session>)| Some((session.as_ref()?.last_used, slot));
+        let (last_used, slot) = self.sessions.iter().enumerate().filter_map(used).min()?;
+        (now.since(last_used) >= SILENT).then_some(slot)
+    }
+
+    /// True if the client has more to say.
+    fn serve(&mut self, slot: usize, backend: &dyn Backend) -> bool {
+        let now = self.clock.now();
+        for _ in 0..TURN {
+            let Some(session) = &mut self.sessions[slot] else { return false };
+            match session.step() {
+                Step::Wait => return false,
+                Step::Gone => {
+                    self.sessions[slot] = None;
+                    return false;
+                }
+                Step::Line(line) => {
+                    session.last_used = now;
+                    session.fds.clear();
+                    if let Some(reply) = answer(&line, backend) {
+                        session.reply(&reply);
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+impl Owner {
+    fn admits(&self, client: &impl AsFd) -> bool {
+        unix::peer_uid(client).is_some_and(|uid| uid == self.uid || uid == 0 || Some(uid) == self.unknown)
+    }
+}
+
+/// `None`: nobody wants to know.
+fn answer(line: &[u8], backend: &dyn Backend) -> Option<Vec<u8>> {
+    if line.trim_ascii().is_empty() {
+        return None;
+    }
+    let (id, request) = protocol::read(line);
+    let outcome = request.and_then(|request| perform(request, backend));
+    id.map(|id| protocol::write(&id, outcome))
+}
+
+fn perform(request: Request, backend: &dyn Backend) -> Result<Value, Failure> {
+    let value = match request {
+        Request::Info => json(&backend.info()),
+        Request::Config => backend.config(),
+        Request::Stats => json(&backend.stats()?),
+        Request::Metrics => serde_json::json!({ "text": metrics::text(&backend.info(), &backend.stats()?) }),
+        Request::Flows(filter) => json(&filter.apply(backend.flows(&filter)?)),
+        Request::Forwards => json(&protocol::Forwards { forwards: backend.forwards()? }),
+        Request::AddForwards(rules) => json(&protocol::Forwards { forwards: backend.add_forwards(rules.forwards)? }),
+        Request::DeleteForwards(deleted) => {
+            backend.delete_forwards(deleted.ids)?;
+            serde_json::json!({})
+        }
+        Request::LogLevel => serde_json::json!({ "level": backend.log_level() }),
+        Request::SetLogLevel(wanted) => {
+            backend.set_log_level(&wanted.level)?;
+            serde_json::json!({ "level": backend.log_level() })
+        }
+        Request::Quit => {
+            backend.quit();
+            serde_json::json!({})
+        }
+    };
+    Ok(value)
+}
+
+fn json(value: &impl serde::Serialize) -> Value {
+    // Fails only for maps with keys that are no text.
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

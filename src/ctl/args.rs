@@ -1,0 +1,256 @@
+//! The command lines of `spelt ctl` and `spelt list`.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::net::IpAddr;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::control::protocol::{Filter, ForwardOption, NewForward, Sort};
+
+/// Ask a running instance what it does, and change it
+#[derive(Debug, Parser)]
+#[command(name = "ctl", display_name = "spelt ctl", bin_name = "spelt ctl", after_help = EXAMPLES)]
+pub struct Ctl {
+    /// Which instance, by its process id or its control socket [default: the only one; 'spelt list' shows them]
+    #[arg(short, long, value_name = "PID|PATH", global = true)]
+    pub instance: Option<String>,
+    /// Print replies in JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub what: What,
+}
+
+/// List the running instances of this user
+#[derive(Debug, Parser)]
+#[command(name = "list", display_name = "spelt list", bin_name = "spelt list")]
+pub struct List {
+    /// Print in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum What {
+    /// Say what is running: mode, target, version, uptime
+    Info,
+    /// Show the effective configuration
+    Config,
+    /// Show counters: frames, bytes, flows, and why frames were not forwarded
+    Stats {
+        /// Show reasons that have not occurred, too
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Print all counters in the text format of OpenMetrics
+    Metrics,
+    /// Show connections and other flows
+    Flows(FlowOptions),
+    /// Show and change which ports are forwarded
+    Forward {
+        #[command(subcommand)]
+        command: ForwardCommand,
+    },
+    /// Show or change how much is logged
+    Log {
+        /// error, warn, info, debug or trace
+        #[arg(value_enum)]
+        level: Option<LogLevel>,
+    },
+    /// End the instance, as SIGTERM does
+    Quit,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl std::fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.to_possible_value().expect("no level is hidden").get_name())
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct FlowOptions {
+    /// Show flows of this protocol only: tcp, udp, icmp, tcp-splice or udp-splice
+    #[arg(short, long, value_parser = ["tcp", "udp", "icmp", "tcp-splice", "udp-splice"])]
+    pub protocol: Option<String>,
+    /// ... with this address at either end
+    #[arg(short, long, value_name = "ADDRESS")]
+    pub address: Option<IpAddr>,
+    /// ... with this port at either end
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// ... in this state, as the table shows it
+    #[arg(long)]
+    pub state: Option<String>,
+    /// Order: bytes, age, idle or port
+    #[arg(short, long, default_value = "bytes")]
+    pub sort: SortBy,
+    /// Show this many at most [default: 1000, with --watch what fits]
+    #[arg(short = 'n', long)]
+    pub limit: Option<usize>,
+    /// Show the ends of the sockets on the host, too
+    #[arg(long)]
+    pub host: bool,
+    /// Show them again every SECONDS, with what they move in between [default: 1]
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = seconds)]
+    pub watch: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum SortBy {
+    Bytes,
+    Age,
+    Idle,
+    Port,
+}
+
+impl FlowOptions {
+    pub fn filter(&self) -> Filter {
+        Filter {
+            protocol: self.protocol.clone(),
+            address: self.address,
+            port: self.port,
+            state: self.state.clone(),
+            sort: match self.sort {
+                SortBy::Bytes => Sort::Bytes,
+                SortBy::Age => Sort::Age,
+                SortBy::Idle => Sort::Idle,
+                SortBy::Port => Sort::Port,
+            },
+            limit: self.limit,
+            host: self.host,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ForwardCommand {
+    /// Show the forwards in force
+    #[command(visible_alias = "ls")]
+    List,
+    /// Forward ports: all that are given, or none
+    Add(PortOptions),
+    /// End forwards by their ids, as 'list' shows them: all that are given, or none; connections live on
+    #[command(visible_alias = "delete")]
+    Del {
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<u64>,
+    },
+}
+
+/// With specifications as 'spelt run' takes them.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct PortOptions {
+    /// TCP ports of the host to the guest
+    #[arg(short = 't', long = "tcp-ports", value_name = "SPEC")]
+    tcp: Vec<String>,
+    /// UDP ports of the host to the guest
+    #[arg(short = 'u', long = "udp-ports", value_name = "SPEC")]
+    udp: Vec<String>,
+    /// TCP ports of the guest to the host
+    #[arg(short = 'T', long = "tcp-ns", value_name = "SPEC")]
+    tcp_ns: Vec<String>,
+    /// UDP ports of the guest to the host
+    #[arg(short = 'U', long = "udp-ns", value_name = "SPEC")]
+    udp_ns: Vec<String>,
+}
+
+impl PortOptions {
+    /// # Errors
+    /// None are given.
+    pub fn forwards(&self) -> anyhow::Result<Vec<NewForward>> {
+        let of = |option, specs: &[String]| -> Vec<NewForward> {
+            specs.iter().map(|spec| NewForward { option, spec: spec.clone() }).collect()
+        };
+        let all = [
+            of(ForwardOption::TcpToGuest, &self.tcp),
+            of(ForwardOption::UdpToGuest, &self.udp),
+            of(ForwardOption::TcpToHost, &self.tcp_ns),
+            of(ForwardOption::UdpToHost, &self.udp_ns),
+        ];
+        let all = all.concat();
+        anyhow::ensure!(!all.is_empty(), "give -t, -u, -T or -U with the ports to forward");
+        Ok(all)
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "give a number of seconds".to_string())?;
+    if (0.1..=3600.0).contains(&value) { Ok(value) } else { Err("give 0.1 to 3600 seconds".into()) }
+}
+
+/// A command line that was not understood, or asked for help.
+#[derive(Debug)]
+pub struct Usage(clap::Error);
+
+impl Usage {
+    /// Prints it, and returns the exit status.
+    pub fn print(&self) -> u8 {
+        let help = !self.0.use_stderr();
+        let text = self.0.render().to_string();
+        // A reader that went away is nobody to tell.
+        let _ = if help { write!(std::io::stdout(), "{text}") } else { write!(std::io::stderr(), "{text}") };
+        if help { 0 } else { 2 }
+    }
+}
+
+/// `args`: with the subcommand's name first.
+pub fn parse<T: CommandFactory + FromArgMatches>(name: &'static str, args: Vec<OsString>) -> Result<T, Usage> {
+    let command = T::command().name(name).version(env!("CARGO_PKG_VERSION")).propagate_version(true);
+    let matches = command.try_get_matches_from(args).map_err(Usage)?;
+    T::from_arg_matches(&matches).map_err(Usage)
+}
+
+/// For help, manual pages and completion.
+pub fn ctl_command() -> clap::Command {
+    Ctl::command()
+}
+
+/// The same of `spelt list`.
+pub fn list_command() -> clap::Command {
+    List::command()
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  spelt list
+  spelt ctl stats
+  spelt ctl flows --watch
+  spelt ctl -i 1234 flows --protocol tcp --port 443 --host
+  spelt ctl forward add -t 8080:80 -u 5353:53
+  spelt ctl forward del 3";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_lines_are_consistent() {
+        ctl_command().debug_assert();
+        list_command().debug_assert();
+    }
+
+    #[test]
+    fn ports_of_all_kinds() {
+        let args = "ctl forward add -t 80 -t 90:91 -U 53 -i 7 --json".split_whitespace().map(Into::into).collect();
+        let ctl: Ctl = parse("ctl", args).unwrap();
+        let What::Forward { command: ForwardCommand::Add(ports) } = &ctl.what else { panic!() };
+        let all: Vec<_> = ports.forwards().unwrap().into_iter().map(|f| (f.option, f.spec)).collect();
+        let expected = [
+            (ForwardOption::TcpToGuest, "80".to_string()),
+            (ForwardOption::TcpToGuest, "90:91".into()),
+            (ForwardOption::UdpToHost, "53".into()),
+        ];
+        assert_eq!((all.as_slice(), ctl.instance.as_deref(), ctl.json), (&expected[..], Some("7"), true));
+    }
+}

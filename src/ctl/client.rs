@@ -1,0 +1,62 @@
+//! A connection to a control socket.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use crate::control::protocol::Failure;
+
+/// Longer than an instance waits for its workers.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Client {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+    last_id: u64,
+}
+
+impl Client {
+    /// # Errors
+    /// Nobody listens there, or the user may not connect.
+    pub fn connect(path: &Path) -> anyhow::Result<Client> {
+        let stream = UnixStream::connect(path)
+            .with_context(|| format!("cannot reach the control socket '{}'", path.display()))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Client { path: path.to_owned(), stream: BufReader::new(stream), last_id: 0 })
+    }
+
+    /// # Errors
+    /// What the instance says, or that it says nothing.
+    pub fn ask(&mut self, method: &str, params: Value) -> anyhow::Result<Value> {
+        self.last_id += 1;
+        let request = json!({ "jsonrpc": "2.0", "id": self.last_id, "method": method, "params": params });
+        let silent = || format!("no answer from the control socket '{}'", self.path.display());
+        self.stream.get_ref().write_all(format!("{request}\n").as_bytes()).with_context(silent)?;
+        let mut line = String::new();
+        if self.stream.read_line(&mut line).with_context(silent)? == 0 {
+            bail!("the instance has closed the connection: is it ending, or are you another user?");
+        }
+        let mut reply: Value = serde_json::from_str(&line).context("the answer is no JSON")?;
+        match reply.get_mut("error").filter(|e| !e.is_null()) {
+            None => Ok(reply["result"].take()),
+            Some(error) => Err(refused(error.take())),
+        }
+    }
+}
+
+fn refused(error: Value) -> anyhow::Error {
+    match serde_json::from_value::<Failure>(error) {
+        Ok(Failure { message, data, .. }) if data.is_empty() => anyhow::Error::msg(message),
+        Ok(Failure { message, data, .. }) => {
+            let blamed: Vec<String> =
+                data.iter().map(|b| format!("\n  number {}: {}", b.index + 1, b.message)).collect();
+            anyhow::anyhow!("{message}{}", blamed.concat())
+        }
+        Err(_) => anyhow::anyhow!("the instance says no, and its reason is not understood"),
+    }
+}

@@ -1,0 +1,74 @@
+//! The table of forwards.
+
+use serde_json::Value;
+
+use super::table::Table;
+use crate::control::protocol::{ForwardOption, Forwards};
+
+/// # Errors
+/// The reply is of another version.
+pub fn table(value: &Value) -> anyhow::Result<String> {
+    let all: Forwards = serde_json::from_value(value.clone())?;
+    let mut table = Table::new(&["ID", "FROM", "PROTO", "PORTS", "OPEN", "HITS", "ASKED FOR BY"]);
+    table.right(&[0, 4, 5]);
+    for f in &all.forwards {
+        let (from, proto) = match f.option {
+            ForwardOption::TcpToGuest => ("host", "tcp"),
+            ForwardOption::UdpToGuest => ("host", "udp"),
+            ForwardOption::TcpToHost => ("guest", "tcp"),
+            ForwardOption::UdpToHost => ("guest", "udp"),
+        };
+        let refused = if f.refused.is_empty() { String::new() } else { format!(" ({} not bound)", f.refused.len()) };
+        table.row([
+            f.id.to_string(),
+            from.into(),
+            proto.into(),
+            shortened(&f.spec),
+            format!("{}{refused}", f.open),
+            f.hits.to_string(),
+            f.origin.clone(),
+        ]);
+    }
+    Ok(table.render(super::table::width()))
+}
+
+/// `8080-8080:80-80` is `8080:80`.
+fn shortened(spec: &str) -> String {
+    let range = |text: &str| match text.split_once('-') {
+        Some((first, last)) if first == last => first.to_owned(),
+        _ => text.to_owned(),
+    };
+    let part = |text: &str| match text.rsplit_once('/') {
+        Some((address, ports)) => format!("{address}/{}", range(ports)),
+        None => range(text),
+    };
+    // An address has colons as well, but those are in brackets.
+    let Some(at) = spec.match_indices(':').map(|(at, _)| at).find(|at| !in_brackets(spec, *at)) else {
+        return part(spec);
+    };
+    let (rest, auto) = spec[at + 1..].split_once(',').map_or((&spec[at + 1..], ""), |(rest, _)| (rest, ",auto"));
+    format!("{}:{}{auto}", part(&spec[..at]), part(rest))
+}
+
+fn in_brackets(text: &str, at: usize) -> bool {
+    let before = &text[..at];
+    before.rfind('[') > before.rfind(']')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shortened;
+
+    #[test]
+    fn ranges_of_one_are_a_number() {
+        for (long, short) in [
+            ("8080-8080:80-80", "8080:80"),
+            ("1-9:1-9", "1-9:1-9"),
+            ("127.0.0.1/80-80:81-81", "127.0.0.1/80:81"),
+            ("[::1]%lo/80-80:[fd00::2]/81-82", "[::1]%lo/80:[fd00::2]/81-82"),
+            ("1-65535:1-65535,auto", "1-65535:1-65535,auto"),
+        ] {
+            assert_eq!(shortened(long), short);
+        }
+    }
+}

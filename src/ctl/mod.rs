@@ -1,0 +1,150 @@
+//! `spelt ctl` and `spelt list`: what a person, or a script, asks a running instance. Talks to the control socket, in the
+//! words of [`crate::control::protocol`]; prints tables for people, JSON for programs.
+//!
+//! System calls: openat, getdents64 (instances), socket, connect, sendto, recvfrom; ioctl (width of the terminal); unlink
+//! (sockets of instances that have ended).
+
+mod args;
+mod client;
+mod flows;
+mod forwards;
+mod instances;
+mod table;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use crate::control::protocol::{Info, Stats};
+use args::{Ctl, ForwardCommand, List, What};
+use client::Client;
+use table::Table;
+
+pub use args::{ctl_command, list_command};
+
+/// Runs `spelt ctl` or `spelt list` with these arguments, the first of which is its name, and returns the exit status: 0, or
+/// 1 if it was refused or could not be asked, or 2 if the command line is wrong.
+pub fn main(args: Vec<OsString>) -> u8 {
+    let list = args.first().is_some_and(|name| name == "list");
+    let done = if list { args::parse::<List>("list", args).map(|list| self::list(&list)) } else { ctl(args) };
+    match done {
+        Ok(Ok(())) => 0,
+        Ok(Err(e)) if is_broken_pipe(&e) => 0,
+        Ok(Err(e)) => {
+            let _ = writeln!(io::stderr(), "spelt: {e:#}");
+            1
+        }
+        Err(usage) => usage.print(),
+    }
+}
+
+fn ctl(args: Vec<OsString>) -> Result<anyhow::Result<()>, args::Usage> {
+    args::parse::<Ctl>("ctl", args).map(|ctl| run(&ctl))
+}
+
+/// Who reads us has seen enough.
+fn is_broken_pipe(e: &anyhow::Error) -> bool {
+    e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn list(list: &List) -> anyhow::Result<()> {
+    let all = instances::all()?;
+    if list.json {
+        let all: Vec<Value> =
+            all.iter().map(|i| json!({ "socket": i.path.display().to_string(), "info": i.info })).collect();
+        return print(&format!("{}\n", Value::from(all)));
+    }
+    let mut table = Table::new(&["PID", "MODE", "UPTIME", "PROGRAM", "TARGET"]);
+    table.right(&[0, 2]);
+    for instance in &all {
+        let Info { pid, mode, uptime_seconds, program, target, .. } = &instance.info;
+        table.row([pid.to_string(), mode.clone(), table::duration(*uptime_seconds), program.clone(), target.clone()]);
+    }
+    print(&table.render(table::width()))
+}
+
+fn run(ctl: &Ctl) -> anyhow::Result<()> {
+    let mut client = Client::connect(&instances::find(ctl.instance.as_deref())?)?;
+    match &ctl.what {
+        What::Info => show(&mut client, ctl.json, "info", |value| Ok(pairs(value))),
+        What::Config => show(&mut client, ctl.json, "config.get", |value| Ok(pairs(value))),
+        What::Stats { all } => show(&mut client, ctl.json, "stats.get", |value| stats(value, *all)),
+        What::Metrics => {
+            let value = client.ask("metrics.get", json!({}))?;
+            print(value["text"].as_str().unwrap_or_default())
+        }
+        What::Flows(options) => flows::run(&mut client, options, ctl.json),
+        What::Forward { command } => match command {
+            ForwardCommand::List => show(&mut client, ctl.json, "forward.list", forwards::table),
+            ForwardCommand::Add(ports) => {
+                let value = client.ask("forward.add", json!({ "forwards": ports.forwards()? }))?;
+                print(&if ctl.json { format!("{value}\n") } else { forwards::table(&value)? })
+            }
+            ForwardCommand::Del { ids } => client.ask("forward.delete", json!({ "ids": ids })).map(drop),
+        },
+        What::Log { level } => {
+            let value = match level {
+                Some(level) => client.ask("log.set", json!({ "level": level.to_string() }))?,
+                None => client.ask("log.get", json!({}))?,
+            };
+            let text = value["level"].as_str().unwrap_or_default().to_lowercase();
+            print(&if ctl.json { format!("{value}\n") } else { format!("{text}\n") })
+        }
+        What::Quit => client.ask("quit", json!({})).map(drop),
+    }
+}
+
+/// Asks and prints, as JSON or as `text` makes it.
+fn show(
+    client: &mut Client,
+    json: bool,
+    method: &str,
+    text: impl FnOnce(&Value) -> anyhow::Result<String>,
+) -> anyhow::Result<()> {
+    let value = client.ask(method, json!({}))?;
+    print(&if json { format!("{value}\n") } else { text(&value)? })
+}
+
+/// An object, a line a member.
+fn pairs(value: &Value) -> String {
+    let mut table = Table::new(&[]);
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Null => "-".into(),
+            other => other.to_string(),
+        };
+        table.row([name.clone(), text]);
+    }
+    table.render(None)
+}
+
+fn stats(value: &Value, all: bool) -> anyhow::Result<String> {
+    let stats: Stats = serde_json::from_value(value.clone())?;
+    let mut table = Table::new(&["", "FRAMES", "BYTES"]);
+    table.right(&[1, 2]);
+    table.row(["from the guest".into(), stats.frames_from_guest.to_string(), table::bytes(stats.bytes_from_guest)]);
+    table.row(["to the guest".into(), stats.frames_to_guest.to_string(), table::bytes(stats.bytes_to_guest)]);
+    let flows = &stats.flows;
+    let mut text = table.render(None);
+    text.push_str(&format!(
+        "\nflows: {} TCP, {} UDP, {} ICMP; past the link {} TCP, {} UDP\n",
+        flows.tcp, flows.udp, flows.icmp, flows.tcp_splice, flows.udp_splice
+    ));
+    let mut table = Table::new(&["NOT FORWARDED", "FRAMES", "MEANING"]);
+    table.right(&[1]);
+    let dropped = stats.drops.iter().filter(|d| all || d.count > 0);
+    dropped.for_each(|d| table.row([d.reason.clone(), d.count.to_string(), d.meaning.clone()]));
+    if !table.is_empty() {
+        text.push('\n');
+        text.push_str(&table.render(table::width()));
+    }
+    Ok(text)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
