@@ -256,13 +256,17 @@ class LargeTransfers(Transfers):
             self.assert_transfers(net, guest, 50_000_000, 50_000_000)
 
     def test_guest_never_retransmits(self):
+        """But for the probes that Linux sends when no ACK has come for two round trips (RFC 8985 §7), which are twenty
+        microseconds here: on a busy machine that is no time at all."""
         before = self.retransmissions()
         self.assert_transfers(V4, self.guest, 0, 200_000_000)
-        self.assertEqual(self.retransmissions() - before, 0)
+        self.assertEqual(self.retransmissions(), before)
 
     def retransmissions(self):
-        names, values = [line.split() for line in self.guest.output("grep ^Tcp: /proc/net/snmp").splitlines()]
-        return int(values[names.index("RetransSegs")])
+        """What the guest's kernel has sent again because it took it for lost."""
+        names, values = [line.split() for line in self.guest.output("grep ^TcpExt: /proc/net/netstat").splitlines()]
+        return {name: int(values[names.index(name)])
+                for name in ("TCPFastRetrans", "TCPSlowStartRetrans", "TCPTimeouts", "TCPLossProbeRecovery")}
 
 
 class LossyLink(Transfers):
