@@ -26,3 +26,4 @@ pub mod sandbox;
 
 pub mod app;
 pub mod ctl;
+pub mod doctor;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use spelt::config::{self, Command};
 use spelt::sys::{process, signal};
-use spelt::{app, ctl, logging};
+use spelt::{app, ctl, doctor, logging};
 
 fn main() -> ExitCode {
     signal::prepare();
@@ -13,8 +13,10 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let argv0 = args.next().unwrap_or_else(|| "spelt".into());
     let args: Vec<_> = args.collect();
-    if config::is_ours(&argv0) && args.first().is_some_and(|a| a == "ctl" || a == "list") {
-        return ExitCode::from(ctl::main(args));
+    match config::own_word(&argv0, &args) {
+        Some(("ctl" | "list", _)) => return ExitCode::from(ctl::main(args)),
+        Some(("doctor", rest)) => return ExitCode::from(doctor::main(rest)),
+        _ => {}
     }
     let config = match config::from_args(&argv0, args) {
         Ok(Command::Run(config) | Command::Attach(config) | Command::Machine(config)) => config,

@@ -98,6 +98,7 @@ pub fn command() -> clap::Command {
         .subcommands([
             elsewhere("ctl", "Ask a running instance what it does, and change it"),
             elsewhere("list", "List the running instances of this user"),
+            elsewhere("doctor", "Say what this machine allows, and how to mend what it does not"),
         ])
 }
 

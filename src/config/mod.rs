@@ -41,12 +41,6 @@ pub use types::{
     Verbosity,
 };
 
-/// True if this was started by its own name, and not by that of a program that it replaces.
-pub fn is_ours(argv0: &OsStr) -> bool {
-    let base = Path::new(argv0).file_name().unwrap_or(argv0).to_string_lossy();
-    !["pasta", "passt", "pesto", "slirp4netns"].iter().any(|name| base.contains(name))
-}
-
 /// What to do, by the name this was started as and its arguments (without that name).
 pub fn from_args(argv0: &OsStr, args: Vec<OsString>) -> Result<Command, Exit> {
     let base = Path::new(argv0).file_name().unwrap_or(argv0).to_string_lossy();
@@ -65,6 +59,18 @@ pub fn from_args(argv0: &OsStr, args: Vec<OsString>) -> Result<Command, Exit> {
     }
     cli::parse(args)
 }
+
+/// The first argument and those behind it, if this was started as spelt: for commands that have no options in common with
+/// the others.
+pub fn own_word<'a>(argv0: &OsStr, args: &'a [OsString]) -> Option<(&'a str, &'a [OsString])> {
+    let base = Path::new(argv0).file_name().unwrap_or(argv0).to_string_lossy();
+    let (first, rest) = args.split_first()?;
+    let is_ours = !OTHERS.iter().any(|other| base.contains(other));
+    Some((first.to_str().filter(|_| is_ours)?, rest))
+}
+
+/// Names of other programs that have their own command lines.
+const OTHERS: [&str; 4] = ["pasta", "passt", "slirp4netns", "pesto"];
 
 fn version() -> &'static str {
     concat!("spelt ", env!("CARGO_PKG_VERSION"))

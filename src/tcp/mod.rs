@@ -193,7 +193,7 @@ impl Tcp {
         mtu: u16,
         limit: usize,
     ) -> Tcp {
-        let peek_offset = PerFamily::new(probe_peek_offset(Family::V4), probe_peek_offset(Family::V6));
+        let peek_offset = PerFamily::new(has_peek_offset(Family::V4), has_peek_offset(Family::V6));
         let scratch = if peek_offset.v4 && peek_offset.v6 { Vec::new() } else { vec![0; SCRATCH_BYTES] };
         Tcp {
             flows: Table::new(secret, limit),
@@ -300,7 +300,8 @@ fn token(id: Id) -> Token {
 /// Bytes peeked over and over on old kernels at most: the flight is bounded by it there.
 const SCRATCH_BYTES: usize = 1 << 20;
 
-fn probe_peek_offset(family: Family) -> bool {
+/// Whether the kernel peeks from an offset (`SO_PEEK_OFF`) at TCP of this family: 6.9 for IPv4, 6.11 for IPv6.
+pub fn has_peek_offset(family: Family) -> bool {
     use std::os::fd::AsFd;
     let domain = if family == Family::V4 { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
     Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))

@@ -205,6 +205,9 @@ class Current(Case):
     def test_run_as_root(self):
         self.trace(self.lab.program.run(["-q", "--runas", "1234:5678"], ["true"]), user=self.lab.as_root)
 
+    def test_doctor(self):
+        self.trace([self.lab.program.path, "doctor"])
+
     @limit(60)
     def test_attach(self):
         with self.lab.empty_guest() as guest:
