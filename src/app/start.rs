@@ -47,17 +47,12 @@ use crate::{host, ns, sandbox};
 pub fn start(config: &Config) -> anyhow::Result<u8> {
     // Not ours, and a pipe among them would keep our caller waiting; but a path may still name one of them.
     let inherited = process::open_descriptors();
-    let caller = Caller::adopt(config)?;
+    let mut caller = Caller::adopt(config)?;
     start_log(config)?;
     let runas = config.runas.as_ref().map(Identity::of).transpose().map_err(anyhow::Error::msg)?.flatten();
     let open_files = process::raise_open_files().context("cannot raise the limit on open files")?;
-    let place = match &config.mode {
-        Mode::Spawn { userns, .. } => Place::New(userns.as_deref().map(ns::UserNamespace::open).transpose()?),
-        Mode::Attach { target, userns, netns_only } => {
-            Place::Given(ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?)
-        }
-        Mode::Machine { plug, one_off } => Place::Machine(Plugged::open(plug, config)?, *one_off),
-    };
+    let place = Place::open(config)?;
+    caller.meet_manager(config);
     process::close_descriptors(inherited);
     let files = Files::open(config)?;
 
@@ -126,6 +121,18 @@ enum Place {
     Given(ns::Namespace),
     /// In a virtual machine; the first that comes, and no other, if so.
     Machine(Plugged, bool),
+}
+
+impl Place {
+    fn open(config: &Config) -> anyhow::Result<Place> {
+        Ok(match &config.mode {
+            Mode::Spawn { userns, .. } => Place::New(userns.as_deref().map(ns::UserNamespace::open).transpose()?),
+            Mode::Attach { target, userns, netns_only } => {
+                Place::Given(ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?)
+            }
+            Mode::Machine { plug, one_off } => Place::Machine(Plugged::open(plug, config)?, *one_off),
+        })
+    }
 }
 
 /// What had to be opened while there were still a file system and privileges to open it with.
@@ -264,12 +271,16 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     match daemon {
         Some(daemon) => {
             logging::detach_stderr();
+            // Before the parent's end, which would be the service's.
+            caller.in_background();
             daemon.ready(&null).context("cannot let go of the terminal")?;
         }
         None => logging::started(),
     }
     caller.ready();
-    let status = supervisor.run(&mut engine)?;
+    let served = supervisor.run(&mut engine);
+    caller.ending();
+    let status = served?;
     report(&engine.counters());
     Ok(status)
 }

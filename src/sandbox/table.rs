@@ -104,7 +104,7 @@ const COMMON: &[Call] = calls!(
     SYS_recvmsg, ALL, ALWAYS, "data of connections, error queues, requests of hypervisors, the broker's channel";
     SYS_sendmsg, ALL, ALWAYS, "data of connections, frames and replies to hypervisors, the broker's channel";
     SYS_recvfrom, ENGINE, ALWAYS, "acknowledged data, frames of hypervisors, netlink";
-    SYS_sendto, ENGINE, ALWAYS, "system log, netlink, answers at the control socket";
+    SYS_sendto, ENGINE, ALWAYS, "system log, service manager, netlink, answers at the control socket";
     SYS_recvmmsg, ENGINE, ALWAYS, "datagrams";
     SYS_sendmmsg, ENGINE, ALWAYS, "datagrams";
     SYS_splice, NAMESPACE, ALWAYS, "connections of loopbacks";

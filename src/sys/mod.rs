@@ -23,6 +23,7 @@ pub mod pidfd;
 pub mod probe;
 pub mod process;
 pub mod readiness;
+pub mod service;
 pub mod sigbus;
 pub mod signal;
 pub mod socket;
