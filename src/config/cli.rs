@@ -291,4 +291,7 @@ Examples:
   spelt vm --socket /tmp/vm.socket
   qemu-system-x86_64 ... -device virtio-net-pci,netdev=net \\
       -netdev stream,id=net,server=off,addr.type=unix,addr.path=/tmp/vm.socket
-  spelt vm --one-off --socket /tmp/vm.socket -t 2222:22 --hostname guest";
+  spelt vm --one-off --socket /tmp/vm.socket -t 2222:22 --hostname guest
+
+A service manager's listening socket (LISTEN_FDS; called 'vm', or nothing)
+takes the place of --socket.";

@@ -1,4 +1,4 @@
-"""Under a service manager: it is told how things are."""
+"""Under a service manager: it is told how things are, and may listen for us."""
 
 import contextlib
 import os
@@ -8,7 +8,21 @@ import struct
 import unittest.mock
 
 import lab
-from support import Case
+from support import Case, read_exactly
+
+# Becomes the program with the manager's sockets from number 3 on: their numbers here, the names, the program's command line.
+ACTIVATE = """
+import fcntl, os, sys
+numbers, names, argv = sys.argv[1], sys.argv[2], sys.argv[3:]
+high = [fcntl.fcntl(int(n), fcntl.F_DUPFD, 100) for n in numbers.split(",")]
+for at, number in enumerate(high):
+    os.dup2(number, 3 + at, inheritable=True)
+os.environ["LISTEN_FDS"] = str(len(high))
+os.environ.setdefault("LISTEN_PID", str(os.getpid()))
+if names != "-":
+    os.environ["LISTEN_FDNAMES"] = names
+os.execvp(argv[0], argv)
+"""
 
 
 class Manager:
@@ -109,3 +123,96 @@ class Readiness(Case):
             done = self.lab.call(self.lab.as_user([pasta, "--config-net", "-q", "--", "env"]))
         self.assertIn(f"NOTIFY_SOCKET={manager.address}\n", done.stdout)
         self.assertTrue(manager.is_silent())
+
+
+class Activation(Case):
+    """The manager listens at the machine's socket."""
+
+    def listener(self, kind=socket.SOCK_STREAM, family=socket.AF_UNIX, listening=True):
+        made = self.closing(socket.socket(family, kind))
+        if family == socket.AF_UNIX:
+            path = self.lab.file("activated")
+            os.unlink(path)
+            made.bind(path)
+            os.chmod(path, 0o666)
+        if listening and kind == socket.SOCK_STREAM:
+            made.listen()
+        return made
+
+    def argv(self, sockets, names, options):
+        numbers = ",".join(str(s.fileno()) for s in sockets)
+        command = [self.lab.program.path, "vm", "-f", "-q", *options]
+        return self.lab.as_user(["/usr/bin/python3", "-c", ACTIVATE, numbers, names, *command])
+
+    def start(self, sockets, names="-", options=()):
+        manager = Manager(self)
+        with manager.environment():
+            process = self.lab.popen(self.argv(sockets, names, options), pass_fds=[s.fileno() for s in sockets])
+        self.addCleanup(self.lab.end, process)
+        return manager.message()[0]
+
+    def refused(self, *sockets, names="-", options=()):
+        done = self.lab.call(self.argv(sockets, names, options), check=False,
+                             pass_fds=[s.fileno() for s in sockets])
+        self.assertEqual(done.returncode, 1, done.stderr)
+        line, = done.stderr.splitlines()
+        self.assertIn("LISTEN_FDS", line)
+        return line
+
+    def assert_served(self, client):
+        """Somebody answers for the gateway."""
+        mac = bytes.fromhex("020000000001")
+        request = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, socket.inet_aton(lab.HOST4), bytes(6),
+                              socket.inet_aton(lab.GATEWAY4))
+        frame = b"\xff" * 6 + mac + b"\x08\x06" + request
+        client.sendall(struct.pack("!I", len(frame)) + frame)
+        client.settimeout(10)
+        for _ in range(20):
+            frame = read_exactly(client, *struct.unpack("!I", read_exactly(client, 4)))
+            if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2":
+                self.assertEqual(frame[28:32], socket.inet_aton(lab.GATEWAY4))
+                return
+        self.fail("no answer")
+
+    def client(self, listener):
+        client = self.closing(socket.socket(socket.AF_UNIX))
+        client.connect(listener.getsockname())
+        return client
+
+    def test_whoever_waits_there_already_is_served(self):
+        for names in ("-", "vm", "spelt-vm.socket"):
+            listener = self.listener()
+            client = self.client(listener)
+            self.assertEqual(self.start([listener], names)["READY"], "1")
+            self.assert_served(client)
+
+    def test_the_one_with_the_name_among_others(self):
+        other, listener = self.listener(socket.SOCK_DGRAM), self.listener()
+        self.start([other, listener], "log:vm")
+        self.assert_served(self.client(listener))
+
+    def test_an_abstract_name(self):
+        listener = self.closing(self.lab.host.socket(socket.AF_UNIX))
+        listener.bind(f"\0{self.lab.name}-vm")
+        listener.listen()
+        self.assertEqual(self.start([listener])["STATUS"], "Serving virtual machines")
+        with self.lab.host.entered():
+            self.assert_served(self.client(listener))
+
+    def test_anything_else_is_refused(self):
+        self.assertIn("descriptor 3,", self.refused(self.listener(listening=False)))
+        self.assertIn("is no stream socket", self.refused(self.listener(socket.SOCK_DGRAM)))
+        self.assertIn("is no UNIX socket", self.refused(self.listener(family=socket.AF_INET)))
+        self.assertIn("called http", self.refused(self.listener(), names="http"))
+        self.assertIn("FileDescriptorName=vm", self.refused(self.listener(), self.listener()))
+        self.assertIn("'--socket /tmp/x'", self.refused(self.listener(), options=("--socket", "/tmp/x")))
+
+    def test_a_socket_for_somebody_else_is_nobodys(self):
+        path = self.lab.file("own")
+        os.unlink(path)
+        listener = self.listener()
+        with unittest.mock.patch.dict(os.environ, LISTEN_PID="1"):
+            self.start([listener], options=("--socket", path))
+        own = self.closing(socket.socket(socket.AF_UNIX))
+        own.connect(path)
+        self.assert_served(own)
