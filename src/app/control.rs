@@ -3,12 +3,13 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::Context;
+use nix::sys::stat::umask;
 use serde_json::Value;
 
 use super::desk::{Clerk, Unattended};
@@ -58,11 +59,15 @@ pub fn default_dir() -> Option<PathBuf> {
     runtime.is_absolute().then(|| runtime.join("spelt"))
 }
 
+/// Makes it, or makes sure that nobody else may put anything there.
 fn private_dir(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => return other,
     }
+    let found = std::fs::symlink_metadata(dir)?;
+    let ours = found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() && found.mode() & 0o022 == 0;
+    if ours { Ok(()) } else { Err(io::Error::other("the directory is not this user's alone")) }
 }
 
 /// A socket that nobody listens at any more is replaced, anything else is not.
@@ -70,9 +75,11 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     if std::fs::symlink_metadata(path).is_ok() && is_stale(path)? {
         std::fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    // Not the owner's alone a moment later, but from the start.
+    let before = umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    listener
 }
 
 /// All that the thread needs.

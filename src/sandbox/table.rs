@@ -130,7 +130,8 @@ const COMMON: &[Call] = calls!(
     SYS_setsockopt, ENGINE, OPTIONS, "how sockets of flows and listeners behave";
     SYS_setsockopt, Role::BROKER, OPTIONS_INSIDE, "what is bound inside";
     SYS_getsockname, ENGINE, ALWAYS, "what clients and listeners are bound to";
-    SYS_getpeername, NAMESPACE, ALWAYS, "whether a target has answered", rare: "if its client has gone";
+    SYS_getpeername, ENGINE, ALWAYS, "the ends of flows, for who asks; whether a target has answered",
+        rare: "over the control socket, or if a client has gone";
     SYS_fcntl, ENGINE, DESCRIPTORS, "not to wait; sizes of pipes; one descriptor more";
     SYS_ioctl, NAMESPACE, REQUESTS_OF_NAMESPACES, "a tap stays; not to wait; indexes of devices; the terminal";
     SYS_ioctl, VM, REQUESTS, "not to wait; indexes of devices";

@@ -262,6 +262,31 @@ class Workers(Controlled):
         self.assertGreaterEqual(control.ask("stats.get")["flows"]["tcp"], 16)
 
 
+class Machine(Controlled):
+    """Under the filter of system calls of those who serve a virtual machine."""
+
+    more = ("-t", "7351:80")
+
+    def another_guest(self, *options):
+        return self.lab.vm(*options)
+
+    def test_flows_and_forwards(self):
+        near, far = self.pair(self.lab.remote, V4.remote)
+        self.assert_connected(near, far)
+        control = self.control
+        self.assertEqual(control.ask("info")["mode"], "vm")
+        flow = control.ask("flows.list", protocol="tcp", port=near.getsockname()[1], host=True)["flows"][0]
+        self.assertTrue(flow["host"]["peer"].startswith(V4.remote), flow)
+        number = control.ask("forward.add", forwards=[{"option": "-t", "spec": "7352"}])["forwards"][0]["id"]
+        self.assert_connected(*self.inbound(self.lab.remote, V4.host, 7352)[:2])
+        control.ask("forward.delete", ids=[number])
+
+
+class Card(Machine):
+    def another_guest(self, *options):
+        return self.lab.vm(*options, vhost_user=2)
+
+
 class Commands(Controlled):
     more = ("-t", "7301:80")
 
