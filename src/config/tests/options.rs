@@ -22,7 +22,10 @@ fn each_option_sets_its_value() {
     both("-p /p -P /q", |c| c.pcap == Some("/p".into()) && c.pid_file == Some("/q".into()));
     both("-f --stats 5", |c| c.stats_secs == Some(5));
     both("--runas 5:g", |c| c.runas == Some(RunAs { user: Id::Number(5), group: Some(Id::Name("g".into())) }));
-    both("--conf-path /c --chroot-fallback", |c| c.conf_path == Some("/c".into()) && c.chroot_fallback);
+    both("--chroot-fallback", |c| c.chroot_fallback);
+    assert_eq!(pasta("-c /c 1").conf_path, Some("/c".into()));
+    assert_eq!((pasta("1").control, spelt("run").control), (Control::Off, Control::Default));
+    assert_eq!(spelt("run -c /c").control, Control::At("/c".into()));
     both("-m 1500 -M 02:00:00:00:00:01", |c| c.mtu == 1500 && c.our_mac == Mac([2, 0, 0, 0, 0, 1]));
     both("--ns-mac-addr 02:00:00:00:00:01", |c| c.ns_mac == Some(Mac([2, 0, 0, 0, 0, 1])));
     both("-i eth0 -I tap9", |c| c.interface == Some("eth0".into()) && c.ns_ifname == Some("tap9".into()));

@@ -22,7 +22,8 @@ fn a_machine_is_told_everything_and_gets_no_ports() {
     assert_eq!([&c.tcp_ports, &c.udp_ports, &c.tcp_ns, &c.udp_ns], [&Ports::None; 4]);
     assert_eq!((c.mtu, c.unsupported()), (65520, None));
     // The same by its own name, but for what must be there.
-    assert_eq!(spelt("vm"), Config { personality: Personality::Spelt, lacks: Lacks::default(), ..c });
+    let control = Control::Default;
+    assert_eq!(spelt("vm"), Config { personality: Personality::Spelt, lacks: Lacks::default(), control, ..c });
 }
 
 #[test]

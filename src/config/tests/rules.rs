@@ -35,7 +35,6 @@ fn the_last_occurrence_wins() {
         ("--log-size 99999", "--log-size 88888"),
         ("-p /a", "--pcap /b"),
         ("-P /a", "--pid /b"),
-        ("-c /a", "--conf-path /b"),
         ("--runas 1", "--runas 2:3"),
         ("--stats 1", "--stats 2"),
         ("--dns-forward 192.0.2.1", "--dns-forward 192.0.2.2"),
@@ -48,6 +47,8 @@ fn the_last_occurrence_wins() {
     }
     assert_eq!(pasta("--netns /a --netns /b"), pasta("--netns /b"));
     assert_eq!(pasta("--userns /a --userns /b 1"), pasta("--userns /b 1"));
+    assert_eq!(pasta("-c /a --conf-path /b 1"), pasta("--conf-path /b 1"));
+    assert_eq!(spelt("run -c /a --control none"), spelt("run --control none"));
     assert_eq!(pasta("--dhcp-dns --no-dhcp-dns 1"), pasta("1"));
     assert_eq!(pasta("--no-dhcp-search --dhcp-search 1"), pasta("--dhcp-search 1"));
 }
