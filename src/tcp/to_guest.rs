@@ -78,8 +78,9 @@ impl Tcp {
         {
             let more = socket::peek(s.as_fd(), &mut [Scatter::new(&mut [0])]);
             self.reseek(id);
-            if more.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
-                self.flow(id).readable = self.flow(id).read_closed;
+            // An end that was announced is there to be told of, whatever this look has found.
+            if more.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) && !self.flow(id).read_closed {
+                self.flow(id).readable = false;
                 return;
             }
         }
