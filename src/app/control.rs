@@ -48,6 +48,15 @@ pub(super) fn listen(config: &Config) -> anyhow::Result<Option<UnixListener>> {
     }
 }
 
+/// There will be one, as far as can be told before it is tried.
+pub(super) fn is_wanted(config: &Config) -> bool {
+    match config.control {
+        Control::Off => false,
+        Control::At(_) => true,
+        Control::Default => default_dir().is_some(),
+    }
+}
+
 /// Where the control socket of this process is, by default.
 pub fn default_path(pid: u32) -> Option<PathBuf> {
     Some(default_dir()?.join(format!("{pid}.sock")))

@@ -27,7 +27,7 @@ use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
 use super::workers::Recruit;
 use crate::base::{Clock, Counters, Family, PerFamily};
-use crate::config::{Config, Control, Mode, Target};
+use crate::config::{Config, Mode, Target};
 use crate::control::service;
 use crate::control::slirp4netns::Api;
 use crate::fwd::{Local, Side};
@@ -104,7 +104,8 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
 
 /// Descriptors for ports and flows. `inside`: as in [`spare_descriptors`].
 fn spare(config: &Config, inside: bool) -> usize {
-    let clients = if config.control == Control::Off { 0 } else { CONTROL_DESCRIPTORS };
+    // Where there are few, flows need them more.
+    let clients = if control::is_wanted(config) { CONTROL_DESCRIPTORS.min(process::open_files_max() / 8) } else { 0 };
     let descriptors = spare_descriptors(inside, config.api_socket.is_some(), config.vhost_user).saturating_sub(clients);
     // The first queue of the tap, and what the first worker has, are among those that are taken off.
     let more = usize::from(config.queues.saturating_sub(1)) + Seat::DESCRIPTORS * (workers(config) - 1);
