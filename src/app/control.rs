@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use nix::sys::stat::umask;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::desk::{Clerk, Unattended};
@@ -42,7 +43,8 @@ pub(super) fn listen(config: &Config) -> anyhow::Result<Option<UnixListener>> {
         }
         Control::Default => {
             let Some(path) = default_path(std::process::id()) else { return Ok(None) };
-            let bound = path.parent().map_or(Ok(()), private_dir).and_then(|()| bind(&path));
+            let bound =
+                path.parent().map_or(Ok(()), |dir| private_dir(dir).map(|()| sweep(dir))).and_then(|()| bind(&path));
             Ok(bound.inspect_err(|e| log::info!("no control socket at '{}': {e}", path.display())).ok())
         }
     }
@@ -77,6 +79,21 @@ fn private_dir(dir: &Path) -> io::Result<()> {
     let found = std::fs::symlink_metadata(dir)?;
     let ours = found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() && found.mode() & 0o022 == 0;
     if ours { Ok(()) } else { Err(io::Error::other("the directory is not this user's alone")) }
+}
+
+/// Removes some of the sockets of instances that have ended, which could not: a confined process sees no files. Each start
+/// leaves one behind and takes more than one away.
+fn sweep(dir: &Path) {
+    const SOME: usize = 16;
+    let ended = |path: &PathBuf| {
+        let pid = path.file_stem().and_then(|s| s.to_str()?.parse().ok()).filter(|pid| *pid > 0);
+        pid.is_some_and(|pid| nix::sys::signal::kill(Pid::from_raw(pid), None) == Err(nix::Error::ESRCH))
+    };
+    let paths = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in paths.filter(|path| path.extension().is_some_and(|e| e == "sock") && ended(path)).take(SOME) {
+        // Another instance may be quicker.
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// A socket that nobody listens at any more is replaced, anything else is not.

@@ -380,6 +380,17 @@ class Instances(Case):
         self.assertEqual(done.returncode, 1)
         self.assertIn("no instance is running", done.stderr)
 
+    def test_what_others_left_behind_goes_with_the_next_start(self):
+        process, environment = self.start()
+        wait_until(lambda: self.listed(environment), 5, "the instance")
+        old = self.listed(environment)[0]["socket"]
+        self.call(environment, "ctl", "quit")
+        process.wait(5)
+        self.assertTrue(os.path.exists(old))
+        argv = ["env", *environment, self.lab.program.path, "run", "--", "true"]
+        self.lab.call(self.lab.as_user(argv))
+        self.assertFalse(os.path.exists(old))
+
     def test_no_socket_if_none_is_wanted(self):
         _, environment = self.start("--control", "none")
         time.sleep(0.5)
