@@ -16,7 +16,8 @@ use serde_json::Value;
 use super::desk::{Clerk, Unattended};
 use super::engine::Engine;
 use super::machine::is_stale;
-use crate::base::{Clock, Counters, Family, Instant, Token};
+use super::rules::{ephemeral_ports, only_family};
+use crate::base::{Counters, Family, Instant, Token};
 use crate::config::{Config, Control, Mode, Target};
 use crate::control::protocol::{
     self, Blame, FAILED, Failure, Filter, FlowCounts, Forward, ForwardOption, Info, NewForward, Stats,
@@ -117,8 +118,7 @@ pub(super) struct Controller {
 /// The workers, and what is known from the start.
 struct Office {
     clerks: Vec<Clerk>,
-    clock: Clock,
-    started: Instant,
+    started: std::time::Instant,
     info: Info,
     config: Value,
     only: Option<Family>,
@@ -134,19 +134,13 @@ impl Controller {
         let uid = nix::unistd::geteuid().as_raw();
         // A process that makes a user namespace of its own knows none but itself there.
         let unknown = (!crate::sandbox::is_privileged()).then_some(OVERFLOW_UID);
-        let clock = Clock::start();
         let office = Office {
-            started: clock.now(),
-            clock,
+            started: std::time::Instant::now(),
             info: info(config, clerks.len()),
             clerks,
             config: serde_json::from_str(summary).unwrap_or_default(),
-            only: match (config.v4, config.v6) {
-                (true, false) => Some(Family::V4),
-                (false, true) => Some(Family::V6),
-                _ => None,
-            },
-            ephemeral: super::rules::ephemeral_ports(),
+            only: only_family(config),
+            ephemeral: ephemeral_ports(),
         };
         Ok(Controller { service: Service::new(listener, Owner { uid, unknown })?, office })
     }
@@ -211,7 +205,7 @@ impl Office {
     }
 
     fn rules(&self, new: &NewForward) -> Result<Vec<listen::Forward>, String> {
-        let (proto, on) = direction(new.option);
+        let (proto, on, name) = meaning(new.option);
         let mut spec = match on {
             Side::Host => Spec::parse(proto, &new.spec)?,
             Side::Guest => Spec::parse_outbound(proto, &new.spec)?,
@@ -222,15 +216,14 @@ impl Office {
             return Err("its address is of the IP version that is switched off".into());
         }
         let rules = Ports::Specs(vec![spec]).rules(&self.ephemeral)?;
-        let origin = format!("{} {}", option_name(new.option), new.spec);
+        let origin = format!("{name} {}", new.spec);
         Ok(rules.into_iter().map(|rule| listen::Forward { rule, on, origin: origin.clone() }).collect())
     }
 }
 
 impl Backend for Office {
     fn info(&self) -> Info {
-        let uptime = self.clock.now().since(self.started);
-        Info { uptime_seconds: uptime.as_secs_f64(), ..self.info.clone() }
+        Info { uptime_seconds: self.started.elapsed().as_secs_f64(), ..self.info.clone() }
     }
 
     fn config(&self) -> Value {
@@ -304,7 +297,7 @@ impl Backend for Office {
 impl Engine {
     /// Flows that `filter` takes.
     fn views(&self, filter: &Filter, now: Instant) -> Vec<View> {
-        // Two system calls a flow are for those that are asked for by other means.
+        // Two system calls a flow: all at once only where there are few.
         let host_ends = filter.host && (filter.port.is_some() || filter.address.is_some() || self.few_flows());
         let look = Look { now, host_ends };
         let tcp = self.tcp.views(&look);
@@ -347,15 +340,13 @@ impl Engine {
                 }
             }
         }
-        let shown = |id| self.forwards().find(|(other, _)| *other == id).map(|(id, f)| self.shown(id, f));
+        let shown = |id| self.forward(id).map(|f| self.shown(id, f));
         Ok(added.into_iter().filter_map(shown).collect())
     }
 
     fn delete_all(&mut self, ids: &[u64]) -> Result<(), Vec<Blame>> {
-        let known: Vec<Option<ForwardId>> = ids
-            .iter()
-            .map(|id| ForwardId::from_number(*id).filter(|id| self.forwards().any(|(other, _)| other == *id)))
-            .collect();
+        let known: Vec<Option<ForwardId>> =
+            ids.iter().map(|id| ForwardId::from_number(*id).filter(|id| self.forward(*id).is_some())).collect();
         let blame = |(index, _)| Blame { index, message: format!("nothing is forwarded by the id {}", ids[index]) };
         let blamed: Vec<Blame> = known.iter().enumerate().filter(|(_, id)| id.is_none()).map(blame).collect();
         if !blamed.is_empty() {
@@ -376,15 +367,6 @@ fn refusal(message: &str, data: Vec<Blame>) -> Failure {
     Failure { code: FAILED, message: message.into(), data }
 }
 
-fn direction(option: ForwardOption) -> (Proto, Side) {
-    match option {
-        ForwardOption::TcpToGuest => (Proto::Tcp, Side::Host),
-        ForwardOption::UdpToGuest => (Proto::Udp, Side::Host),
-        ForwardOption::TcpToHost => (Proto::Tcp, Side::Guest),
-        ForwardOption::UdpToHost => (Proto::Udp, Side::Guest),
-    }
-}
-
 fn option_of(proto: Proto, on: Side) -> ForwardOption {
     match (proto, on) {
         (Proto::Tcp, Side::Host) => ForwardOption::TcpToGuest,
@@ -394,11 +376,12 @@ fn option_of(proto: Proto, on: Side) -> ForwardOption {
     }
 }
 
-fn option_name(option: ForwardOption) -> &'static str {
+/// What the option forwards, where its sockets listen, and its name.
+fn meaning(option: ForwardOption) -> (Proto, Side, &'static str) {
     match option {
-        ForwardOption::TcpToGuest => "-t",
-        ForwardOption::UdpToGuest => "-u",
-        ForwardOption::TcpToHost => "-T",
-        ForwardOption::UdpToHost => "-U",
+        ForwardOption::TcpToGuest => (Proto::Tcp, Side::Host, "-t"),
+        ForwardOption::UdpToGuest => (Proto::Udp, Side::Host, "-u"),
+        ForwardOption::TcpToHost => (Proto::Tcp, Side::Guest, "-T"),
+        ForwardOption::UdpToHost => (Proto::Udp, Side::Guest, "-U"),
     }
 }

@@ -20,7 +20,7 @@ const JOBS: usize = 8;
 /// How long a worker may take: longer than any turn.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The worker's end.
+/// The worker's end. Its bell is not the event loop's waker, of which there is one only, for the other workers.
 pub(super) struct Desk {
     jobs: Receiver<Job>,
     bell: Arc<EventFd>,
@@ -74,14 +74,16 @@ impl Engine {
     /// Does what the control thread has asked for.
     pub(super) fn attend(&mut self, now: Instant) {
         let Some(desk) = self.desk.take() else { return };
-        for _ in 0..JOBS {
-            let Ok(job) = desk.jobs.try_recv() else {
-                self.desk = Some(desk);
-                return;
-            };
+        let mut left = JOBS;
+        while left > 0
+            && let Ok(job) = desk.jobs.try_recv()
+        {
             job(self, now);
+            left -= 1;
         }
-        ring(&desk.bell);
+        if left == 0 {
+            ring(&desk.bell);
+        }
         self.desk = Some(desk);
     }
 }

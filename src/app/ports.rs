@@ -171,6 +171,10 @@ impl Engine {
         self.ports.forwarding.forwards.iter()
     }
 
+    pub(super) fn forward(&self, id: ForwardId) -> Option<&Forward> {
+        self.ports.forwarding.forwards.get(id)
+    }
+
     /// How a rule stands: connections, and clients of UDP, count as hits.
     pub(super) fn forward_status(&self, id: ForwardId) -> Status {
         let forwards = &self.ports.forwarding.forwards;

@@ -18,11 +18,7 @@ use crate::{control, ns};
 /// Every rule, each with the option it came from.
 pub fn forwards(config: &Config) -> anyhow::Result<Forwards> {
     let ephemeral = ephemeral_ports();
-    let only = match (config.v4, config.v6) {
-        (true, false) => Some(Family::V4),
-        (false, true) => Some(Family::V6),
-        _ => None,
-    };
+    let only = only_family(config);
     let mut all = Forwards::default();
     let options = [
         (&config.tcp_ports, "-t", Proto::Tcp, Side::Host),
@@ -46,6 +42,15 @@ pub fn forwards(config: &Config) -> anyhow::Result<Forwards> {
         }
     }
     Ok(all)
+}
+
+/// The one family in use, if there is only one.
+pub fn only_family(config: &Config) -> Option<Family> {
+    match (config.v4, config.v6) {
+        (true, false) => Some(Family::V4),
+        (false, true) => Some(Family::V6),
+        _ => None,
+    }
 }
 
 /// The rules whose sockets listen on this side.

@@ -112,7 +112,7 @@ fn spare(config: &Config, inside: bool) -> usize {
     descriptors.saturating_sub(more)
 }
 
-/// Clients of the control socket, with a descriptor that one of them may send; the socket, its loop, and each worker's bell.
+/// Clients of the control socket and one that is turned away; the socket, its loop, and each worker's bell.
 const CONTROL_DESCRIPTORS: usize = service::CLIENTS_MAX + 1 + 3 + Config::QUEUES_MAX as usize;
 
 /// Where the guest is to be.

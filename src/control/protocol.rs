@@ -10,30 +10,18 @@ use crate::flow::{Protocol, View};
 pub const VERSION: u32 = 1;
 
 /// What can be asked for.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(tag = "method", content = "params")]
+#[derive(Clone, Debug)]
 pub enum Request {
-    #[serde(rename = "info")]
     Info,
-    #[serde(rename = "config.get")]
     Config,
-    #[serde(rename = "stats.get")]
     Stats,
-    #[serde(rename = "metrics.get")]
     Metrics,
-    #[serde(rename = "flows.list")]
     Flows(Filter),
-    #[serde(rename = "forward.list")]
     Forwards,
-    #[serde(rename = "forward.add")]
     AddForwards(Rules),
-    #[serde(rename = "forward.delete")]
     DeleteForwards(Deleted),
-    #[serde(rename = "log.get")]
     LogLevel,
-    #[serde(rename = "log.set")]
     SetLogLevel(Level),
-    #[serde(rename = "quit")]
     Quit,
 }
 
@@ -74,7 +62,7 @@ pub enum Sort {
     Port,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rules {
     /// All of them are added, or none.
@@ -102,14 +90,14 @@ pub enum ForwardOption {
     UdpToHost,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deleted {
     /// All of them are deleted, or none.
     pub ids: Vec<u64>,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Level {
     /// `error`, `warn`, `info`, `debug`, `trace`.
@@ -257,9 +245,8 @@ impl Filter {
             && self.address.is_none_or(|a| ends().any(|e| e.addr.to_ip() == a))
     }
 
-    /// Those that it takes, in order, as many as there may be; and how many there were.
-    pub fn apply(&self, mut views: Vec<View>) -> Flows {
-        views.retain(|v| self.takes(v));
+    /// Of flows that it takes: in order, as many as there may be; and how many there were.
+    pub fn list(&self, mut views: Vec<View>) -> Flows {
         let total = views.len();
         match self.sort {
             Sort::Bytes => {
@@ -347,25 +334,43 @@ pub fn read(line: &[u8]) -> (Option<Value>, Result<Request, Failure>) {
 }
 
 fn request(mut object: serde_json::Map<String, Value>) -> Result<Request, Failure> {
-    let method = match object.get("method") {
-        Some(Value::String(method)) => method.clone(),
-        _ => return Err(Failure::new(INVALID_REQUEST, "'method' is missing, or is no text")),
+    let Some(Value::String(method)) = object.remove("method") else {
+        return Err(Failure::new(INVALID_REQUEST, "'method' is missing, or is no text"));
     };
-    // Methods without parameters take none, or an empty object.
-    let empty = |p: &Value| p.is_null() || p.as_object().is_some_and(serde_json::Map::is_empty);
-    let params = object.remove("params").unwrap_or(Value::Null);
-    let with = |params: Value| serde_json::json!({ "method": method, "params": params });
-    let first = if empty(&params) { serde_json::json!({ "method": method }) } else { with(params.clone()) };
-    serde_json::from_value(first)
-        .or_else(|e| if empty(&params) { serde_json::from_value(with(serde_json::json!({}))) } else { Err(e) })
-        .map_err(|e| {
-            let text = e.to_string();
-            if text.starts_with(&format!("unknown variant `{method}`")) {
-                Failure::new(UNKNOWN_METHOD, format!("there is no method '{method}'; 'doc/control.md' lists them"))
-            } else {
-                Failure::new(INVALID_PARAMS, format!("'params' of '{method}': {text}"))
-            }
-        })
+    let params = Params { method: &method, value: object.remove("params").unwrap_or_default() };
+    let without = |params: Params<'_>, request| params.read::<Nothing>().map(|Nothing {}| request);
+    match method.as_str() {
+        "info" => without(params, Request::Info),
+        "config.get" => without(params, Request::Config),
+        "stats.get" => without(params, Request::Stats),
+        "metrics.get" => without(params, Request::Metrics),
+        "flows.list" => params.read().map(Request::Flows),
+        "forward.list" => without(params, Request::Forwards),
+        "forward.add" => params.read().map(Request::AddForwards),
+        "forward.delete" => params.read().map(Request::DeleteForwards),
+        "log.get" => without(params, Request::LogLevel),
+        "log.set" => params.read().map(Request::SetLogLevel),
+        "quit" => without(params, Request::Quit),
+        _ => Err(Failure::new(UNKNOWN_METHOD, format!("there is no method '{method}'; 'doc/control.md' lists them"))),
+    }
+}
+
+struct Params<'a> {
+    method: &'a str,
+    value: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl Params<'_> {
+    /// None at all are an empty object.
+    fn read<T: serde::de::DeserializeOwned>(self) -> Result<T, Failure> {
+        let value = if self.value.is_null() { Value::Object(serde_json::Map::new()) } else { self.value };
+        let wrong = |e| Failure::new(INVALID_PARAMS, format!("'params' of '{}': {e}", self.method));
+        serde_json::from_value(value).map_err(wrong)
+    }
 }
 
 /// A line with its end.

@@ -15,7 +15,7 @@
 //! was [`SILENT`], and else the newcomer waits in the listen queue. A request is shorter than
 //! [`super::session::LINE_BYTES_MAX`].
 //!
-//! System calls: accept4, getsockopt (`SO_PEERCRED`), epoll_ctl, epoll_wait, recvmsg (descriptors may come along), write,
+//! System calls: accept4, getsockopt (`SO_PEERCRED`), epoll_ctl, epoll_wait, recvfrom, write,
 //! close; futex (workers' answers).
 
 use std::io;
@@ -54,7 +54,7 @@ pub trait Backend {
     /// A worker does not answer.
     fn stats(&self) -> Result<Stats, Failure>;
 
-    /// Every flow. `host_ends`: with the ends of the host's sockets, for those that `filter` takes without.
+    /// Every flow that `filter` takes, in no order.
     ///
     /// # Errors
     /// A worker does not answer.
@@ -208,7 +208,6 @@ impl Service {
                 }
                 Step::Line(line) => {
                     session.last_used = now;
-                    session.fds.clear();
                     if let Some(reply) = answer(&line, backend) {
                         session.reply(&reply);
                     }
@@ -241,7 +240,7 @@ fn perform(request: Request, backend: &dyn Backend) -> Result<Value, Failure> {
         Request::Config => backend.config(),
         Request::Stats => json(&backend.stats()?),
         Request::Metrics => serde_json::json!({ "text": metrics::text(&backend.info(), &backend.stats()?) }),
-        Request::Flows(filter) => json(&filter.apply(backend.flows(&filter)?)),
+        Request::Flows(filter) => json(&filter.list(backend.flows(&filter)?)),
         Request::Forwards => json(&protocol::Forwards { forwards: backend.forwards()? }),
         Request::AddForwards(rules) => json(&protocol::Forwards { forwards: backend.add_forwards(rules.forwards)? }),
         Request::DeleteForwards(deleted) => {

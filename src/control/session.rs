@@ -1,11 +1,9 @@
 //! One client of the control socket: lines that come in pieces, and replies that leave in pieces.
 
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use crate::base::Instant;
-use crate::sys::fdpass;
 
 /// A longer line is no request.
 pub const LINE_BYTES_MAX: usize = 64 << 10;
@@ -19,8 +17,6 @@ pub struct Session {
     output: Vec<u8>,
     /// Bytes of the output that the socket has taken.
     sent: usize,
-    /// Descriptors that came with the line that is coming.
-    pub fds: Vec<OwnedFd>,
     ended: bool,
     pub last_used: Instant,
 }
@@ -38,8 +34,7 @@ pub enum Step {
 impl Session {
     /// `stream` is non-blocking.
     pub fn new(stream: UnixStream, now: Instant) -> Session {
-        let (input, output, fds) = Default::default();
-        Session { stream, input, output, sent: 0, fds, ended: false, last_used: now }
+        Session { stream, input: Vec::new(), output: Vec::new(), sent: 0, ended: false, last_used: now }
     }
 
     /// The next request. One at a time: while a reply is on its way no other is read.
@@ -61,14 +56,13 @@ impl Session {
                 return if self.input.is_empty() { Step::Gone } else { Step::Line(std::mem::take(&mut self.input)) };
             }
             let mut room = [0; ROOM_BYTES];
-            match fdpass::recv_now(self.stream.as_fd(), &mut room, &mut self.fds) {
+            match self.stream.read(&mut room) {
                 Ok(0) => self.ended = true,
                 Ok(n) => self.input.extend_from_slice(&room[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Step::Wait,
                 Err(_) => return Step::Gone,
             }
-            // Nobody asks for anything with more.
-            self.fds.truncate(1);
         }
     }
 
@@ -94,7 +88,6 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
 
     fn pair() -> (Session, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();

@@ -211,16 +211,6 @@ pub fn parse<T: CommandFactory + FromArgMatches>(name: &'static str, args: Vec<O
     T::from_arg_matches(&matches).map_err(Usage)
 }
 
-/// For help, manual pages and completion.
-pub fn ctl_command() -> clap::Command {
-    Ctl::command()
-}
-
-/// The same of `spelt list`.
-pub fn list_command() -> clap::Command {
-    List::command()
-}
-
 const EXAMPLES: &str = "\
 Examples:
   spelt list
@@ -236,8 +226,8 @@ mod tests {
 
     #[test]
     fn command_lines_are_consistent() {
-        ctl_command().debug_assert();
-        list_command().debug_assert();
+        Ctl::command().debug_assert();
+        List::command().debug_assert();
     }
 
     #[test]

@@ -38,7 +38,7 @@ fn watch(client: &mut Client, options: &FlowOptions, json: bool, period: Duratio
     loop {
         let size = table::size();
         let mut filter = options.filter();
-        // Rates sort by what has moved since: all are needed for that.
+        // Those that come into view later have a rate from the start.
         filter.limit = Some(options.limit.unwrap_or(crate::control::protocol::Filter::LIMIT_MAX));
         let value = client.ask("flows.list", serde_json::to_value(&filter)?)?;
         if json {

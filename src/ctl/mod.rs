@@ -21,8 +21,6 @@ use args::{Ctl, ForwardCommand, List, What};
 use client::Client;
 use table::Table;
 
-pub use args::{ctl_command, list_command};
-
 /// Runs `spelt ctl` or `spelt list` with these arguments, the first of which is its name, and returns the exit status: 0, or
 /// 1 if it was refused or could not be asked, or 2 if the command line is wrong.
 pub fn main(args: Vec<OsString>) -> u8 {

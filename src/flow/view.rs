@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use socket2::Socket;
+
 use crate::base::{Endpoint, Instant};
+use crate::sys::socket;
 
 /// Payload that has passed, either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,10 +64,43 @@ pub struct View {
     pub waits_for: Option<&'static str>,
 }
 
+impl View {
+    /// Of a flow that began and was used last at these times. Of all else, nothing is known yet.
+    pub fn new(
+        protocol: Protocol,
+        (guest, remote): (Endpoint, Endpoint),
+        (born, last_used): (Instant, Instant),
+        state: &'static str,
+        look: &Look,
+    ) -> View {
+        View {
+            protocol,
+            guest,
+            remote,
+            host: None,
+            by_guest: false,
+            state,
+            age: look.now.since(born),
+            idle: look.now.since(last_used),
+            traffic: Traffic::default(),
+            rtt: None,
+            resent: 0,
+            waits_for: None,
+        }
+    }
+}
+
 /// What an engine is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
     pub now: Instant,
     /// Ask the kernel for the ends of the hosts' sockets: two system calls a flow.
     pub host_ends: bool,
+}
+
+impl Look {
+    /// The ends of a socket, if they are asked for and known.
+    pub fn ends(&self, socket: &Socket) -> Option<(Endpoint, Endpoint)> {
+        if self.host_ends { socket::ends(socket) } else { None }
+    }
 }

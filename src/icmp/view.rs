@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::flow::{Look, Protocol, View};
-use crate::sys::socket;
 
 impl Icmp {
     /// Every flow.
@@ -14,19 +13,13 @@ impl Icmp {
 
 impl Flow {
     fn view(&self, key: &FlowKey, look: &Look) -> View {
+        let state = if self.traffic.to_guest.frames == 0 { "one-way" } else { "answered" };
         View {
-            protocol: Protocol::Echo,
-            guest: key.guest,
-            remote: key.remote,
-            host: if look.host_ends { socket::ends(&self.socket) } else { None },
+            host: look.ends(&self.socket),
             by_guest: true,
-            state: if self.traffic.to_guest.frames == 0 { "one-way" } else { "answered" },
-            age: look.now.since(self.born),
-            idle: look.now.since(self.last_used),
             traffic: self.traffic,
-            rtt: None,
-            resent: 0,
             waits_for: self.queued.then_some("turn or link"),
+            ..View::new(Protocol::Echo, (key.guest, key.remote), (self.born, self.last_used), state, look)
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::fwd::Side;
 use crate::sys::dgram::{self, Inbox};
 use crate::sys::iov::Gather;
 use crate::sys::sockets::{Bind, Transport, Wanted};
-use crate::sys::{is_exhaustion, socket, sockopt, watch};
+use crate::sys::{is_exhaustion, sockopt, watch};
 
 /// All flows and listening sockets.
 #[derive(Debug)]
@@ -319,23 +319,17 @@ impl Datagrams {
 
 impl Flow {
     fn view(&self, key: &Key, look: &Look) -> View {
+        let state = match self.turns {
+            0 => "one-way",
+            1 => "answered",
+            _ => "both-ways",
+        };
         View {
-            protocol: Protocol::UdpSplice,
-            guest: key.client,
-            remote: key.local,
-            host: Some(&self.sockets[TARGET]).filter(|_| look.host_ends).and_then(socket::ends),
+            host: look.ends(&self.sockets[TARGET]),
             by_guest: key.origin == Side::Guest,
-            state: match self.turns {
-                0 => "one-way",
-                1 => "answered",
-                _ => "both-ways",
-            },
-            age: look.now.since(self.born),
-            idle: look.now.since(self.last_used),
             traffic: Traffic { from_guest: self.sent[CLIENT], to_guest: self.sent[TARGET] },
-            rtt: None,
-            resent: 0,
             waits_for: self.queued.contains(&true).then_some("turn"),
+            ..View::new(Protocol::UdpSplice, (key.client, key.local), (self.born, self.last_used), state, look)
         }
     }
 

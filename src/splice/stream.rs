@@ -288,25 +288,16 @@ impl Streams {
 
 impl Flow {
     fn view(&self, look: &Look) -> View {
-        let ends = |side: usize| Some(&self.sockets[side]).filter(|_| look.host_ends).and_then(socket::ends);
         let nobody = Endpoint::new(Addr::unspecified(self.target.addr.family()), 0);
-        let (remote, guest) = ends(CLIENT).unwrap_or((nobody, nobody));
+        let (remote, client) = look.ends(&self.sockets[CLIENT]).unwrap_or((self.target, nobody));
+        let state = match (self.connecting, self.shut) {
+            (true, _) => "connecting",
+            (false, [false, false]) => "established",
+            (false, _) => "half-closed",
+        };
         View {
-            protocol: Protocol::TcpSplice,
-            guest,
-            remote: if remote == nobody { self.target } else { remote },
-            host: ends(TARGET),
-            by_guest: false,
-            state: match (self.connecting, self.shut) {
-                (true, _) => "connecting",
-                (false, [false, false]) => "established",
-                (false, _) => "half-closed",
-            },
-            age: look.now.since(self.born),
-            idle: look.now.since(self.last_used),
+            host: look.ends(&self.sockets[TARGET]),
             traffic: Traffic { from_guest: self.sent[CLIENT], to_guest: self.sent[TARGET] },
-            rtt: None,
-            resent: 0,
             waits_for: if self.queued {
                 Some("turn")
             } else if self.lanes.iter().any(|lane| lane.blocked) {
@@ -314,6 +305,7 @@ impl Flow {
             } else {
                 None
             },
+            ..View::new(Protocol::TcpSplice, (client, remote), (self.born, self.last_used), state, look)
         }
     }
 

@@ -14,19 +14,15 @@ impl Tcp {
 
 impl Flow {
     fn view(&self, key: &FlowKey, look: &Look) -> View {
+        let times = (self.born, self.conn.last_heard());
         View {
-            protocol: Protocol::Tcp,
-            guest: key.guest,
-            remote: key.remote,
-            host: self.socket.as_ref().filter(|_| look.host_ends).and_then(socket::ends),
+            host: self.socket.as_ref().and_then(|socket| look.ends(socket)),
             by_guest: self.by_guest,
-            state: self.state(),
-            age: look.now.since(self.born),
-            idle: look.now.since(self.conn.last_heard()),
             traffic: self.traffic,
             rtt: self.conn.rtt(),
             resent: self.resent,
             waits_for: self.waits_for(),
+            ..View::new(Protocol::Tcp, (key.guest, key.remote), times, self.state(), look)
         }
     }
 

@@ -3,7 +3,6 @@
 use super::flow::{Flow, Side};
 use super::*;
 use crate::flow::{Look, Protocol, View};
-use crate::sys::socket;
 
 impl Udp {
     /// Every flow.
@@ -16,18 +15,11 @@ impl Udp {
 impl Flow {
     fn view(&self, key: &FlowKey, look: &Look) -> View {
         View {
-            protocol: Protocol::Udp,
-            guest: key.guest,
-            remote: key.remote,
-            host: if look.host_ends { socket::ends(&self.socket) } else { None },
+            host: look.ends(&self.socket),
             by_guest: self.started_by == Side::Guest,
-            state: self.state(),
-            age: look.now.since(self.born),
-            idle: look.now.since(self.last_used),
             traffic: self.traffic,
-            rtt: None,
-            resent: 0,
             waits_for: self.queued.then_some("turn or link"),
+            ..View::new(Protocol::Udp, (key.guest, key.remote), (self.born, self.last_used), self.state(), look)
         }
     }
 }
