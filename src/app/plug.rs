@@ -30,8 +30,9 @@ impl Engine {
         }
         self.plugged_in = (self.plugged_in + 1) % Token::GENERATIONS;
         self.link_watched = false;
-        let token = self.link_token();
-        fds.iter().try_for_each(|fd| watch::add(self.poll.registry(), *fd, token, Interest::READABLE))
+        let fds = fds.into_iter().enumerate();
+        fds.map(|(place, fd)| (fd, self.link_token(place)))
+            .try_for_each(|(fd, token)| watch::add(self.poll.registry(), fd, token, Interest::READABLE))
     }
 
     /// Hears of room in the link only while it is full. A socket whose reader keeps up would tell of it after every write.
@@ -45,14 +46,18 @@ impl Engine {
             return;
         }
         let interest = if full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        let (fds, token) = (self.link.fds(), self.link_token());
+        let fds = self.link.fds();
         // Fails only for a descriptor that is not registered, and these are.
-        let done = fds.iter().try_for_each(|fd| watch::change(self.poll.registry(), *fd, token, interest));
+        let done = fds
+            .iter()
+            .enumerate()
+            .try_for_each(|(place, fd)| watch::change(self.poll.registry(), *fd, self.link_token(place), interest));
         self.link_watched = full && !fds.is_empty() && done.is_ok();
     }
 
-    fn link_token(&self) -> mio::Token {
-        mio::Token(Token::new(Kind::Link, 0, self.plugged_in).to_usize())
+    /// Of the descriptor of this place in [`Link::fds`].
+    fn link_token(&self, place: usize) -> mio::Token {
+        mio::Token(Token::new(Kind::Link, place as u32, self.plugged_in).to_usize())
     }
 
     /// The link has frames, or takes frames again.
@@ -68,7 +73,10 @@ impl Engine {
         if ends {
             self.link.ending();
         }
-        self.link_has_more |= event.is_readable() || ends;
+        if event.is_readable() || ends {
+            self.link.readable(token.index as usize);
+            self.link_has_more = true;
+        }
         self.link_takes |= event.is_writable();
     }
 

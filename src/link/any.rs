@@ -48,6 +48,13 @@ impl Link {
         }
     }
 
+    /// The descriptor of this place in [`Link::fds`] has frames, or an end.
+    pub fn readable(&mut self, place: usize) {
+        if let Link::Tap(tap) = self {
+            tap.readable(place);
+        }
+    }
+
     /// True unless there is no way for frames, now or later.
     pub fn exists(&self) -> bool {
         !matches!(self, Link::None)

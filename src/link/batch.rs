@@ -156,7 +156,7 @@ impl Batch {
         self.frames.push(Received { at, len, offload, rest: (0, 0) });
     }
 
-    pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> + '_ {
+    pub fn frames(&self) -> impl DoubleEndedIterator<Item = Frame<'_>> + '_ {
         let frame = |r: &Received| Frame {
             head: &self.memory[r.at..r.at + r.len],
             rest: self.lent.get(r.rest.0, r.rest.1),

@@ -7,7 +7,8 @@
 //! frames from the guest into the queue that the flow was last written to, so flows gravitate to that one, and in the
 //! others is little more than what nobody has answered yet. A flood that nobody answers may be in the same one, and then
 //! the others' frames would wait behind its, or be lost at the queue's end: frames are written to another queue from then
-//! on, and the flows that are answered follow.
+//! on, and the flows that are answered follow. Which costs each of them some reordering, so it must be worth it: TCP, which
+//! slows down by itself, is no flood, and a load that has followed to the new queue is left alone for longer each time.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -18,10 +19,12 @@ use crate::sys::iov::{Gather, Scatter};
 use crate::sys::tap as sys;
 use crate::wire::checksum::Sum;
 use crate::wire::vnet::{self, VNET_LEN};
-use crate::wire::{ETHERTYPE_IPV6, FRAME_MAX, Offload, be16};
+use crate::wire::{ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, FRAME_MAX, IPV6_LEN, Offload, PROTO_TCP, be16};
 
 /// So many full passes in a row are no burst: windows that we offer are read in fewer.
-const PRESSED: u8 = 16;
+const PRESSED: u32 = 16;
+/// As many as it takes at most, after loads that have followed: a second or two of small datagrams.
+const PRESSED_MAX: u32 = 4096;
 
 /// Payload memory: as many areas as fit.
 const ARENA_BYTES: usize = 1 << 20;
@@ -31,12 +34,18 @@ const ARENA_BYTES: usize = 1 << 20;
 pub struct Tap {
     /// Of each queue; at least one.
     fds: Vec<OwnedFd>,
+    /// What may have frames: the others were empty when they were read last, and no event has come since.
+    ready: Vec<bool>,
     /// To be read first: each in its turn, lest a busy one keep the others waiting.
     first: usize,
-    /// Passes in a row, of each queue, that ended because the batch was full and not because the queue was empty.
-    pressed: Vec<u8>,
-    /// Where frames are written.
+    /// Passes of each queue that have ended with a frame that is not TCP because the batch was full, since the queue was
+    /// last empty.
+    pressed: Vec<u32>,
+    /// So many make us write elsewhere.
+    patience: u32,
+    /// Where frames are written, and were before.
     out: usize,
+    left: Option<usize>,
     vnet: bool,
     caps: Caps,
     arena: Vec<u8>,
@@ -54,12 +63,15 @@ pub struct Tap {
 impl Tap {
     /// `fds`: queues of one nonblocking tap, at least one; `vnet`: it has the virtio-net header, ten bytes.
     pub fn new(fds: Vec<OwnedFd>, vnet: bool, caps: Caps, tee: Tee) -> Tap {
-        let pressed = vec![0; fds.len()];
+        let (pressed, ready) = (vec![0; fds.len()], vec![true; fds.len()]);
         Tap {
             fds,
+            ready,
             first: 0,
             pressed,
+            patience: PRESSED,
             out: 0,
+            left: None,
             vnet,
             caps,
             arena: vec![0; ARENA_BYTES],
@@ -80,24 +92,38 @@ impl Tap {
         for _ in 0..self.fds.len() {
             let queue = self.first;
             self.first = (queue + 1) % self.fds.len();
+            if !self.ready[queue] {
+                continue;
+            }
             if self.receive_from(queue, batch)? == Input::More {
-                self.press(queue);
+                self.press(queue, batch);
                 return Ok(Input::More);
             }
-            self.pressed[queue] = 0;
+            (self.ready[queue], self.pressed[queue]) = (false, 0);
         }
         Ok(Input::Drained)
     }
 
-    /// Leaves a queue that is never empty to whoever fills it.
-    fn press(&mut self, queue: usize) {
-        self.pressed[queue] = self.pressed[queue].saturating_add(1);
-        if queue == self.out
-            && self.pressed[queue] >= PRESSED
-            && let Some(quiet) = self.pressed.iter().position(|passes| *passes == 0)
-        {
-            self.out = quiet;
+    /// A queue has frames, as an event has told.
+    pub fn readable(&mut self, queue: usize) {
+        if let Some(ready) = self.ready.get_mut(queue) {
+            *ready = true;
         }
+    }
+
+    /// Leaves a queue that is never empty to whoever fills it.
+    fn press(&mut self, queue: usize, batch: &Batch) {
+        if batch.frames().next_back().is_some_and(|last| is_tcp(last.head)) {
+            return;
+        }
+        self.pressed[queue] = self.pressed[queue].saturating_add(1);
+        if queue != self.out || self.pressed[queue] < self.patience {
+            return;
+        }
+        let Some(quiet) = self.pressed.iter().position(|passes| *passes == 0) else { return };
+        let followed = self.left.is_some_and(|left| self.pressed[left] == 0);
+        self.patience = if followed { (2 * self.patience).min(PRESSED_MAX) } else { PRESSED };
+        (self.left, self.out) = (Some(self.out), quiet);
     }
 
     fn receive_from(&mut self, queue: usize, batch: &mut Batch) -> io::Result<Input> {
@@ -229,6 +255,15 @@ impl ToGuest for Tap {
     }
 }
 
+/// Unless there are headers between, which few frames have.
+fn is_tcp(frame: &[u8]) -> bool {
+    match frame.len() >= ETH_LEN + IPV6_LEN {
+        true if be16(frame, 12) == ETHERTYPE_IPV6 => frame[ETH_LEN + 6] == PROTO_TCP,
+        true => be16(frame, 12) == ETHERTYPE_IPV4 && frame[ETH_LEN + 9] == PROTO_TCP,
+        false => false,
+    }
+}
+
 fn vnet_header(head: &[u8], offload: Offload) -> [u8; VNET_LEN] {
     let v6 = head.len() >= 14 && be16(head, 12) == ETHERTYPE_IPV6;
     vnet::write(&offload, v6, head.len())
@@ -252,6 +287,50 @@ mod tests {
         guest.recv(&mut [0; 60]).unwrap();
         tap.writable();
         assert_eq!((tap.room(), tap.send(&[1; 60], Offload::NONE), tap.lost()), (Room::Free, Ok(()), 0));
+    }
+
+    /// A load fills queue 0: `follows` where we write, or stays. Returns where we write in the end, and the passes it took.
+    fn flooded(protocol: u8, follows: bool) -> (usize, u32) {
+        let caps = Caps { csum: false, tso: false, uso: false, mtu: 1500 };
+        let (ends, guest): (Vec<_>, Vec<_>) = (0..2).map(|_| UnixDatagram::pair().unwrap()).unzip();
+        ends.iter().for_each(|end| end.set_nonblocking(true).unwrap());
+        let mut tap = Tap::new(ends.into_iter().map(Into::into).collect(), false, caps, Tee::default());
+        let mut frame = [0; 60];
+        (frame[12], frame[ETH_LEN + 9]) = (8, protocol);
+        let mut batch = Batch::new();
+        for passes in 0..3 * PRESSED {
+            if !follows && tap.out == 1 {
+                return (1, passes);
+            }
+            let queue = if follows { tap.out } else { 0 };
+            while !batch.is_full() {
+                guest[queue].send(&frame).unwrap();
+                tap.receive_from(queue, &mut batch).unwrap();
+            }
+            tap.press(queue, &batch);
+            batch.clear();
+            if follows {
+                // What it has left is empty before long.
+                tap.pressed[1 - tap.out] = 0;
+            }
+        }
+        (tap.out, tap.patience)
+    }
+
+    #[test]
+    fn a_flood_is_left_to_its_queue() {
+        assert_eq!(flooded(17, false), (1, PRESSED));
+    }
+
+    #[test]
+    fn tcp_is_no_flood() {
+        assert_eq!(flooded(PROTO_TCP, false), (0, PRESSED));
+    }
+
+    #[test]
+    fn a_load_that_follows_is_left_alone_for_longer_each_time() {
+        // 16 passes, then 32.
+        assert_eq!(flooded(17, true), (0, 2 * PRESSED));
     }
 
     #[test]
