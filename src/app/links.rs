@@ -15,7 +15,7 @@ pub fn workers(config: &Config) -> usize {
     let queues = match &config.mode {
         Mode::Machine { .. } if config.vhost_user => Vhost::PAIRS,
         Mode::Machine { .. } => 1,
-        Mode::Spawn { .. } | Mode::Attach { .. } => config.queues.into(),
+        Mode::Spawn { .. } | Mode::Attach { .. } => config.queues.map_or(1, usize::from),
     };
     let processors = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
     config.threads.map_or_else(processors, usize::from).min(queues)

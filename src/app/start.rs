@@ -108,7 +108,8 @@ fn spare(config: &Config, inside: bool) -> usize {
     let clients = if control::is_wanted(config) { CONTROL_DESCRIPTORS.min(process::open_files_max() / 8) } else { 0 };
     let descriptors = spare_descriptors(inside, config.api_socket.is_some(), config.vhost_user).saturating_sub(clients);
     // The first queue of the tap, and what the first worker has, are among those that are taken off.
-    let more = usize::from(config.queues.saturating_sub(1)) + Seat::DESCRIPTORS * (workers(config) - 1);
+    let more =
+        usize::from(config.queues.unwrap_or(Config::QUEUES_DEFAULT) - 1) + Seat::DESCRIPTORS * (workers(config) - 1);
     descriptors.saturating_sub(more)
 }
 

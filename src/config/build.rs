@@ -448,15 +448,15 @@ fn check_queues(c: &mut Config, queues: Option<u8>) -> Result<(), String> {
             None => Ok(()),
         };
     }
-    c.queues = queues.unwrap_or(c.queues);
-    if c.splice_only && c.queues.max(threads) > 1 {
-        return Err("Option '--splice-only' makes no interface: leave out '--queues' and '--threads'".into());
+    // Each thread needs one.
+    c.queues = queues.or((threads > 1).then_some(threads));
+    match c.queues {
+        Some(n) if c.splice_only && n > 1 => {
+            Err("Option '--splice-only' makes no interface: leave out '--queues' and '--threads'".into())
+        }
+        Some(n) if threads > n => {
+            Err(format!("Option '--threads {threads}' needs as many queues, not {n}: give '--queues {threads}'"))
+        }
+        _ => Ok(()),
     }
-    if threads > c.queues {
-        return Err(format!(
-            "Option '--threads {threads}' needs as many queues, not {}: give '--queues {threads}'",
-            c.queues
-        ));
-    }
-    Ok(())
 }

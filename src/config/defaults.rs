@@ -36,7 +36,7 @@ pub(super) fn defaults(personality: Personality) -> Config {
         chroot_fallback: false,
         lacks: lacks(personality),
         vhost_user: false,
-        queues: 1,
+        queues: None,
         threads: None,
         migration: None,
         ready_fd: None,

@@ -239,10 +239,11 @@ pub struct Config {
     pub lacks: Lacks,
     /// Frames through the machine's own memory.
     pub vhost_user: bool,
-    /// Queues of the tap, from 1 to [`Config::QUEUES_MAX`]; 1 with [`Mode::Machine`], where the hypervisor decides.
-    pub queues: u8,
-    /// Worker threads, from 1 to [`Config::QUEUES_MAX`], in a namespace not more than `queues`; `None`: one for each queue,
-    /// up to the number of cores.
+    /// Queues of the tap, from 1 to [`Config::QUEUES_MAX`]; `None`: [`Config::QUEUES_DEFAULT`], or one where the interface
+    /// exists and has no more, for one thread. Nothing with [`Mode::Machine`], where the hypervisor decides.
+    pub queues: Option<u8>,
+    /// Worker threads, from 1 to [`Config::QUEUES_MAX`], in a namespace not more than `queues`; `None`: one for each queue
+    /// that was asked for, up to the number of cores.
     pub threads: Option<u8>,
     /// The name of an option about migration, if one was given.
     pub migration: Option<&'static str>,
@@ -324,6 +325,8 @@ impl Config {
     pub const DEFAULT_MAC: Mac = Mac([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
     /// Least MTU of a link for IPv6 (RFC 8200 §5).
     pub const IPV6_MTU_MIN: u16 = 1280;
+    /// Queues of a tap if nobody says: what is answered can be led past a flood that fills one of them.
+    pub const QUEUES_DEFAULT: u8 = 2;
     /// Most queues of a link, and most threads.
     pub const QUEUES_MAX: u8 = 8;
     pub const LOG_SIZE_DEFAULT: u64 = 1 << 20;

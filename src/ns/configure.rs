@@ -336,6 +336,7 @@ mod tests {
             mac: None,
             mtu: Some(65520),
             queues: 1,
+            fewer_will_do: false,
             queue_frames: Interface::QUEUE_FRAMES,
             loopback_only: false,
             configure: true,

@@ -18,20 +18,21 @@ use crate::sys::tun::{self, TunError};
 /// # Errors
 /// With what to do about it.
 pub fn open(interface: &Interface) -> Result<(Vec<OwnedFd>, Offloads), Error> {
-    let open = || tun::open(&interface.name, interface.queues).map_err(|e| explain(e, interface));
-    if interface.queues == 1 {
-        return open();
+    let open = |queues| tun::open(&interface.name, queues).map_err(|e| explain(e, interface));
+    if if_nametoindex(interface.name.as_str()).is_err() {
+        let opened = open(interface.queues)?;
+        if interface.queues > 1 {
+            leave_out_qdisc(&interface.name);
+        }
+        return Ok(opened);
     }
-    // With one queue the kernel refuses the second user. Several users of several queues would share the guest's frames.
-    if existing(&interface.name).is_some_and(|tap| tap.in_use) {
+    let there = existing(&interface.name);
+    // Where there is one queue the kernel refuses its second user. Those of several would share the guest's frames.
+    if there.as_ref().is_some_and(|tap| tap.in_use) {
         return Err(explain(TunError::Create(io::Error::from_raw_os_error(libc::EBUSY)), interface));
     }
-    let is_new = if_nametoindex(interface.name.as_str()).is_err();
-    let opened = open()?;
-    if is_new {
-        leave_out_qdisc(&interface.name);
-    }
-    Ok(opened)
+    let several = there.is_some_and(|tap| tap.multi_queue);
+    open(if interface.fewer_will_do && !several { 1 } else { interface.queues })
 }
 
 /// The kernel makes a device of several queues with 256 of them, and when it comes up would give each a queueing

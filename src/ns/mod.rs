@@ -62,6 +62,8 @@ pub struct Interface {
     pub mtu: Option<u32>,
     /// Queues of the tap, 1 or more: it has a descriptor for each.
     pub queues: u8,
+    /// One is enough where the interface exists and has no more.
+    pub fewer_will_do: bool,
     /// Frames that may wait in a queue for us to read them: enough for every window we advertise.
     pub queue_frames: u32,
     /// Make no interface at all: only `lo` comes up.

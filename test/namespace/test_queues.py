@@ -1,6 +1,7 @@
 """An interface with several queues: traffic must not notice."""
 
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -90,16 +91,55 @@ class Attach(Run):
 
 
 class One(Case):
-    options = ()
+    options = ("--queues", "1")
 
-    def test_by_default_there_is_one_queue(self):
+    def test_there_is_one_queue(self):
         found = link(self.guest)
         self.assertFalse(found["linkinfo"]["info_data"]["multi_queue"])
         self.assertEqual(found["num_tx_queues"], 1)
 
 
+class Existing(Case):
+    """What an interface that was made before has is enough where nobody asks for a number."""
+
+    def attached(self, *kind):
+        guest = self.closing(self.lab.empty_guest())
+        guest.output("ip", "tuntap", "add", "eth0", "mode", "tap", *kind)
+        self.lab.attach(str(guest.pid), "--ns-ifname", "eth0")
+        self.assert_connected(*self.pair(self.lab.remote, V4.remote, guest=guest))
+        return link(guest)["linkinfo"]["info_data"]
+
+    def test_with_one_queue(self):
+        self.assertFalse(self.attached()["multi_queue"])
+
+    def test_with_several(self):
+        self.assertEqual(self.attached("multi_queue")["numqueues"], 2)
+
+
 class Flooded(Case):
-    options = ("--queues", "2", "--threads", "1")
+    options = ()
+
+    def test_by_default_there_are_two_queues(self):
+        facts = link(self.guest)["linkinfo"]["info_data"]
+        self.assertEqual((facts["multi_queue"], facts["numqueues"]), (True, 2))
+        self.assertEqual(len(os.listdir(f"/proc/{self.guest.translator()}/task")), 1)
+
+    def test_a_transfer_out_stays_in_order(self):
+        """A queue that TCP keeps full is no flood: were its frames led to and fro between queues, they would arrive in any
+        order, and TCP would be slow."""
+        near, far = self.pair(self.lab.remote, V4.remote)
+        size = left = 200_000_000
+        sender = threading.Thread(target=near.sendall, args=(bytes(size),))
+        sender.start()
+        while left:
+            left -= len(far.recv(left))
+        sender.join()
+        # Probes of the tail, which are sent when we have not been scheduled for a while, are not counted in these.
+        signs = ("TcpExtTCPFastRetrans", "TcpExtTCPSlowStartRetrans", "TcpExtTCPSACKReorder", "TcpExtTCPTSReorder")
+        found = self.guest.output("nstat", "-asz", *signs).splitlines()
+        counts = {line.split()[0]: int(line.split()[1]) for line in found if line.startswith("TcpExt")}
+        self.assertEqual(len(counts), len(signs))
+        self.assertLess(sum(counts.values()), 5, counts)
 
     @limit(60)
     def test_a_flood_has_its_queue_to_itself(self):

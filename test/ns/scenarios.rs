@@ -51,6 +51,7 @@ pub fn interface(configure: bool) -> Interface {
         mac: None,
         mtu: Some(65520),
         queues: std::env::var("QUEUES").map_or(1, |n| n.parse().unwrap()),
+        fewer_will_do: false,
         queue_frames: Interface::QUEUE_FRAMES,
         loopback_only: false,
         configure,

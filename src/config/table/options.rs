@@ -77,7 +77,7 @@ pub(in crate::config) static OPTIONS: &[Def] = {
             "N",
             SPELT,
             Running,
-            "Worker threads, 1 to 8, each with queues of its own [default: one per queue, up to the number of cores]",
+            "Worker threads, 1 to 8, each with queues of its own [default: one per queue that you ask for, up to the number of cores]",
         ),
         value(
             Opt::Mtu,
@@ -88,7 +88,15 @@ pub(in crate::config) static OPTIONS: &[Def] = {
             Addresses,
             "MTU of the guest's interface, 68 to 65521; 0: set and advertise none [default: 65520]",
         ),
-        value(Opt::Queues, "queues", NO, "N", SPELT, Addresses, "Queues of the guest's interface, 1 to 8 [default: 1]"),
+        value(
+            Opt::Queues,
+            "queues",
+            NO,
+            "N",
+            SPELT,
+            Addresses,
+            "Queues of the guest's interface, 1 to 8 [default: 2, for one thread]",
+        ),
         value(
             Opt::Address,
             "address",

@@ -179,7 +179,7 @@ fn spelt_refuses_in_the_same_words() {
             "vm --threads 2",
             "error: Option '--threads 2' needs '--vhost-user' as well: a socket that carries frames has one queue",
         ),
-        ("run --threads 2", "error: Option '--threads 2' needs as many queues, not 1: give '--queues 2'"),
+        ("run --threads 2 --queues 1", "error: Option '--threads 2' needs as many queues, not 1: give '--queues 2'"),
         (
             "attach --queues 3 --threads 4 1",
             "error: Option '--threads 4' needs as many queues, not 3: give '--queues 4'",

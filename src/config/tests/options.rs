@@ -201,15 +201,21 @@ fn queues_and_threads_are_for_spelt_alone() {
         ["run --queues 4 --threads 3", "attach 1 --threads 3 --queues 4", "run --queues 2 --queues 4 --threads=3"]
     {
         let c = spelt(line);
-        assert_eq!((c.queues, c.threads), (4, Some(3)), "{line}");
+        assert_eq!((c.queues, c.threads), (Some(4), Some(3)), "{line}");
     }
     for line in ["run", "attach 1", "vm", "vm --vhost-user", "run --splice-only"] {
         let c = spelt(line);
-        assert_eq!((c.queues, c.threads), (1, None), "{line}");
+        assert_eq!((c.queues, c.threads), (None, None), "{line}");
     }
     assert_eq!(spelt("run --queues 8").threads, None);
-    for line in ["vm --threads 1", "run --threads 1", "run --splice-only --threads 1 --queues 1"] {
-        assert_eq!((spelt(line).queues, spelt(line).threads), (1, Some(1)), "{line}");
+    for (line, queues) in [
+        ("vm --threads 1", None),
+        ("run --threads 1", None),
+        ("run --splice-only --threads 1 --queues 1", Some(1)),
+        ("run --threads 3", Some(3)),
+    ] {
+        let c = spelt(line);
+        assert_eq!((c.queues, c.threads.is_some()), (queues, true), "{line}");
     }
     assert_eq!(spelt("vm --threads 8 --vhost-user").threads, Some(8));
     for name in ["pasta", "passt"] {
