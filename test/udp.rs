@@ -9,7 +9,7 @@ use std::time::{Duration, Instant as Wall};
 
 use datagrams::{PLAIN, World, bytes, datagram, gateway, guest};
 use spelt::base::{DropReason, Endpoint, PerFamily};
-use spelt::flow::{Id, Pending};
+use spelt::flow::{Id, Pending, Via};
 use spelt::guest::mock::MockLink;
 use spelt::guest::reassembly::Reassembly;
 use spelt::guest::{Caps, Facts, Frame};
@@ -266,7 +266,7 @@ fn a_client_of_a_listener_is_answered_from_where_it_asked() {
         let mut w = world(PLAIN);
         let listener = UdpSocket::bind(bind).unwrap();
         let port = listener.local_addr().unwrap().port();
-        w.listen(listener, Rule { guest: None, guest_port: 7000 });
+        w.listen(listener, Rule { guest: None, guest_port: 7000, via: Via::NOTHING });
         let clients: Vec<UdpSocket> = (0..3).map(|_| loopback(v4)).collect();
         let to = SocketAddr::new(ask.parse().unwrap(), port);
         // All of it is queued before the engine looks.
@@ -312,7 +312,7 @@ fn nobody_else_binds_a_port_that_is_listened_on() {
         s.set_reuse_address(true).unwrap();
         s.bind(&to.into())
     };
-    let id = w.udp.listen(listener.into(), Rule { guest: None, guest_port: 7002 }).unwrap();
+    let id = w.udp.listen(listener.into(), Rule { guest: None, guest_port: 7002, via: Via::NOTHING }).unwrap();
     let in_use = |r: std::io::Result<()>| r.unwrap_err().kind() == std::io::ErrorKind::AddrInUse;
     assert!(in_use(thief()));
     let client = loopback(true);
@@ -346,7 +346,7 @@ fn loopback_clients_are_served_without_the_mapping_on_request_only() {
         w.nat.our_link_local = Some(gateway(false));
         let (listener, client) = (loopback(v4), loopback(v4));
         let to = listener.local_addr().unwrap();
-        w.listen(listener, Rule { guest: None, guest_port: 7001 });
+        w.listen(listener, Rule { guest: None, guest_port: 7001, via: Via::NOTHING });
         client.send_to(b"refused", to).unwrap();
         assert!(w.pump_for(1, Duration::from_millis(50)).is_empty() && w.udp.is_empty());
         w.nat.loopback_clients = true;
@@ -429,7 +429,7 @@ fn datagrams_handed_back_are_bounded_and_none_is_lost() {
         let listener = loopback(true);
         let to = listener.local_addr().unwrap();
         ports.push(to.port());
-        w.listen(listener, Rule { guest: None, guest_port: 7002 });
+        w.listen(listener, Rule { guest: None, guest_port: 7002, via: Via::NOTHING });
         for n in 0..200u8 {
             client.send_to(&[n], to).unwrap();
         }
@@ -575,7 +575,7 @@ fn a_client_of_a_listener_is_answered_by_the_worker_its_flow_moved_to() {
     let mut w = world(PLAIN);
     let (listener, client) = (loopback(true), loopback(true));
     let asked = listener.local_addr().unwrap();
-    w.listen(listener, Rule { guest: None, guest_port: 7003 });
+    w.listen(listener, Rule { guest: None, guest_port: 7003, via: Via::NOTHING });
     client.send_to(b"question", asked).unwrap();
     let got = w.pump(1);
     let (_, src, _, _) = udp(&got[0].0, &got[0].1);

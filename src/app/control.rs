@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::Context;
+use nix::errno::Errno;
 use nix::sys::stat::umask;
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -20,10 +21,10 @@ use super::rules::{ephemeral_ports, only_family};
 use crate::base::{Counters, Family, Instant, Token};
 use crate::config::{Config, Control, Mode, Target};
 use crate::control::protocol::{
-    self, Blame, FAILED, Failure, Filter, FlowCounts, Forward, ForwardOption, Info, NewForward, Stats,
+    self, BindErrors, Blame, FAILED, Failure, Filter, FlowCounts, Forward, ForwardOption, Info, NewForward, Stats,
 };
 use crate::control::service::{Backend, Owner, Service};
-use crate::flow::{Look, View};
+use crate::flow::{Ledger, Look, Passed, View};
 use crate::fwd::ports::{Ports, Spec};
 use crate::fwd::{Proto, Side};
 use crate::listen::{self, ForwardId};
@@ -252,7 +253,14 @@ impl Backend for Office {
     }
 
     fn forwards(&self) -> Result<Vec<Forward>, Failure> {
-        self.ask_first(|engine, _| engine.forwards().map(|(id, f)| engine.shown(id, f)).collect())
+        let mut passed = Ledger::default();
+        self.ask_all(|engine, _| engine.passed())?.iter().for_each(|own| passed.add_all(own));
+        let shown = |engine: &mut Engine| engine.forwards().map(|(id, f)| (id, f.on, engine.shown(id, f))).collect();
+        let mut all: Vec<(ForwardId, Side, Forward)> = self.ask_first(move |engine, _| shown(engine))?;
+        for (id, on, forward) in &mut all {
+            count(forward, *on, passed.of(id.via()));
+        }
+        Ok(all.into_iter().map(|(_, _, forward)| forward).collect())
     }
 
     fn add_forwards(&self, rules: Vec<NewForward>) -> Result<Vec<Forward>, Failure> {
@@ -323,8 +331,11 @@ impl Engine {
             spec: forward.rule.to_string(),
             origin: forward.origin.clone(),
             open: status.open,
-            refused: status.refused,
+            bind_errors: bind_errors(&status.refused),
+            refused: status.refused.into_iter().map(|(port, _)| port).collect(),
             hits: status.hits,
+            bytes_to_guest: 0,
+            bytes_from_guest: 0,
         }
     }
 
@@ -367,6 +378,36 @@ fn refusal(message: &str, data: Vec<Blame>) -> Failure {
     Failure { code: FAILED, message: message.into(), data }
 }
 
+/// Adds what has come by a forward whose sockets listen `on` this side.
+fn count(forward: &mut Forward, on: Side, passed: Passed) {
+    (forward.bytes_to_guest, forward.bytes_from_guest) = match on {
+        Side::Host => (passed.to_target, passed.to_client),
+        Side::Guest => (passed.to_client, passed.to_target),
+    };
+    // Connections are counted when they are accepted, those that were turned away too.
+    if matches!(forward.option, ForwardOption::UdpToGuest | ForwardOption::UdpToHost) {
+        forward.hits = passed.flows;
+    }
+}
+
+/// By reason, in the order of the first port that each has.
+fn bind_errors(refused: &[(u16, Errno)]) -> Vec<BindErrors> {
+    let mut groups: Vec<(Errno, Vec<(u16, u16)>)> = Vec::new();
+    for (port, why) in refused {
+        let at = groups.iter().position(|(other, _)| other == why).unwrap_or_else(|| {
+            groups.push((*why, Vec::new()));
+            groups.len() - 1
+        });
+        match groups[at].1.last_mut() {
+            Some((_, last)) if *last + 1 == *port => *last = *port,
+            _ => groups[at].1.push((*port, *port)),
+        }
+    }
+    let range = |(a, b): &(u16, u16)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    let ports = |ranges: &[(u16, u16)]| ranges.iter().map(range).collect::<Vec<_>>().join(",");
+    groups.iter().map(|(why, ranges)| BindErrors { ports: ports(ranges), message: why.desc().into() }).collect()
+}
+
 fn option_of(proto: Proto, on: Side) -> ForwardOption {
     match (proto, on) {
         (Proto::Tcp, Side::Host) => ForwardOption::TcpToGuest,
@@ -383,5 +424,20 @@ fn meaning(option: ForwardOption) -> (Proto, Side, &'static str) {
         ForwardOption::UdpToGuest => (Proto::Udp, Side::Host, "-u"),
         ForwardOption::TcpToHost => (Proto::Tcp, Side::Guest, "-T"),
         ForwardOption::UdpToHost => (Proto::Udp, Side::Guest, "-U"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_gathered_by_the_reason_they_do_not_listen() {
+        let (taken, denied) = (Errno::EADDRINUSE, Errno::EACCES);
+        let refused = [(1, denied), (2, denied), (3, taken), (4, denied), (65534, denied), (65535, denied)];
+        let told: Vec<_> = bind_errors(&refused).into_iter().map(|e| (e.ports, e.message)).collect();
+        let expected = [("1-2,4,65534-65535", "Permission denied"), ("3", "Address already in use")];
+        assert_eq!(told, expected.map(|(ports, message)| (ports.to_string(), message.to_string())));
+        assert!(bind_errors(&[]).is_empty());
     }
 }

@@ -17,7 +17,7 @@ use socket2::Socket;
 use super::desk::{self, Clerk, Desk};
 use super::share::Flows;
 use crate::base::{Addr, Counters, Kind, Mac, Token};
-use crate::flow::{Directory, FlowKey, KeySecret, Share};
+use crate::flow::{Directory, FlowKey, KeySecret, Share, Via};
 use crate::guest::reassembly::Whole;
 use crate::guest::{Copies, Frame, L2};
 use crate::link::Rings;
@@ -30,7 +30,9 @@ pub(super) enum Message {
     /// A packet that came in fragments, of such a flow.
     Whole(Box<Whole>),
     /// A connection that a listener accepted.
-    Connection(Socket, FlowKey),
+    Connection(Socket, FlowKey, Via),
+    /// A forward is no more.
+    Forget(Via),
     /// What the guest has shown of itself, and what it had shown when you were told last; to the first worker.
     Seen(Seen, Seen),
     /// Who is who; from the first worker.

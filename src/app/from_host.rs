@@ -107,7 +107,7 @@ impl Engine {
         self.seek_guest(now);
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         match facts.inbound(from, way.target, way.target_port) {
-            Ok(key) => self.lead_inbound(client, key, now),
+            Ok(key) => self.lead_inbound(client, (key, way.forward.via()), now),
             Err(reason) => {
                 reset(&client);
                 self.counters.drop(reason);

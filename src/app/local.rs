@@ -37,7 +37,8 @@ impl Engine {
         let f = &mut self.ports.forwarding;
         let sockets = f.namespace(listener.on.other()).sockets.as_mut();
         // What is refused is reset and counted there.
-        let _ = splice.tcp(client, Endpoint::new(addr, listener.target_port), 0, sockets, now);
+        let _ =
+            splice.tcp(client, (Endpoint::new(addr, listener.target_port), 0), listener.forward.via(), sockets, now);
         Client::Led
     }
 
@@ -74,6 +75,7 @@ impl Engine {
                 payload: &datagram.payload,
                 target: Endpoint::new(addr, rule.guest_port),
                 scope: 0,
+                via: rule.via,
             };
             let f = &mut self.ports.forwarding;
             let mut both = Namespaces { host: f.host.sockets.as_mut(), guest: f.guest.sockets.as_mut() };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mio::Interest;
 use mio::unix::SourceFd;
 
+use super::crew::Message;
 use super::engine::Engine;
 use crate::base::{Instant, Kind, Token};
 use crate::flow::{Awaited, Belief, Id, Slab};
@@ -19,8 +20,8 @@ use crate::listen::{
     open_port, open_rule,
 };
 use crate::sys::sockets::{Here, Nobody, Sockets};
-use crate::sys::watch;
-use crate::{splice, udp};
+use crate::sys::{is_exhaustion, watch};
+use crate::{listen, splice, udp};
 
 /// What the engine needs to open ports and to know which are in use.
 pub struct Forwarding {
@@ -38,10 +39,12 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// The one this process is in. `look`: the ports in use there matter.
-    pub fn here(look: bool) -> Namespace {
-        let open = || SockDiag::open().inspect_err(|e| log::warn!("cannot see which ports are in use here: {e}")).ok();
-        Namespace { sockets: Box::new(Here), diag: look.then(open).flatten() }
+    /// The one this process is in. `look`: the ports in use there matter; `later`: they may, one day.
+    pub fn here(look: bool, later: bool) -> Namespace {
+        let level = if look { log::Level::Warn } else { log::Level::Debug };
+        let tell = |e: &io::Error| log::log!(level, "cannot see which ports are in use here: {e}");
+        let open = || SockDiag::open().inspect_err(tell).ok();
+        Namespace { sockets: Box::new(Here), diag: (look || later).then(open).flatten() }
     }
 }
 
@@ -129,8 +132,8 @@ const SCAN_SOON: Duration = Duration::from_millis(20);
 const SCAN_SHARE: u32 = 20;
 
 impl Engine {
-    /// Adds one rule while running, and opens its ports: all of them, or none; those of an `auto` rule follow the other
-    /// side from now on.
+    /// Adds one rule while running, and opens its ports: all of them, or none; of a rule that does not name them, those that can
+    /// be had; those of an `auto` rule follow the other side from now on.
     ///
     /// # Errors
     /// The first port that cannot be bound, or that another rule has.
@@ -148,6 +151,10 @@ impl Engine {
             self.start_scanning();
             return Ok(id);
         }
+        if forward.rule.best_effort {
+            self.open_what_can_be_had(id, &forward).inspect_err(|_| drop(self.remove_forward(id)))?;
+            return Ok(id);
+        }
         let (options, namespace) = (f.options, f.namespace(on));
         let opened = open_rule(id, &forward, &options, namespace.sockets.as_mut()).and_then(|listeners| {
             listeners.into_iter().try_for_each(|l| {
@@ -159,10 +166,42 @@ impl Engine {
         Ok(id)
     }
 
+    /// Those of the lowest numbers if descriptors do not suffice for all. One at least.
+    fn open_what_can_be_had(&mut self, id: ForwardId, forward: &Forward) -> Result<(), BindError> {
+        let budget = self.ports.kept.saturating_add(self.lendable_descriptors());
+        self.ports.forwarding.forwards.set_budget(budget);
+        let mut first = None;
+        for port in forward.rule.first..=forward.rule.last {
+            let f = &mut self.ports.forwarding;
+            let options = f.options;
+            let opened = if f.forwards.room() == 0 {
+                Err(io::Error::from_raw_os_error(libc::EMFILE))
+            } else {
+                open_port(id, forward, port, &options, f.namespace(forward.on).sockets.as_mut())
+            };
+            if let Err(e) = opened.and_then(|listeners| listeners.into_iter().try_for_each(|l| self.open(l))) {
+                let exhausted = is_exhaustion(&e);
+                self.ports.forwarding.forwards.refused(id, port, listen::errno(&e));
+                first.get_or_insert(BindError { port, source: Reason(e) });
+                if exhausted {
+                    break;
+                }
+            }
+        }
+        match first {
+            Some(e) if self.ports.forwarding.forwards.status(id).open == 0 => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     /// Closes the ports of a rule; connections that exist live on.
     pub fn remove_forward(&mut self, id: ForwardId) -> Option<Forward> {
         let (forward, sockets) = self.ports.forwarding.forwards.remove(id)?;
         sockets.into_iter().for_each(|s| self.close(s));
+        self.forget(id.via());
+        if let Some(crew) = &self.crew {
+            crew.others().for_each(|worker| crew.send(worker, Message::Forget(id.via())));
+        }
         Some(forward)
     }
 
@@ -175,13 +214,9 @@ impl Engine {
         self.ports.forwarding.forwards.get(id)
     }
 
-    /// How a rule stands: connections, and clients of UDP, count as hits.
+    /// How a rule stands.
     pub(super) fn forward_status(&self, id: ForwardId) -> Status {
-        let forwards = &self.ports.forwarding.forwards;
-        let udp = forwards.handles(id).filter(|h| h.proto == Proto::Udp && h.on == Side::Host);
-        let clients: u64 = udp.map(|h| self.udp.clients_of(h.id)).sum();
-        let status = forwards.status(id);
-        Status { hits: status.hits + clients, ..status }
+        self.ports.forwarding.forwards.status(id)
     }
 
     /// Takes over a listening socket.
@@ -201,13 +236,14 @@ impl Engine {
                 self.ports.tcp.insert(listener)
             }
             (Side::Host, Proto::Udp) => {
-                let rule = udp::Rule { guest: listener.target, guest_port: listener.target_port };
+                let rule = udp::Rule { guest: listener.target, guest_port: listener.target_port, via: forward.via() };
                 self.crew.iter_mut().for_each(|crew| crew.reserve([port, rule.guest_port]));
                 self.udp.listen(listener.socket, rule)?
             }
             (Side::Guest, Proto::Udp) => {
                 let Some(splice) = &mut self.splice else { return Err(io::ErrorKind::Unsupported.into()) };
-                let rule = splice::Rule { origin: on, addr: listener.target, port: listener.target_port, scope: 0 };
+                let (addr, port, via) = (listener.target, listener.target_port, forward.via());
+                let rule = splice::Rule { origin: on, addr, port, scope: 0, via };
                 splice.listen_udp(listener.socket, rule)?
             }
         };
@@ -320,7 +356,7 @@ impl Engine {
         let opened = open_port(id, &forward, port, &options, f.namespace(forward.on).sockets.as_mut())
             .and_then(|listeners| listeners.into_iter().try_for_each(|l| self.open(l)));
         if let Err(e) = opened
-            && !self.ports.forwarding.forwards.refused(id, port)
+            && !self.ports.forwarding.forwards.refused(id, port, listen::errno(&e))
         {
             log::debug!("port {port} of '{}' is in use but cannot be forwarded: {}", forward.origin, Reason(e));
         }

@@ -4,12 +4,14 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use crate::base::Family;
 use crate::config::Config;
 use crate::fwd::ports::Ports;
 use crate::fwd::{Proto, Rule, Side};
 use crate::link::Vhost;
-use crate::listen::{self, Forward, Forwards, Listener};
+use crate::listen::{self, Forward, ForwardId, Forwards, Listener};
 use crate::splice::Splice;
 use crate::sys::process;
 use crate::sys::sockets::Sockets;
@@ -58,6 +60,22 @@ pub fn rules_on(forwards: &Forwards, side: Side) -> Vec<Rule> {
     forwards.iter().filter(|(_, f)| f.on == side).map(|(_, f)| f.rule.clone()).collect()
 }
 
+/// Ports that are open, and those of lenient forwards that could not be had.
+pub struct BoundPorts {
+    pub listeners: Vec<Listener>,
+    pub refused: Vec<(ForwardId, u16, Errno)>,
+}
+
+impl BoundPorts {
+    /// Has the books know which could not be had.
+    pub fn noted_in(self, forwards: &mut Forwards) -> Vec<Listener> {
+        for (id, port, why) in self.refused {
+            forwards.refused(id, port, why);
+        }
+        self.listeners
+    }
+}
+
 /// Opens the ports of one side that do not wait for the other, or says which one could not be had.
 pub fn bind(
     forwards: &Forwards,
@@ -65,7 +83,7 @@ pub fn bind(
     spare: usize,
     options: &listen::Options,
     sockets: &mut dyn Sockets,
-) -> anyhow::Result<Vec<Listener>> {
+) -> anyhow::Result<BoundPorts> {
     let asked = |side| forwards.lenient_ports(side) as u128;
     let share = (spare / 2) as u128 * asked(on) / (asked(on) + asked(on.other())).max(1);
     let until = Instant::now() + PREDECESSOR;
@@ -82,7 +100,7 @@ pub fn bind(
         // What others use already is to be expected; what a limit takes away is not.
         log::log!(if left_out.no_descriptors > 0 { log::Level::Warn } else { log::Level::Info }, "{text}");
     }
-    Ok(listeners)
+    Ok(BoundPorts { listeners, refused: left_out.refused })
 }
 
 /// How long a port may be somebody's yet. A container manager that restarts a container removes the namespace of one
@@ -171,14 +189,14 @@ mod tests {
         let options = listen::Options { v4: true, v6: false, freebind: false };
         let predecessor = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let forwards = forwards_of(&format!("127.0.0.1/{}", predecessor.local_addr().unwrap().port()));
-        let error = bind(&forwards, Side::Host, 100, &options, &mut Here).unwrap_err().to_string();
+        let error = bind(&forwards, Side::Host, 100, &options, &mut Here).err().unwrap().to_string();
         assert!(error.contains("Address already in use"), "{error}");
         let start = Instant::now();
         let ends = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(50));
             drop(predecessor);
         });
-        assert_eq!(bind(&forwards, Side::Host, 100, &options, &mut Here).unwrap().len(), 1);
+        assert_eq!(bind(&forwards, Side::Host, 100, &options, &mut Here).unwrap().listeners.len(), 1);
         assert!(start.elapsed() >= Duration::from_millis(50));
         ends.join().unwrap();
     }

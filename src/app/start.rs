@@ -21,7 +21,7 @@ use super::machine::Plugged;
 use super::plan::{Plan, plan};
 use super::ports::{Forwarding, Namespace};
 use super::rules::{
-    bind, flow_descriptors, forwards, needs_low_ports, port_descriptors, reaches_inside, rules_on, spare_descriptors,
+    BoundPorts, bind, flow_descriptors, forwards, needs_low_ports, port_descriptors, reaches_inside, rules_on, spare_descriptors,
 };
 use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
@@ -76,9 +76,10 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         if config.foreground { None } else { Some(process::daemonize().context("cannot go to the background")?) };
     let options = listen::Options { v4: config.v4, v6: config.v6 && host::has_ipv6(), freebind: config.freebind };
     let bind = || bind(&forwards, Side::Host, descriptors, &options, &mut Here);
-    let Made { guest, plugged, listeners, identity } = make_guest(config, &plan, place, (runas, open_files), bind)?;
+    let Made { guest, plugged, ports, identity } = make_guest(config, &plan, place, (runas, open_files), bind)?;
+    let listeners = ports.noted_in(&mut forwards);
     let forwarding = Forwarding {
-        host: Namespace::here(forwards.follows(Side::Host)),
+        host: Namespace::here(forwards.follows(Side::Host), control::is_wanted(config)),
         guest: Namespace { sockets: Box::new(Nobody), diag: None },
         forwards,
         options,
@@ -180,7 +181,7 @@ impl Files {
 struct Made {
     guest: Guest,
     plugged: Option<Plugged>,
-    listeners: Vec<Listener>,
+    ports: BoundPorts,
     /// Whom to become when all is open.
     identity: Option<Identity>,
 }
@@ -191,7 +192,7 @@ fn make_guest(
     plan: &Plan,
     place: Place,
     (runas, open_files): (Option<Identity>, OpenFiles),
-    bind: impl Fn() -> anyhow::Result<Vec<Listener>>,
+    bind: impl Fn() -> anyhow::Result<BoundPorts>,
 ) -> anyhow::Result<Made> {
     match place {
         Place::New(userns) => {
@@ -205,16 +206,16 @@ fn make_guest(
                 userns.enter()?;
             }
             let child = ns::spawn(&spawn(config, plan, userns.is_some(), open_files))?;
-            let listeners = early.map_or_else(bind, Ok)?;
-            Ok(Made { guest: Guest::Spawned(child), plugged: None, listeners, identity: None })
+            let ports = early.map_or_else(bind, Ok)?;
+            Ok(Made { guest: Guest::Spawned(child), plugged: None, ports, identity: None })
         }
         Place::Given(namespace) => {
             let identity = if config.runas.is_none() && !namespace.is_polled() { instead_of_root() } else { runas };
-            Ok(Made { guest: Guest::Attached(namespace), plugged: None, listeners: bind()?, identity })
+            Ok(Made { guest: Guest::Attached(namespace), plugged: None, ports: bind()?, identity })
         }
         Place::Machine(plugged, one_off) => {
             let identity = if config.runas.is_none() { instead_of_root() } else { runas };
-            Ok(Made { guest: Guest::Machine { one_off }, plugged: Some(plugged), listeners: bind()?, identity })
+            Ok(Made { guest: Guest::Machine { one_off }, plugged: Some(plugged), ports: bind()?, identity })
         }
     }
 }
@@ -352,10 +353,12 @@ fn reach_inside(config: &Config, guest: &Guest, opened: &mut Opened) -> anyhow::
     };
     let Some(mut broker) = guest.broker(|| sandbox::enter(&params))? else { return Ok(None) };
     broker.ready()?;
-    opened.listeners.extend(bind(&f.forwards, Side::Guest, opened.descriptors, &f.options, &mut broker)?);
-    if f.forwards.follows(Side::Guest) {
-        let diag = broker.make_diag().and_then(host::SockDiag::new);
-        f.guest.diag = diag.inspect_err(|e| log::warn!("cannot see which ports are in use in the guest: {e}")).ok();
+    let ports = bind(&f.forwards, Side::Guest, opened.descriptors, &f.options, &mut broker)?;
+    opened.listeners.extend(ports.noted_in(&mut f.forwards));
+    if f.forwards.follows(Side::Guest) || control::is_wanted(config) {
+        let level = if f.forwards.follows(Side::Guest) { log::Level::Warn } else { log::Level::Debug };
+        let tell = |e: &io::Error| log::log!(level, "cannot see which ports are in use in the guest: {e}");
+        f.guest.diag = broker.make_diag().and_then(host::SockDiag::new).inspect_err(tell).ok();
     }
     f.guest.sockets = Box::new(broker);
     Ok(Some(Local { on: config.splice, to_loopback: config.host_lo_to_ns_lo || config.splice_only }))

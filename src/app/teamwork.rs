@@ -8,7 +8,7 @@ use socket2::Socket;
 use super::crew::{Leaving, Message, Seen};
 use super::engine::Engine;
 use crate::base::{Counters, DropReason, Endpoint, Instant, Mac};
-use crate::flow::{FlowKey, Heir};
+use crate::flow::{FlowKey, Heir, Ledger, Via};
 use crate::guest::reassembly::Whole;
 use crate::guest::{Facts, Frame, Room, ToGuest};
 use crate::link::Link;
@@ -105,7 +105,8 @@ impl Engine {
                 self.count(outcome);
                 self.pass_ends();
             }
-            Message::Connection(client, key) => self.begin_inbound(client, key, now),
+            Message::Connection(client, key, via) => self.begin_inbound(client, (key, via), now),
+            Message::Forget(via) => self.forget(via),
             Message::Seen(seen, told) => {
                 seen.apply(told, &mut self.l2);
                 self.guest_may_be_found(now);
@@ -157,18 +158,18 @@ impl Engine {
     }
 
     /// A connection that a listener accepted, to the worker that will have it.
-    pub(super) fn lead_inbound(&mut self, client: Socket, key: FlowKey, now: Instant) {
+    pub(super) fn lead_inbound(&mut self, client: Socket, (key, via): (FlowKey, Via), now: Instant) {
         let heir = self.crew.as_mut().map(|crew| Heir::Worker(crew.choose()));
         match heir.and_then(|heir| self.tcp.elsewhere(&key, heir)).zip(self.crew.as_ref()) {
-            Some((worker, crew)) => crew.send(worker, Message::Connection(client, key)),
-            None => self.begin_inbound(client, key, now),
+            Some((worker, crew)) => crew.send(worker, Message::Connection(client, key, via)),
+            None => self.begin_inbound(client, (key, via), now),
         }
     }
 
-    fn begin_inbound(&mut self, client: Socket, key: FlowKey, now: Instant) {
+    fn begin_inbound(&mut self, client: Socket, (key, via): (FlowKey, Via), now: Instant) {
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         // What is refused is reset and counted there.
-        let _ = self.tcp.from_listener(client, key, &facts, &mut self.link, &mut self.timers);
+        let _ = self.tcp.from_listener(client, (key, via), &facts, &mut self.link, &mut self.timers);
         self.tcp.disown(&key);
     }
 
@@ -208,6 +209,22 @@ impl Engine {
             let facts = Facts { now, l2: &self.l2, nat: &self.nat };
             self.udp.adopt(flow, &facts, &mut self.link, &mut self.timers);
         }
+    }
+
+    /// A forward is no more: what its flows move is nobody's.
+    pub(super) fn forget(&mut self, via: Via) {
+        self.tcp.forget(via);
+        self.udp.forget(via);
+        self.splice.iter_mut().for_each(|splice| splice.forget(via));
+    }
+
+    /// What has come by forwards to this worker.
+    pub(super) fn passed(&self) -> Ledger {
+        let mut sums = Ledger::default();
+        self.tcp.passed(&mut sums);
+        self.udp.passed(&mut sums);
+        self.splice.iter().for_each(|splice| splice.passed(&mut sums));
+        sums
     }
 
     /// Sums over all workers.

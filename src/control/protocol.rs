@@ -274,8 +274,25 @@ pub struct Forward {
     pub open: usize,
     /// Ports that should listen and cannot.
     pub refused: Vec<u16>,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bind_errors: Vec<BindErrors>,
     /// Connections, or clients of UDP, so far.
     pub hits: u64,
+    /// Payload of theirs.
+    #[serde(default)]
+    pub bytes_to_guest: u64,
+    #[serde(default)]
+    pub bytes_from_guest: u64,
+}
+
+/// Ports that have one reason in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindErrors {
+    /// Numbers and ranges, with commas.
+    pub ports: String,
+    /// The kernel's.
+    pub message: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

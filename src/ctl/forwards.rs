@@ -9,8 +9,10 @@ use crate::control::protocol::{ForwardOption, Forwards};
 /// The reply is of another version.
 pub fn table(value: &Value) -> anyhow::Result<String> {
     let all: Forwards = serde_json::from_value(value.clone())?;
-    let mut table = Table::new(&["ID", "FROM", "PROTO", "PORTS", "OPEN", "HITS", "ASKED FOR BY"]);
-    table.right(&[0, 4, 5]);
+    let columns = ["ID", "FROM", "PROTO", "PORTS", "OPEN", "HITS", "TO GUEST", "FROM GUEST", "ASKED FOR BY"];
+    let mut table = Table::new(&columns);
+    table.right(&[0, 4, 5, 6, 7]);
+    let mut errors = String::new();
     for f in &all.forwards {
         let (from, proto) = match f.option {
             ForwardOption::TcpToGuest => ("host", "tcp"),
@@ -26,10 +28,16 @@ pub fn table(value: &Value) -> anyhow::Result<String> {
             shortened(&f.spec),
             format!("{}{refused}", f.open),
             f.hits.to_string(),
+            super::table::bytes(f.bytes_to_guest),
+            super::table::bytes(f.bytes_from_guest),
             f.origin.clone(),
         ]);
+        for e in &f.bind_errors {
+            let more = if e.ports.contains([',', '-']) { "ports" } else { "port" };
+            errors.push_str(&format!("{} does not listen at {more} {}: {}\n", f.id, e.ports, e.message));
+        }
     }
-    Ok(table.render(super::table::width()))
+    Ok(table.render(super::table::width()) + &errors)
 }
 
 /// `8080-8080:80-80` is `8080:80`.

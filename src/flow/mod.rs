@@ -11,6 +11,7 @@
 mod belief;
 mod directory;
 mod key;
+mod ledger;
 mod ready;
 mod slab;
 mod table;
@@ -20,6 +21,7 @@ mod wheel;
 pub use belief::{Awaited, Belief};
 pub use directory::{Directory, Share};
 pub use key::{FlowKey, KeySecret};
+pub use ledger::{Ledger, Passed, Via};
 pub use ready::{Pending, Ready};
 pub use slab::Slab;
 pub use table::{Heir, Id, Table};

@@ -42,6 +42,11 @@ impl<T> Slab<T> {
         self.slots.iter().enumerate().filter_map(named).filter_map(|id| Some((id, self.get(id)?)))
     }
 
+    /// Every thing, in no order.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> + '_ {
+        self.slots.iter_mut().filter_map(|(_, thing)| thing.as_mut())
+    }
+
     pub fn get(&self, id: Id) -> Option<&T> {
         let (generation, thing) = self.slots.get(id.index as usize)?;
         if *generation == id.generation { thing.as_ref() } else { None }

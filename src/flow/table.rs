@@ -164,6 +164,11 @@ impl<T, K: Copy + Eq + Hash> Table<T, K> {
         if s.generation != id.generation { None } else { s.flow.as_mut().map(|f| &mut f.1) }
     }
 
+    /// Every flow, in no order.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> + '_ {
+        self.slots.iter_mut().filter_map(|s| s.flow.as_mut().map(|(_, flow)| flow))
+    }
+
     pub fn key(&self, id: Id) -> Option<&K> {
         self.get(id)?;
         self.key_at(id.index)

@@ -1,8 +1,11 @@
 //! The books: which rules there are, which of their ports are open, and which should be. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
 
 use super::Handle;
+use crate::flow::Via;
 use crate::fwd::ports::{Bound, Rule};
 use crate::fwd::{Proto, Side};
 
@@ -31,6 +34,11 @@ impl ForwardId {
     /// A number to tell others, from 1 on.
     pub fn number(self) -> u64 {
         self.0 + 1
+    }
+
+    /// For flows that come by it.
+    pub fn via(self) -> Via {
+        Via::forward(self.number())
     }
 
     /// `None` for 0, which names nothing.
@@ -75,8 +83,8 @@ struct Entry {
     forward: Forward,
     /// Most ports have one socket; where a device cannot be bound to, each family's loopback has its own.
     open: BTreeMap<u16, (Handle, Option<Handle>)>,
-    /// Ports that should be open and cannot be bound. Of `auto` only.
-    refused: BTreeSet<u16>,
+    /// Ports that should be open and cannot be bound, and the kernel's word for why. Of lenient forwards only.
+    refused: BTreeMap<u16, Errno>,
     /// Where the next attempt at those begins.
     retry_from: u16,
     /// Connections that came.
@@ -88,8 +96,8 @@ struct Entry {
 pub struct Status {
     /// Ports that listen.
     pub open: usize,
-    /// Ports that should listen and cannot be bound.
-    pub refused: Vec<u16>,
+    /// Ports that should listen and cannot be bound, and why.
+    pub refused: Vec<(u16, Errno)>,
     /// Connections that came.
     pub hits: u64,
 }
@@ -103,7 +111,7 @@ impl Forwards {
     pub fn add(&mut self, forward: Forward) -> ForwardId {
         let id = ForwardId(self.next);
         self.next += 1;
-        let entry = Entry { forward, open: BTreeMap::new(), refused: BTreeSet::new(), retry_from: 0, hits: 0 };
+        let entry = Entry { forward, open: BTreeMap::new(), refused: BTreeMap::new(), retry_from: 0, hits: 0 };
         self.entries.insert(id, entry);
         id
     }
@@ -135,8 +143,8 @@ impl Forwards {
     }
 
     pub fn status(&self, id: ForwardId) -> Status {
-        let status =
-            |e: &Entry| Status { open: e.open.len(), refused: e.refused.iter().copied().collect(), hits: e.hits };
+        let refused = |e: &Entry| e.refused.iter().map(|(port, why)| (*port, *why)).collect();
+        let status = |e: &Entry| Status { open: e.open.len(), refused: refused(e), hits: e.hits };
         self.entries.get(&id).map(status).unwrap_or_default()
     }
 
@@ -205,10 +213,10 @@ impl Forwards {
         sockets.into_iter().flatten()
     }
 
-    /// A port that a scan asked for cannot be bound. True if it could not be bound before either.
-    pub fn refused(&mut self, id: ForwardId, port: u16) -> bool {
+    /// A port of a lenient forward cannot be bound. True if it could not be bound before either.
+    pub fn refused(&mut self, id: ForwardId, port: u16, why: Errno) -> bool {
         let Some(entry) = self.entries.get_mut(&id) else { return true };
-        !entry.refused.insert(port)
+        entry.refused.insert(port, why).is_some()
     }
 
     /// What to close and to open now that `bound` is in use in `namespace`: closing first, which makes room. Ports that
@@ -238,7 +246,7 @@ impl Forwards {
             let wanted =
                 set.within(rule.target_first, rule.target_last()).map(|t| rule.first + (t - rule.target_first));
             let (again, new): (Vec<u16>, Vec<u16>) =
-                wanted.filter(|p| !entry.open.contains_key(p)).partition(|p| entry.refused.contains(p));
+                wanted.filter(|p| !entry.open.contains_key(p)).partition(|p| entry.refused.contains_key(p));
             let (before, after) = again.split_at(again.partition_point(|p| *p < entry.retry_from));
             let again: Vec<u16> = after.iter().chain(before).copied().take(RETRIES_MAX).collect();
             retried.push((*id, again.last().map_or(0, |p| p.wrapping_add(1))));

@@ -34,7 +34,7 @@ use crate::fwd::{Proto, Side};
 
 pub use accept::{Accepted, Acceptor};
 pub use forwards::{Change, Forward, ForwardId, Forwards, Rest, Status};
-pub use open::{Failure, LeftOut, Options, open_all, open_port, open_rule};
+pub use open::{Failure, LeftOut, Options, errno, open_all, open_port, open_rule};
 
 /// A bound socket and where its traffic goes.
 #[derive(Debug)]

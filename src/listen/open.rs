@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::errno::Errno;
 use socket2::Socket;
 
 use super::{BindError, Forward, ForwardId, Forwards, Listener, Reason};
@@ -39,6 +40,8 @@ pub struct LeftOut {
     pub first: Option<BindError>,
     /// The options.
     pub origins: Vec<String>,
+    /// Every port that was refused for another reason.
+    pub refused: Vec<(ForwardId, u16, Errno)>,
 }
 
 /// Opens at start, in the namespace `on` that `sockets` makes sockets of, whatever does not wait for the other side. Rules
@@ -106,6 +109,7 @@ fn open_lenient(
                 break;
             }
             Err(e) => {
+                out.refused.push((id, *port, errno(&e)));
                 reached[*option].first.get_or_insert(BindError { port: *port, source: Reason(e) });
             }
         }
@@ -129,6 +133,11 @@ struct Reached<'a> {
     /// A port is open, or might be if there were descriptors.
     some: bool,
     first: Option<BindError>,
+}
+
+/// What the kernel said; nothing is forwarded by what it did not even hear of.
+pub fn errno(e: &io::Error) -> Errno {
+    Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL))
 }
 
 fn full() -> io::Error {

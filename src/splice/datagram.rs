@@ -13,7 +13,7 @@ use super::listen::Listener;
 use super::stream::{CLIENT, TARGET};
 use super::{Config, First, Namespaces};
 use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{Amount, Id, KeySecret, Look, Protocol, Ready, Slab, Table, Traffic, View, Wheel};
+use crate::flow::{Amount, Id, KeySecret, Ledger, Look, Protocol, Ready, Slab, Table, Traffic, Via, View, Wheel};
 use crate::fwd::Side;
 use crate::sys::dgram::{self, Inbox};
 use crate::sys::iov::Gather;
@@ -26,6 +26,7 @@ pub struct Datagrams {
     registry: Registry,
     pub(super) flows: Table<Flow, Key>,
     pub(super) listeners: Slab<Listener>,
+    ledger: Ledger,
     short: Duration,
     long: Duration,
     pub(super) inbox: Inbox,
@@ -53,6 +54,7 @@ pub(super) struct Flow {
     pub(super) sockets: [Socket; 2],
     /// The target's port.
     service: u16,
+    via: Via,
     /// Who sent last, and how often that changed since the first datagram.
     last_from: usize,
     turns: u8,
@@ -88,6 +90,7 @@ impl Datagrams {
             registry,
             flows: Table::new(secret, config.udp_limit),
             listeners: Slab::default(),
+            ledger: Ledger::default(),
             short: config.short,
             long: config.long,
             inbox: Inbox::new(SLOTS),
@@ -109,6 +112,16 @@ impl Datagrams {
     pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
         let look = *look;
         self.flows.iter().map(move |(_, key, flow)| flow.view(key, &look))
+    }
+
+    pub fn passed(&self, sums: &mut Ledger) {
+        sums.add_all(&self.ledger);
+        self.flows.iter().for_each(|(_, _, flow)| sums.bytes(flow.via, flow.passed()));
+    }
+
+    pub fn forget(&mut self, via: Via) {
+        self.flows.values_mut().filter(|flow| flow.via == via).for_each(|flow| flow.via = Via::NOTHING);
+        self.ledger.forget(via);
     }
 
     pub fn has_pending(&self) -> bool {
@@ -223,6 +236,7 @@ impl Datagrams {
         let flow = Flow {
             sockets,
             service: first.target.port,
+            via: first.via,
             last_from: CLIENT,
             turns: 0,
             born: now,
@@ -231,6 +245,7 @@ impl Datagrams {
             queued: [false; 2],
         };
         timers.arm(now + flow.timeout(self.short, self.long), token(CLIENT, id));
+        self.ledger.begin(flow.via);
         self.flows.insert(key, flow).ok_or(DropReason::FlowTableFull)
     }
 
@@ -296,6 +311,7 @@ impl Datagrams {
 
     fn close(&mut self, id: Id) {
         if let Some((_, flow)) = self.flows.remove(id) {
+            self.ledger.bytes(flow.via, flow.passed());
             flow.sockets.iter().for_each(|s| self.deregister(s));
         }
     }
@@ -331,6 +347,11 @@ impl Flow {
             waits_for: self.queued.contains(&true).then_some("turn"),
             ..View::new(Protocol::UdpSplice, (key.client, key.local), (self.born, self.last_used), state, look)
         }
+    }
+
+    /// To the target, and back.
+    fn passed(&self) -> (u64, u64) {
+        (self.sent[CLIENT].bytes, self.sent[TARGET].bytes)
     }
 
     /// How long the flow lives without a datagram; see the module's theory of operation.

@@ -8,7 +8,7 @@ use socket2::Socket;
 use super::datagram::{BUDGET, Datagrams, SLOTS, Stray};
 use super::{First, Namespaces};
 use crate::base::{Addr, Counters, DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{Id, Ready, Wheel};
+use crate::flow::{Id, Ready, Via, Wheel};
 use crate::fwd::{Local, Side};
 use crate::sys::{errqueue, is_exhaustion, sockopt};
 
@@ -22,6 +22,8 @@ pub struct Rule {
     pub port: u16,
     /// Interface of a link-local address, or 0.
     pub scope: u32,
+    /// Whose socket it is.
+    pub via: Via,
 }
 
 #[derive(Debug)]
@@ -95,7 +97,8 @@ impl Datagrams {
                     continue;
                 };
                 let target = Endpoint::new(addr, rule.port);
-                let first = First { origin: rule.origin, from, local, payload: &payload, target, scope: rule.scope };
+                let Rule { origin, scope, via, .. } = rule;
+                let first = First { origin, from, local, payload: &payload, target, scope, via };
                 // What is refused is counted there.
                 let _ = self.first(&first, namespaces, now, timers, counters);
             }

@@ -65,7 +65,7 @@ use mio::Registry;
 use socket2::Socket;
 
 use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{Id, KeySecret, Look, Pending, Ready, View, Wheel};
+use crate::flow::{Id, KeySecret, Ledger, Look, Pending, Ready, Via, View, Wheel};
 use crate::fwd::Side;
 use crate::sys::sockets::Sockets;
 use datagram::Datagrams;
@@ -103,6 +103,8 @@ pub struct First<'a> {
     pub target: Endpoint,
     /// Interface of a link-local target, or 0.
     pub scope: u32,
+    /// The forward that the listening socket belongs to.
+    pub via: Via,
 }
 
 /// The engine: all spliced flows.
@@ -135,19 +137,19 @@ impl Splice {
     }
 
     /// A client that a listener accepted, non-blocking, to be led to `target` in the namespace of `sockets`; `scope`: the
-    /// interface of a link-local target, or 0.
+    /// interface of a link-local target, or 0; `via`: the forward it came by.
     ///
     /// # Errors
     /// Why there is no flow; the client has been reset, and it is counted.
     pub fn tcp(
         &mut self,
         client: Socket,
-        target: Endpoint,
-        scope: u32,
+        (target, scope): (Endpoint, u32),
+        via: Via,
         sockets: &mut dyn Sockets,
         now: Instant,
     ) -> Result<(), DropReason> {
-        self.streams.open(client, target, scope, sockets, now).inspect_err(|reason| self.counters.drop(*reason))
+        self.streams.open(client, (target, scope), via, sockets, now).inspect_err(|reason| self.counters.drop(*reason))
     }
 
     /// A datagram that reached a listening socket of somebody else's: the first of a client, or one of a few more until its
@@ -242,6 +244,18 @@ impl Splice {
     /// Every flow.
     pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
         self.streams.views(look).chain(self.datagrams.views(look))
+    }
+
+    /// Adds what has come by forwards.
+    pub fn passed(&self, sums: &mut Ledger) {
+        self.streams.passed(sums);
+        self.datagrams.passed(sums);
+    }
+
+    /// A forward is no more.
+    pub fn forget(&mut self, via: Via) {
+        self.streams.forget(via);
+        self.datagrams.forget(via);
     }
 
     /// Clients refused and datagrams lost.

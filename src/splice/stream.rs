@@ -10,7 +10,7 @@ use socket2::Socket;
 use super::lane::{Lane, Means, Stop};
 use super::pace::Pace;
 use crate::base::{Addr, Counters, DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{Amount, Id, Look, Protocol, Ready, Slab, Traffic, View, Wheel};
+use crate::flow::{Amount, Id, Ledger, Look, Protocol, Ready, Slab, Traffic, Via, View, Wheel};
 use crate::sys::sockets::{Sockets, Transport, Wanted};
 use crate::sys::{is_exhaustion, socket, sockopt, watch};
 
@@ -20,6 +20,7 @@ pub struct Streams {
     registry: Registry,
     pub(super) flows: Slab<Flow>,
     limit: usize,
+    ledger: Ledger,
     pub(super) means: Means,
     /// Connections that have used up their budget.
     pub(super) queue: VecDeque<Id>,
@@ -40,6 +41,7 @@ pub(super) struct Flow {
     /// In the run queue, or waiting for memory.
     pub(super) queued: bool,
     target: Endpoint,
+    via: Via,
     born: Instant,
     last_used: Instant,
     /// What each of them has sent, in runs and bytes.
@@ -54,7 +56,8 @@ const BUDGET_BYTES: usize = 1 << 20;
 impl Streams {
     pub fn new(registry: Registry, limit: usize) -> Streams {
         let (queue, starved) = (VecDeque::new(), Vec::new());
-        Streams { registry, flows: Slab::default(), limit, means: Means::new(), queue, starved }
+        let (flows, ledger) = (Slab::default(), Ledger::default());
+        Streams { registry, flows, limit, ledger, means: Means::new(), queue, starved }
     }
 
     pub fn set_limit(&mut self, limit: usize) {
@@ -82,8 +85,8 @@ impl Streams {
     pub fn open(
         &mut self,
         client: Socket,
-        target: Endpoint,
-        scope: u32,
+        (target, scope): (Endpoint, u32),
+        via: Via,
         sockets: &mut dyn Sockets,
         now: Instant,
     ) -> Result<(), DropReason> {
@@ -94,8 +97,10 @@ impl Streams {
         let made = self.connect(&client, target, scope, sockets);
         match made {
             Ok(socket) => {
+                self.ledger.begin(via);
                 self.flows.insert(Flow {
                     target,
+                    via,
                     born: now,
                     last_used: now,
                     sent: Default::default(),
@@ -271,6 +276,7 @@ impl Streams {
     /// Closing the sockets takes them out of epoll.
     fn remove(&mut self, id: Id) {
         if let Some(mut flow) = self.flows.remove(id) {
+            self.ledger.bytes(flow.via, flow.passed());
             flow.lanes.iter_mut().for_each(|l| l.release(&mut self.means));
         }
     }
@@ -278,6 +284,16 @@ impl Streams {
     pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
         let look = *look;
         self.flows.iter().map(move |(_, flow)| flow.view(&look))
+    }
+
+    pub fn passed(&self, sums: &mut Ledger) {
+        sums.add_all(&self.ledger);
+        self.flows.iter().for_each(|(_, flow)| sums.bytes(flow.via, flow.passed()));
+    }
+
+    pub fn forget(&mut self, via: Via) {
+        self.flows.values_mut().filter(|flow| flow.via == via).for_each(|flow| flow.via = Via::NOTHING);
+        self.ledger.forget(via);
     }
 
     #[cfg(test)]
@@ -307,6 +323,11 @@ impl Flow {
             },
             ..View::new(Protocol::TcpSplice, (client, remote), (self.born, self.last_used), state, look)
         }
+    }
+
+    /// To the target, and back.
+    fn passed(&self) -> (u64, u64) {
+        (self.sent[CLIENT].bytes, self.sent[TARGET].bytes)
     }
 
     /// True if bytes of this side may be there for the other. Between two kernels a connection is made, used and reset

@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::{Config, Namespaces, Splice};
 use crate::base::{DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{KeySecret, Pending, Ready, Wheel};
+use crate::flow::{KeySecret, Pending, Ready, Via, Wheel};
 use crate::sys::sockets::Here;
 
 const SHORT: Duration = Duration::from_secs(30);
@@ -88,7 +88,8 @@ impl World {
             }
             while let Ok((client, _)) = self.listener.accept() {
                 client.set_nonblocking(true).unwrap();
-                if let Err(reason) = self.splice.tcp(client.into(), self.target, 0, &mut Here, self.now) {
+                if let Err(reason) = self.splice.tcp(client.into(), (self.target, 0), Via::NOTHING, &mut Here, self.now)
+                {
                     self.refused.push(reason);
                 }
             }

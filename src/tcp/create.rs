@@ -103,14 +103,14 @@ impl Tcp {
         }
     }
 
-    /// A connection that a listener accepted: `guest` is to be told that `remote` wants to connect.
+    /// A connection that a listener accepted, of the forward `via`: `guest` is to be told that `remote` wants to connect.
     ///
     /// # Errors
     /// Why there will be no flow; the socket is reset.
     pub fn from_listener(
         &mut self,
         socket: Socket,
-        key: FlowKey,
+        (key, via): (FlowKey, Via),
         facts: &Facts<'_>,
         link: &mut dyn ToGuest,
         timers: &mut Wheel,
@@ -119,6 +119,10 @@ impl Tcp {
         match outcome {
             Ok(conn) => {
                 let id = self.add(key, conn, socket, facts.now);
+                self.ledger.begin(via);
+                if let Some(flow) = self.flows.get_mut(id) {
+                    flow.via = via;
+                }
                 self.send_syn(id, facts, link);
                 self.arm(id, facts.now, timers);
                 Ok(())
@@ -159,6 +163,7 @@ impl Tcp {
     fn add(&mut self, key: FlowKey, conn: Conn, socket: Socket, now: Instant) -> Id {
         let flow = Flow {
             by_guest: conn.state() == State::Connecting,
+            via: Via::NOTHING,
             born: now,
             traffic: Traffic::default(),
             resent: 0,

@@ -89,7 +89,7 @@ use std::time::Duration;
 use socket2::Socket;
 
 use crate::base::{Addr, Counters, DropReason, Family, Instant, Kind, PerFamily, Token};
-use crate::flow::{FlowKey, Id, KeySecret, Ready, Table, Traffic, Wheel};
+use crate::flow::{FlowKey, Id, KeySecret, Ledger, Ready, Table, Traffic, Via, Wheel};
 use crate::fwd::Outbound;
 use crate::guest::IcmpErrors;
 use crate::sys::socket;
@@ -141,6 +141,7 @@ pub struct Tcp {
     /// Flows in TIME-WAIT, oldest first.
     waiting: VecDeque<Id>,
     held_total: usize,
+    ledger: Ledger,
     /// Flows with an [`Flow::ahead`].
     with_holes: usize,
     errors: IcmpErrors,
@@ -177,6 +178,7 @@ struct Flow {
     astray: bool,
     shut: bool,
     by_guest: bool,
+    via: Via,
     born: Instant,
     traffic: Traffic,
     /// Frames sent again.
@@ -211,6 +213,7 @@ impl Tcp {
             half_open: 0,
             waiting: VecDeque::new(),
             held_total: 0,
+            ledger: Ledger::default(),
             with_holes: 0,
             errors: IcmpErrors::default(),
             counters: Counters::default(),
@@ -280,6 +283,7 @@ impl Tcp {
     /// Ends a flow on our side without a word to the guest; closing the socket deregisters it.
     fn remove(&mut self, id: Id) {
         if let Some((_, flow)) = self.flows.remove(id) {
+            self.ledger.bytes(flow.via, flow.passed());
             self.held_total -= flow.held.len();
             self.with_holes -= usize::from(flow.ahead.is_some());
             self.half_open -= usize::from(flow.half_open);

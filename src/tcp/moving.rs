@@ -88,6 +88,7 @@ impl Tcp {
         if let Some(socket) = &flow.socket {
             let _ = socket::set_reset_on_close(socket.as_fd());
         }
+        self.ledger.bytes(flow.via, flow.passed());
         self.send_reset_of(&key, &mut flow.conn, facts, link);
         self.flows.disown(&key);
         self.counters.drop(DropReason::FlowTableFull);

@@ -10,9 +10,26 @@ impl Tcp {
         let look = *look;
         self.flows.iter().map(move |(_, key, flow)| flow.view(key, &look))
     }
+
+    /// Adds what has come by forwards.
+    pub fn passed(&self, sums: &mut Ledger) {
+        sums.add_all(&self.ledger);
+        self.flows.iter().for_each(|(_, _, flow)| sums.bytes(flow.via, flow.passed()));
+    }
+
+    /// A forward is no more.
+    pub fn forget(&mut self, via: Via) {
+        self.flows.values_mut().filter(|flow| flow.via == via).for_each(|flow| flow.via = Via::NOTHING);
+        self.ledger.forget(via);
+    }
 }
 
 impl Flow {
+    /// To the target of its forward, and back.
+    pub(super) fn passed(&self) -> (u64, u64) {
+        (self.traffic.to_guest.bytes, self.traffic.from_guest.bytes)
+    }
+
     fn view(&self, key: &FlowKey, look: &Look) -> View {
         let times = (self.born, self.conn.last_heard());
         View {

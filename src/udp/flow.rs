@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::base::{Addr, Endpoint, Instant};
-use crate::flow::{FlowKey, Traffic};
+use crate::flow::{FlowKey, Traffic, Via};
 use crate::fwd::Outbound;
 use crate::guest::SentHeader;
 use crate::sys::fields::{self, SendFields};
@@ -26,6 +26,7 @@ pub struct Flow {
     /// The peer the socket is connected to.
     pub target: Endpoint,
     pub started_by: Side,
+    pub via: Via,
     /// Who sent last, and how often that changed since the first datagram.
     last_from: Side,
     turns: u8,
@@ -48,6 +49,7 @@ impl Flow {
             socket,
             target,
             started_by,
+            via: Via::NOTHING,
             last_from: started_by,
             turns: 0,
             born: now,
@@ -59,6 +61,11 @@ impl Flow {
             large: false,
             queued: false,
         }
+    }
+
+    /// To the target of its forward, and back.
+    pub fn passed(&self) -> (u64, u64) {
+        (self.traffic.to_guest.bytes, self.traffic.from_guest.bytes)
     }
 
     /// Nobody has answered yet.

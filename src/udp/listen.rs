@@ -8,7 +8,7 @@ use socket2::Socket;
 use super::flow::{self, Flow, Side};
 use super::{BUDGET, HandBack, SLOTS, Udp};
 use crate::base::{Addr, DropReason, Endpoint, Kind, Token};
-use crate::flow::{Id, Wheel};
+use crate::flow::{Id, Via, Wheel};
 use crate::guest::{Facts, Room, ToGuest};
 use crate::sys::dgram::Meta;
 use crate::sys::{errqueue, is_exhaustion, sockopt};
@@ -19,6 +19,8 @@ pub struct Rule {
     /// The guest's address, if not the one it is known by.
     pub guest: Option<Addr>,
     pub guest_port: u16,
+    /// Whose socket it is.
+    pub via: Via,
 }
 
 /// A datagram of a client to whom another engine answers, if anybody does.
@@ -39,8 +41,6 @@ pub struct Listener {
     pub port: u16,
     /// In the run queue.
     pub queued: bool,
-    /// Flows that began here.
-    pub clients: u64,
 }
 
 /// A datagram that came to a flow's socket before that was connected, and is another's.
@@ -78,7 +78,7 @@ impl Listener {
             sockopt::set(fd, libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)?;
         }
         let port = bound.as_socket().map_or(0, |a| a.port());
-        Ok(Listener { socket, rule, port, queued: false, clients: 0 })
+        Ok(Listener { socket, rule, port, queued: false })
     }
 }
 
@@ -136,11 +136,7 @@ impl Udp {
                     Err(Refused::For(reason)) => self.counters.drop(reason),
                 }
             }
-            let before = self.inbound;
             self.settle(rule, &mut strays, facts, link, timers);
-            if let Some(l) = self.listeners.get_mut(id) {
-                l.clients += self.inbound - before;
-            }
             if self.link_full {
                 break;
             }
@@ -260,8 +256,9 @@ impl Udp {
         }
         let socket = opened.map_err(|_| Refused::For(DropReason::HostResources))?;
         self.collect_strays(&socket, from, local, strays);
-        let flow = Flow::new(socket, from, Side::Host, facts.now);
-        self.inbound += 1;
+        let mut flow = Flow::new(socket, from, Side::Host, facts.now);
+        flow.via = rule.via;
+        self.ledger.begin(rule.via);
         self.insert(key, flow, link.caps().uso, facts, timers).map_err(Refused::For)
     }
 

@@ -81,7 +81,7 @@ use mio::{Interest, Registry};
 use socket2::Socket;
 
 use crate::base::{Addr, Counters, DropReason, Endpoint, Kind, Token};
-use crate::flow::{FlowKey, Id, KeySecret, Pending, Ready, Slab, Table, Wheel};
+use crate::flow::{FlowKey, Id, KeySecret, Ledger, Pending, Ready, Slab, Table, Wheel};
 use crate::fwd::Outbound;
 use crate::guest::{Facts, Frame, ToGuest};
 use crate::sys::errqueue::HostError;
@@ -147,8 +147,7 @@ pub struct Udp {
     listeners: Slab<Listener>,
     /// By the port they are bound to.
     listening: HashMap<u16, Vec<Id>>,
-    /// Flows that began at listening sockets.
-    inbound: u64,
+    ledger: Ledger,
     stage: Stage,
     framer: Framer,
     relay: Relay,
@@ -192,7 +191,7 @@ impl Udp {
             config,
             listeners: Slab::default(),
             listening: HashMap::new(),
-            inbound: 0,
+            ledger: Ledger::default(),
             stage: Stage::default(),
             framer: Framer::new(SLOTS, fragment_id),
             relay: Relay::default(),
@@ -283,11 +282,6 @@ impl Udp {
         watch::add(&self.registry, listener.socket.as_raw_fd(), token, Interest::READABLE)?;
         self.listening.entry(listener.port).or_default().push(id);
         Ok(self.listeners.insert(listener))
-    }
-
-    /// Flows that began at a listening socket.
-    pub fn clients_of(&self, id: Id) -> u64 {
-        self.listeners.get(id).map_or(0, |l| l.clients)
     }
 
     /// Closes a listening socket; flows that began there live on. Returns its port on the host and the guest's.
@@ -462,6 +456,7 @@ impl Udp {
 
     fn close(&mut self, id: Id) {
         if let Some((key, flow)) = self.table.remove(id) {
+            self.ledger.bytes(flow.via, flow.passed());
             if let Entry::Occupied(mut sharers) = self.guest_ports.entry(key.guest.port) {
                 *sharers.get_mut() -= 1;
                 if *sharers.get() == 0 {

@@ -49,8 +49,10 @@ impl Udp {
     pub fn adopt(&mut self, moving: Moving, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
         let Moving { key, mut flow } = moving;
         flow.queued = false;
+        let (via, passed) = (flow.via, flow.passed());
         let made = self.make_room(facts).and_then(|()| self.insert(key, flow, link.caps().uso, facts, timers));
         if let Err(reason) = made {
+            self.ledger.bytes(via, passed);
             self.counters.drop(reason);
             self.table.disown(&key);
         }

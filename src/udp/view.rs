@@ -2,13 +2,25 @@
 
 use super::flow::{Flow, Side};
 use super::*;
-use crate::flow::{Look, Protocol, View};
+use crate::flow::{Look, Protocol, Via, View};
 
 impl Udp {
     /// Every flow.
     pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
         let look = *look;
         self.table.iter().map(move |(_, key, flow)| flow.view(key, &look))
+    }
+
+    /// Adds what has come by forwards.
+    pub fn passed(&self, sums: &mut Ledger) {
+        sums.add_all(&self.ledger);
+        self.table.iter().for_each(|(_, _, flow)| sums.bytes(flow.via, flow.passed()));
+    }
+
+    /// A forward is no more.
+    pub fn forget(&mut self, via: Via) {
+        self.table.values_mut().filter(|flow| flow.via == via).for_each(|flow| flow.via = Via::NOTHING);
+        self.ledger.forget(via);
     }
 }
 

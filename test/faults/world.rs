@@ -149,7 +149,7 @@ fn parts(link: Link, local: Local, listeners: Vec<(Proto, socket2::Socket, u16)>
         udp_timeouts: (Duration::from_secs(30), Duration::from_secs(120)),
     };
     let mut forwarding = Forwarding::nothing();
-    (forwarding.host, forwarding.guest) = (Namespace::here(false), Namespace::here(false));
+    (forwarding.host, forwarding.guest) = (Namespace::here(false, false), Namespace::here(false, false));
     let listeners = listeners.into_iter().map(|(proto, socket, target_port)| Listener {
         port: socket.local_addr().unwrap().as_socket().unwrap().port(),
         socket,

@@ -205,10 +205,72 @@ class Forwards(Controlled):
                     self.assertEqual(read_exactly(served, 8), b"question")
                     served.close()
         listed = {f["id"]: f for f in control.ask("forward.list")["forwards"]}
-        self.assertEqual(listed[added[0]["id"]]["hits"], 3)
+        shown = listed[added[0]["id"]]
+        self.assertEqual((shown["hits"], shown["bytes_to_guest"], shown["bytes_from_guest"]), (3, 24, 0))
         control.ask("forward.delete", ids=[added[0]["id"]])
         with self.assertRaises(ConnectionRefusedError):
             self.lab.remote.connect(V4.host, 7310)
+
+    def test_bytes_are_counted_by_forward(self):
+        """While a connection lives, after its end, through the link and past it, both ways."""
+        control = self.control
+        asked = [{"option": "-t", "spec": "7350"}, {"option": "-t", "spec": "7351"}, {"option": "-u", "spec": "7350"},
+                 {"option": "-T", "spec": "7352"}]
+        ids = [f["id"] for f in control.ask("forward.add", forwards=asked)["forwards"]]
+
+        def counts():
+            listed = {f["id"]: f for f in control.ask("forward.list")["forwards"]}
+            return [(listed[n]["hits"], listed[n]["bytes_to_guest"], listed[n]["bytes_from_guest"]) for n in ids]
+
+        self.assertEqual(counts(), [(0, 0, 0)] * 4)
+        client, served, _ = self.inbound(self.lab.remote, V4.host, 7350)
+        self.assert_connected(client, served)  # "question" and "answer"
+        self.assertEqual(counts()[0], (1, 8, 6))
+        served.close()
+        client.close()
+        local, served, _ = self.inbound(self.lab.host, "127.0.0.1", 7350)
+        self.assert_connected(local, served)
+        wait_until(lambda: counts()[0] == (2, 16, 12), 5, "both connections to be counted")
+        with self.guest.bind("0.0.0.0", 7350) as server:
+            for where, address in ((self.lab.remote, V4.host), (self.lab.host, "127.0.0.1")):
+                with where.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+                    asker.sendto(b"abc", (address, 7350))
+                    _, peer = server.recvfrom(10)
+                    server.sendto(b"abcde", peer)
+                    asker.recv(10)
+        self.assertEqual(counts()[2], (2, 6, 10))
+        with self.lab.host.listen("127.0.0.1", 7352) as listener:
+            near = self.closing(self.guest.connect("127.0.0.1", 7352))
+            far, _ = listener.accept()
+            self.assert_connected(near, self.closing(far))
+        # The guest asks, so that "question" comes from it.
+        self.assertEqual(counts()[3], (1, 6, 8))
+        self.assertEqual(counts()[1], (0, 0, 0))
+        text = self.ctl("forward", "list").stdout
+        self.assertRegex(text, r"tcp +7350:7350 +1 +2 +16 B +12 B")
+        control.ask("forward.delete", ids=ids)
+        more = control.ask("forward.add", forwards=[{"option": "-t", "spec": "7350"}])["forwards"][0]
+        self.assertEqual((more["hits"], more["bytes_to_guest"]), (0, 0))
+        control.ask("forward.delete", ids=[more["id"]])
+
+    def test_why_a_port_does_not_listen_is_told(self):
+        control = self.control
+        with self.lab.host.listen("0.0.0.0", 7362), self.lab.host.listen("0.0.0.0", 7363):
+            spec = "all,~1-7359,~7365-65535"
+            added = control.ask("forward.add", forwards=[{"option": "-t", "spec": spec}])["forwards"][0]
+            self.assertEqual((added["open"], added["refused"]), (3, [7362, 7363]))
+            self.assertEqual(added["bind_errors"], [{"ports": "7362-7363", "message": "Address already in use"}])
+            text = self.ctl("forward", "list").stdout
+            self.assertIn(f"{added['id']} does not listen at ports 7362-7363: Address already in use", text)
+        control.ask("forward.delete", ids=[added["id"]])
+
+    def test_auto_may_come_later(self):
+        control = self.control
+        number = control.ask("forward.add", forwards=[{"option": "-t", "spec": "7370-7375,auto"}])["forwards"][0]["id"]
+        with self.guest.listen("0.0.0.0", 7372):
+            opened = lambda: [f["open"] for f in control.ask("forward.list")["forwards"] if f["id"] == number]
+            wait_until(lambda: opened() == [1], 5, "the port to be forwarded")
+        control.ask("forward.delete", ids=[number])
 
     def test_datagrams_are_hits_as_well(self):
         control = self.control

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant as Wall};
 
 use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TcpHeader, TcpOptionElement, TransportHeader};
 use spelt::base::{Addr, Clock, Endpoint, Instant, Kind, Mac, PerFamily, Token};
-use spelt::flow::{FlowKey, Id, KeySecret, Ready, Wheel};
+use spelt::flow::{FlowKey, Id, KeySecret, Ready, Via, Wheel};
 use spelt::fwd::{Nat, Outbound};
 use spelt::guest::mock::MockLink;
 use spelt::guest::{Caps, Facts, Frame, L2, ToGuest};
@@ -138,7 +138,7 @@ impl World {
             if from.is_ipv4() { (GUEST4.into(), HOST4.into()) } else { (GUEST6.into(), HOST6.into()) };
         let key = FlowKey { guest: Endpoint::new(guest, guest_port), remote: Endpoint::new(host, from.port()) };
         let facts = Facts { now: self.now(), l2: &self.l2, nat: &self.nat };
-        self.tcp.from_listener(socket, key, &facts, &mut self.link, &mut self.timers).is_ok()
+        self.tcp.from_listener(socket, (key, Via::NOTHING), &facts, &mut self.link, &mut self.timers).is_ok()
     }
 
     pub fn link_ready(&mut self) {

@@ -39,7 +39,7 @@ fn engine() -> Engine {
     let forwarding = Forwarding {
         forwards,
         options: OPTIONS,
-        host: Namespace::here(false),
+        host: Namespace::here(false, false),
         guest: Namespace { sockets: Box::new(Here), diag: Some(SockDiag::open().unwrap()) },
     };
     let parts = Parts { link: Link::None, common, listeners: Vec::new(), forwarding, local: None, neighbours: None };

@@ -51,6 +51,9 @@ impl Backend for Fake {
             origin: String::new(),
             open: 1,
             refused: Vec::new(),
+            bind_errors: Vec::new(),
+            bytes_to_guest: 0,
+            bytes_from_guest: 0,
             hits: 0,
         };
         Ok(rules.iter().enumerate().map(forward).collect())

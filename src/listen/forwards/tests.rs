@@ -128,7 +128,7 @@ fn refused_ports_are_tried_again_in_turn() {
         assert!(look == 0 || changes.len() <= RETRIES_MAX);
         for c in changes {
             let Change::Open(_, port) = c else { panic!("{c:?}") };
-            assert_eq!(f.refused(id, port), look > 0);
+            assert_eq!(f.refused(id, port, Errno::EADDRINUSE), look > 0);
             if look > 0 {
                 tried.insert(port);
             }

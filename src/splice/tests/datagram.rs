@@ -22,7 +22,7 @@ fn listen(world: &mut World, v6: bool, service: &UdpSocket, addr: Option<IpAddr>
     let socket = Here.make(&wanted).unwrap();
     let port = socket.local_addr().unwrap().as_socket().unwrap().port();
     let target = service.local_addr().unwrap().port();
-    let rule = Rule { origin: Side::Guest, addr: addr.map(Into::into), port: target, scope: 0 };
+    let rule = Rule { origin: Side::Guest, addr: addr.map(Into::into), port: target, scope: 0, via: Via::NOTHING };
     world.splice.listen_udp(socket, rule).unwrap();
     port
 }
@@ -146,6 +146,7 @@ fn datagrams_of_a_listener_elsewhere_begin_a_flow() {
             payload,
             target: endpoint(&service),
             scope: 0,
+            via: Via::NOTHING,
         };
         world.splice.udp(&first, &mut sockets, world.now, &mut world.timers).unwrap();
     }

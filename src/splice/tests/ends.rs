@@ -171,7 +171,7 @@ fn without_descriptors_newcomers_are_reset_and_counted() {
     let mut world = World::new();
     let client = world.client();
     let (accepted, _) = world.until(|w| w.listener.accept().ok());
-    let outcome = world.splice.tcp(accepted.into(), world.target, 0, &mut Exhausted, world.now);
+    let outcome = world.splice.tcp(accepted.into(), (world.target, 0), Via::NOTHING, &mut Exhausted, world.now);
     assert_eq!(outcome, Err(DropReason::HostResources));
     client.set_nonblocking(true).unwrap();
     assert!(ends_with_reset(&mut world, &client));
