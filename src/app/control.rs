@@ -99,7 +99,7 @@ fn sweep(dir: &Path) {
 }
 
 /// A socket that nobody listens at any more is replaced, anything else is not.
-fn bind(path: &Path) -> io::Result<UnixListener> {
+pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
     if std::fs::symlink_metadata(path).is_ok() && is_stale(path)? {
         std::fs::remove_file(path)?;
     }
@@ -132,9 +132,6 @@ impl Controller {
     /// # Errors
     /// The kernel's.
     pub fn new(listener: UnixListener, config: &Config, clerks: Vec<Clerk>, summary: &str) -> io::Result<Controller> {
-        let uid = nix::unistd::geteuid().as_raw();
-        // A process that makes a user namespace of its own knows none but itself there.
-        let unknown = (!crate::sandbox::is_privileged()).then_some(OVERFLOW_UID);
         let office = Office {
             started: std::time::Instant::now(),
             info: info(config, clerks.len()),
@@ -143,7 +140,7 @@ impl Controller {
             only: only_family(config),
             ephemeral: ephemeral_ports(),
         };
-        Ok(Controller { service: Service::new(listener, Owner { uid, unknown })?, office })
+        Ok(Controller { service: Service::new(listener, owner())?, office })
     }
 
     /// Serves for as long as the process lives.
@@ -153,6 +150,14 @@ impl Controller {
     pub fn run(self) -> io::Result<()> {
         self.service.run(&self.office)
     }
+}
+
+/// Who may ask, to be found out before we become somebody else.
+pub(super) fn owner() -> Owner {
+    let uid = nix::unistd::geteuid().as_raw();
+    // A process that makes a user namespace of its own knows none but itself there.
+    let unknown = (!crate::sandbox::is_privileged()).then_some(OVERFLOW_UID);
+    Owner { uid, unknown }
 }
 
 /// `/proc/sys/kernel/overflowuid`, which nobody changes.

@@ -27,6 +27,7 @@ pub(super) struct Desk {
 }
 
 /// The control thread's.
+#[derive(Clone)]
 pub(super) struct Clerk {
     jobs: Sender<Job>,
     bell: Arc<EventFd>,
@@ -66,7 +67,11 @@ pub(super) struct Answer<T>(Receiver<T>);
 
 impl<T> Answer<T> {
     pub fn wait(self) -> Result<T, Unattended> {
-        self.0.recv_timeout(PATIENCE).map_err(|_| Unattended)
+        self.wait_for(PATIENCE)
+    }
+
+    pub fn wait_for(self, patience: Duration) -> Result<T, Unattended> {
+        self.0.recv_timeout(patience).map_err(|_| Unattended)
     }
 }
 

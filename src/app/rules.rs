@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use crate::base::Family;
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::fwd::ports::Ports;
 use crate::fwd::{Proto, Rule, Side};
 use crate::link::Vhost;
@@ -110,7 +110,9 @@ const RETRY: u8 = 5;
 
 /// True if sockets are needed in the guest's namespace, or the ports in use there matter.
 pub fn reaches_inside(config: &Config, forwards: &Forwards) -> bool {
-    forwards.iter().any(|(_, f)| f.on == Side::Guest || f.rule.auto || config.splice)
+    // Whoever may change the rules may want it.
+    let asked = config.conf_path.is_some() && !matches!(config.mode, Mode::Machine { .. });
+    asked || forwards.iter().any(|(_, f)| f.on == Side::Guest || f.rule.auto || config.splice)
 }
 
 /// Descriptors left for ports and flows: the limit less what is open and what we ourselves will still open. `inside`:

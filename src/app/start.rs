@@ -5,14 +5,12 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::UdpSocket;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use super::caller::Caller;
-use super::control::{self, Controller};
 use super::crew::Seat;
 use super::desk::Clerk;
 use super::engine::{Common, Engine, Parts, Protocols};
@@ -20,15 +18,16 @@ use super::links::{links, workers};
 use super::machine::Plugged;
 use super::plan::{Plan, plan};
 use super::ports::{Forwarding, Namespace};
+use super::requests::{self, Doors};
 use super::rules::{
-    BoundPorts, bind, flow_descriptors, forwards, needs_low_ports, port_descriptors, reaches_inside, rules_on, spare_descriptors,
+    BoundPorts, bind, flow_descriptors, forwards, needs_low_ports, port_descriptors, reaches_inside, rules_on,
+    spare_descriptors,
 };
 use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
 use super::workers::Recruit;
 use crate::base::{Clock, Counters, Family, PerFamily};
 use crate::config::{Config, Mode, Target};
-use crate::control::service;
 use crate::control::slirp4netns::Api;
 use crate::fwd::{Local, Side};
 use crate::link::{Capture, Tee};
@@ -79,12 +78,12 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let Made { guest, plugged, ports, identity } = make_guest(config, &plan, place, (runas, open_files), bind)?;
     let listeners = ports.noted_in(&mut forwards);
     let forwarding = Forwarding {
-        host: Namespace::here(forwards.follows(Side::Host), control::is_wanted(config)),
+        host: Namespace::here(forwards.follows(Side::Host), requests::may_follow(config)),
         guest: Namespace { sockets: Box::new(Nobody), diag: None },
         forwards,
         options,
     };
-    let control = control::listen(config)?;
+    let doors = Doors::open(config)?;
     let api = config.api_socket.as_deref().map(|path| open_api(path, &plan)).transpose()?;
     let opened = Opened {
         plugged,
@@ -92,7 +91,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         forwarding,
         descriptors,
         api,
-        control,
+        doors,
         files,
         daemon,
         caller,
@@ -105,17 +104,13 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
 
 /// Descriptors for ports and flows. `inside`: as in [`spare_descriptors`].
 fn spare(config: &Config, inside: bool) -> usize {
-    // Where there are few, flows need them more.
-    let clients = if control::is_wanted(config) { CONTROL_DESCRIPTORS.min(process::open_files_max() / 8) } else { 0 };
-    let descriptors = spare_descriptors(inside, config.api_socket.is_some(), config.vhost_user).saturating_sub(clients);
+    let descriptors = spare_descriptors(inside, config.api_socket.is_some(), config.vhost_user)
+        .saturating_sub(Doors::descriptors(config));
     // The first queue of the tap, and what the first worker has, are among those that are taken off.
     let more =
         usize::from(config.queues.unwrap_or(Config::QUEUES_DEFAULT) - 1) + Seat::DESCRIPTORS * (workers(config) - 1);
     descriptors.saturating_sub(more)
 }
-
-/// Clients of the control socket and one that is turned away; the socket, its loop, and each worker's bell.
-const CONTROL_DESCRIPTORS: usize = service::CLIENTS_MAX + 1 + 3 + Config::QUEUES_MAX as usize;
 
 /// Where the guest is to be.
 enum Place {
@@ -147,7 +142,7 @@ struct Opened {
     /// For ports and flows.
     descriptors: usize,
     api: Option<Api>,
-    control: Option<UnixListener>,
+    doors: Doors,
     files: Files,
     daemon: Option<Daemon>,
     caller: Caller,
@@ -240,14 +235,13 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     let (mut caller, summary) = (std::mem::take(&mut opened.caller), std::mem::take(&mut opened.summary));
     let null = opened.files.null.try_clone().context("no descriptor is left")?;
     // With requests, ports below 1024 may be asked for later.
-    let asked = opened.api.is_some() || opened.control.is_some();
+    let asked = opened.api.is_some() || opened.doors.is_any();
     let bind_low_ports = needs_low_ports(&opened.forwarding.forwards) || asked;
-    let control = opened.control.take();
-    let (mut engine, others, clerks) =
-        engine(config, plan, tap, local, opened, control.is_some()).context("cannot set up the event loop")?;
+    let (mut engine, others, doors, clerks) =
+        engine(config, plan, tap, local, opened).context("cannot set up the event loop")?;
     let json = summary.json(env!("CARGO_PKG_VERSION"), Some(std::process::id()));
-    let controller = control.map(|listener| Controller::new(listener, config, clerks, &json)).transpose();
-    let controller = controller.context("cannot set up the control thread")?;
+    let servants = doors.servants(config, clerks, &json, local.is_some());
+    let servants = servants.context("cannot set up the threads for requests")?;
     supervisor.register(&mut engine)?;
     let role = role(config);
     let params = sandbox::Params {
@@ -261,7 +255,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     };
     blocked::tell_in(config.personality.name(), logging::last_resort());
     sandbox::enter_process(&params)?;
-    engine.start_workers(others, controller, params)?;
+    engine.start_workers(others, servants, params)?;
     sandbox::confine_thread(&params)?;
     engine.let_workers_go();
     // Before the caller is told that all is ready: what the guest has bound already can be reached then.
@@ -288,15 +282,14 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     Ok(status)
 }
 
-/// The first worker, what the others begin with, and how to ask each of them, if `controlled`.
+/// The first worker, what the others begin with, where requests come, and how to ask each worker, if any do.
 fn engine(
     config: &Config,
     plan: &Plan,
     tap: Option<ns::Tap>,
     local: Option<Local>,
     opened: Opened,
-    controlled: bool,
-) -> io::Result<(Engine, Vec<Recruit>, Vec<Clerk>)> {
+) -> io::Result<(Engine, Vec<Recruit>, Doors, Vec<Clerk>)> {
     let l2 = plan.l2(config, tap.as_ref().map(|t| t.mac), tap.as_ref().and_then(|t| t.link_local));
     let common = Common {
         clock: Clock::start(),
@@ -309,12 +302,12 @@ fn engine(
         udp_timeouts: udp_timeouts(),
     };
     let mut seats = Seat::for_crew(workers(config))?;
-    let clerks = seats.iter_mut().filter(|_| controlled).map(Seat::open_desk).collect::<io::Result<_>>()?;
+    let clerks = seats.iter_mut().filter(|_| opened.doors.is_any()).map(Seat::open_desk).collect::<io::Result<_>>()?;
     let tee = (Tee::new(opened.files.capture), seats.len());
     let links = links(plan.mtu, tap, opened.plugged, config.vhost_user, tee);
     let mut crew = seats.into_iter().zip(links).map(|(seat, link)| Recruit { seat, link, common: common.clone() });
     let Some(Recruit { seat, link, common }) = crew.next() else { return Err(io::ErrorKind::InvalidInput.into()) };
-    let Opened { listeners, forwarding, neighbours, .. } = opened;
+    let Opened { listeners, forwarding, neighbours, doors, .. } = opened;
     let mut engine = Engine::new(Parts { link, common, listeners, forwarding, local, neighbours }, seat)?;
     if let Some(api) = opened.api {
         engine.serve_api(api)?;
@@ -323,7 +316,7 @@ fn engine(
         engine.print_stats(Duration::from_secs(seconds.into()));
     }
     let others = crew.collect();
-    Ok((engine, others, clerks))
+    Ok((engine, others, doors, clerks))
 }
 
 fn role(config: &Config) -> Role {
@@ -355,7 +348,7 @@ fn reach_inside(config: &Config, guest: &Guest, opened: &mut Opened) -> anyhow::
     broker.ready()?;
     let ports = bind(&f.forwards, Side::Guest, opened.descriptors, &f.options, &mut broker)?;
     opened.listeners.extend(ports.noted_in(&mut f.forwards));
-    if f.forwards.follows(Side::Guest) || control::is_wanted(config) {
+    if f.forwards.follows(Side::Guest) || requests::may_follow(config) {
         let level = if f.forwards.follows(Side::Guest) { log::Level::Warn } else { log::Level::Debug };
         let tell = |e: &io::Error| log::log!(level, "cannot see which ports are in use in the guest: {e}");
         f.guest.diag = broker.make_diag().and_then(host::SockDiag::new).inspect_err(tell).ok();

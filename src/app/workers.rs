@@ -6,10 +6,10 @@ use std::{io, thread};
 
 use anyhow::Context;
 
-use super::control::Controller;
 use super::crew::{Message, Seat};
 use super::engine::{Common, Engine, Next, Parts};
 use super::ports::Forwarding;
+use super::requests::Servant;
 use crate::link::Link;
 use crate::sandbox;
 use crate::sys::faults;
@@ -99,7 +99,7 @@ pub(super) struct Workers {
 }
 
 impl Engine {
-    /// Starts the other workers, and the control thread if there is to be one. They are confined when this returns, and wait
+    /// Starts the other workers, and a thread for each of the `servants`. They are confined when this returns, and wait
     /// for [`Engine::let_workers_go`]: they share our memory, so none may serve the guest while any thread has rights left.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ impl Engine {
     pub(super) fn start_workers(
         &mut self,
         recruits: Vec<Recruit>,
-        controller: Option<Controller>,
+        servants: Vec<Servant>,
         params: sandbox::Params,
     ) -> anyhow::Result<()> {
         let params = sandbox::Params { lacks: params.lacks.told(), ..params };
@@ -119,15 +119,12 @@ impl Engine {
             self.workers.threads.push(thread);
             self.workers.go.push(go);
         }
-        if let Some(controller) = controller {
+        for servant in servants {
             let (go, wait) = channel();
-            let work = move || {
-                if let Err(e) = controller.run() {
-                    log::error!("the control socket is not served any more: {e}");
-                }
-            };
+            let name = servant.name;
             // It holds nothing that anybody waits for, and ends with the process.
-            start("control".into(), work, params, sender.clone(), wait).context("cannot start the control thread")?;
+            start(name.into(), move || servant.work(), params, sender.clone(), wait)
+                .with_context(|| format!("cannot start the thread '{name}'"))?;
             self.workers.go.push(go);
         }
         drop(sender);

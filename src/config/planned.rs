@@ -22,7 +22,5 @@ struct Planned {
     given: fn(&Config) -> Option<&'static str>,
 }
 
-static PLANNED: &[Planned] = &[
-    Planned { opts: &[Opt::ConfPath], given: |c| c.conf_path.as_ref().map(|_| "--conf-path") },
-    Planned { opts: &[Opt::RepairPath, Opt::MigrateExit, Opt::MigrateNoLinger], given: |c| c.migration },
-];
+static PLANNED: &[Planned] =
+    &[Planned { opts: &[Opt::RepairPath, Opt::MigrateExit, Opt::MigrateNoLinger], given: |c| c.migration }];

@@ -1,7 +1,8 @@
-//! What other programs may ask of this one while it runs: ours ([`service`]), in JSON, and the few requests that
-//! slirp4netns knew, in its words ([`slirp4netns`]).
+//! What other programs may ask of this one while it runs: ours ([`service`]), in JSON; pesto ([`pesto`]) and the few requests that
+//! slirp4netns knew, in their words ([`slirp4netns`]).
 
 pub mod metrics;
+pub mod pesto;
 pub mod protocol;
 pub mod service;
 pub mod session;

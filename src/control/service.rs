@@ -219,7 +219,8 @@ impl Service {
 }
 
 impl Owner {
-    fn admits(&self, client: &impl AsFd) -> bool {
+    /// Whoever is at the other end may ask.
+    pub fn admits(&self, client: &impl AsFd) -> bool {
         unix::peer_uid(client).is_some_and(|uid| uid == self.uid || uid == 0 || Some(uid) == self.unknown)
     }
 }

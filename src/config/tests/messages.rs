@@ -273,13 +273,10 @@ fn help_and_version() {
 }
 
 #[test]
-fn options_for_later_are_named() {
-    let cases = [("-c /s", "Option '--conf-path' is")];
-    for (line, start) in cases {
-        let sentence = pasta(&format!("{line} 1")).unsupported().expect(line);
-        assert!(sentence.starts_with(start) && sentence.contains("not implemented yet in spelt "), "{sentence}");
-    }
-    for line in ["", "-f --stats 1", "-t 22 -u 53:5353,54", "-t 22 -t auto -u all", "-t ~22", "-T none -U none", "-e"] {
+fn what_pasta_has_is_there() {
+    for line in
+        ["", "-c /s", "-f --stats 1", "-t 22 -u 53:5353,54", "-t 22 -t auto -u all", "-t ~22", "-T none -U none", "-e"]
+    {
         assert_eq!(pasta(&format!("{line} 1")).unsupported(), None, "{line}");
     }
 }

@@ -189,7 +189,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
         ("--repair-path /r", "--repair-path"),
         ("--migrate-exit", "--migrate-exit"),
         ("--migrate-no-linger", "--migrate-no-linger"),
-        ("-c /c", "--conf-path"),
     ] {
         let text = passt(line).unsupported().unwrap();
         assert!(text.starts_with(&format!("Option '{option}' is not implemented yet")), "{text}");

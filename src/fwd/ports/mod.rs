@@ -56,6 +56,34 @@ impl Rule {
             && (self.device.is_none() || other.device.is_none() || self.device == other.device)
     }
 
+    /// What no specification can say, and no socket could do.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn check(&self) -> Result<(), String> {
+        let Rule { first, last, target_first, .. } = *self;
+        if first == 0 || target_first == 0 {
+            return Err("0 is not a port".into());
+        }
+        if first > last {
+            return Err(format!("range {first}-{last} ends before it begins"));
+        }
+        if u32::from(target_first) + u32::from(last - first) > u32::from(u16::MAX) {
+            return Err(format!("ports {first}-{last} lead to {target_first} and beyond 65535"));
+        }
+        if let Some(device) = &self.device
+            && !is_interface_name(device)
+        {
+            return Err(format!("'{device}' is not an interface name of 1 to 15 bytes"));
+        }
+        for addr in [self.listen, self.target].into_iter().flatten() {
+            if addr.is_multicast() || addr.is_limited_broadcast() {
+                return Err(format!("{addr} is not the address of one host"));
+            }
+        }
+        grammar::check_target(self.target, self.listen)
+    }
+
     /// For the start-up summary: `TCP [*]%eth0:80  =>  8080`, `UDP [*]:1-9  =>  1-9  (best effort)`.
     pub fn summary(&self) -> String {
         let proto = proto_name(self.proto);

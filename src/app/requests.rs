@@ -1,0 +1,88 @@
+//! The sockets at which other programs ask and change things while we run, and the threads that serve them.
+
+use std::io;
+use std::os::unix::net::UnixListener;
+
+use super::control::{self, Controller};
+use super::desk::Clerk;
+use super::tables::{self, Changer};
+use crate::config::Config;
+use crate::control::{pesto, service};
+use crate::sys::process;
+
+/// Opened while there are files.
+pub(super) struct Doors {
+    /// In JSON.
+    ours: Option<UnixListener>,
+    /// In the words of pesto.
+    pesto: Option<UnixListener>,
+}
+
+impl Doors {
+    /// # Errors
+    /// The kernel's, for a path that the user gave.
+    pub fn open(config: &Config) -> anyhow::Result<Doors> {
+        Ok(Doors { ours: control::listen(config)?, pesto: tables::listen(config)? })
+    }
+
+    /// Descriptors that they and their clients need, if `config` asks for any.
+    pub fn descriptors(config: &Config) -> usize {
+        let ours = if control::is_wanted(config) { OURS } else { 0 };
+        let pesto = if config.conf_path.is_some() { pesto::DESCRIPTORS } else { 0 };
+        let bells = if ours + pesto > 0 { usize::from(Config::QUEUES_MAX) } else { 0 };
+        // Where there are few, flows need them more.
+        (ours + pesto + bells).min(process::open_files_max() / 8)
+    }
+
+    pub fn is_any(&self) -> bool {
+        self.ours.is_some() || self.pesto.is_some()
+    }
+
+    /// What the threads begin with. `clerks`: of every worker; `summary`: the effective configuration in JSON; `inside`: sockets
+    /// can be made in the guest's namespace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn servants(
+        self,
+        config: &Config,
+        clerks: Vec<Clerk>,
+        summary: &str,
+        inside: bool,
+    ) -> io::Result<Vec<Servant>> {
+        let mut servants = Vec::new();
+        if let Some((listener, clerk)) = self.pesto.zip(clerks.first().cloned()) {
+            let changer = Changer::new(listener, config, clerk, inside)?;
+            servants.push(Servant { name: "pesto", socket: "--conf-path", serve: Box::new(|| changer.run()) });
+        }
+        if let Some(listener) = self.ours {
+            let controller = Controller::new(listener, config, clerks, summary)?;
+            servants.push(Servant { name: "control", socket: "--control", serve: Box::new(|| controller.run()) });
+        }
+        Ok(servants)
+    }
+}
+
+/// Clients of our socket and one that is turned away; the socket, its loop.
+const OURS: usize = service::CLIENTS_MAX + 1 + 3;
+
+/// True if rules may come that follow the other side: `auto`.
+pub(super) fn may_follow(config: &Config) -> bool {
+    control::is_wanted(config) || config.conf_path.is_some()
+}
+
+/// One thread's work, for as long as the process lives.
+pub(super) struct Servant {
+    /// Of the thread.
+    pub name: &'static str,
+    socket: &'static str,
+    serve: Box<dyn FnOnce() -> io::Result<()> + Send>,
+}
+
+impl Servant {
+    pub fn work(self) {
+        if let Err(e) = (self.serve)() {
+            log::error!("the socket of '{}' is not served any more: {e}", self.socket);
+        }
+    }
+}
