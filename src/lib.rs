@@ -27,3 +27,4 @@ pub mod sandbox;
 pub mod app;
 pub mod ctl;
 pub mod doctor;
+pub mod pesto;

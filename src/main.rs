@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use spelt::config::{self, Command};
 use spelt::sys::{process, signal};
-use spelt::{app, ctl, doctor, logging};
+use spelt::{app, ctl, doctor, logging, pesto};
 
 fn main() -> ExitCode {
     signal::prepare();
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     }
     let config = match config::from_args(&argv0, args) {
         Ok(Command::Run(config) | Command::Attach(config) | Command::Machine(config)) => config,
+        Ok(Command::Change(wanted)) => return ExitCode::from(pesto::main(&wanted)),
         Ok(Command::Print { text, stdout, status }) => {
             // A reader that went away is nobody to tell.
             let _ = if stdout { write!(std::io::stdout(), "{text}") } else { write!(std::io::stderr(), "{text}") };

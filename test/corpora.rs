@@ -38,6 +38,7 @@ corpora! {
     stream => fuzz::stream::stream,
     netlink => fuzz::kernel::netlink,
     control => fuzz::texts::control,
+    pesto => fuzz::texts::pesto,
     ports => fuzz::texts::ports,
     resolv => fuzz::texts::resolv,
     arguments => fuzz::texts::arguments,

@@ -7,7 +7,8 @@
 //! once and, at the end, what depends on several options: port specifications against `-4` and `--no-tcp`, contradictions,
 //! what spawning implies.
 //! The list of options in each help is made from the table too (`help`).
-//! slirp4netns (by `argv[0]` too) has names and a network of its own, hence a table of its own (`slirp4netns`).
+//! slirp4netns and pesto (by `argv[0]` too) have names and meanings of their own, hence tables of their own (`slirp4netns`,
+//! `pesto`).
 //! Options for later releases are read and checked too; [`Config::unsupported`] names the first of them (`planned`).
 //!
 //! Every refusal is one sentence with the offending value and the option, and exit status 1.
@@ -20,6 +21,7 @@ mod defaults;
 mod getopt;
 mod help;
 mod peer;
+pub mod pesto;
 mod planned;
 mod ports;
 mod slirp4netns;
@@ -54,8 +56,7 @@ pub fn from_args(argv0: &OsStr, args: Vec<OsString>) -> Result<Command, Exit> {
         return slirp4netns::parse(argv0, args);
     }
     if base.contains("pesto") {
-        let message = format!("{base}: the pesto command line is not implemented yet in {}", version());
-        return Err(Exit { message, status: 1 });
+        return pesto::parse(argv0, args);
     }
     cli::parse(args)
 }

@@ -16,6 +16,8 @@ pub enum Command {
     Attach(Box<Config>),
     /// Serve a virtual machine: the mode is [`Mode::Machine`].
     Machine(Box<Config>),
+    /// Change what a running instance forwards.
+    Change(Box<super::pesto::Wanted>),
     /// Print and exit: `--help`, `--version`.
     Print { text: String, stdout: bool, status: u8 },
 }

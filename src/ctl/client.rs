@@ -37,6 +37,9 @@ impl Client {
         let request = json!({ "jsonrpc": "2.0", "id": self.last_id, "method": method, "params": params });
         let silent = || format!("no answer from the control socket '{}'", self.path.display());
         self.stream.get_ref().write_all(format!("{request}\n").as_bytes()).with_context(silent)?;
+        if self.stream.fill_buf().with_context(silent)?.starts_with(b"basil:s") {
+            bail!("'{}' is a socket of option '--conf-path', which 'pesto' understands", self.path.display());
+        }
         let mut line = String::new();
         if self.stream.read_line(&mut line).with_context(silent)? == 0 {
             bail!("the instance has closed the connection: is it ending, or are you another user?");

@@ -1,4 +1,4 @@
-//! Texts that others write: requests over the control socket, port specifications, resolv.conf, command lines.
+//! Texts that others write: requests over the control sockets, port specifications, resolv.conf, command lines.
 
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
@@ -38,6 +38,37 @@ pub fn control(data: &[u8]) {
     };
     let json: serde_json::Value = serde_json::from_slice(&answer.encode()).expect("an answer is JSON");
     assert!(json.get("return").is_some() != json.get("error").is_some());
+}
+
+/// What pesto says, or what an instance says to it: never undecided once it was decided, and it can be said again.
+pub fn pesto(data: &[u8]) {
+    use spelt::control::pesto::codec::{self, Abilities, Table};
+    let half = &data[..data.len() / 2];
+    let early = codec::read_update(half);
+    if !matches!(early, Ok(None)) {
+        assert_eq!(codec::read_update(data), early);
+    }
+    if let Ok(Some(updates)) = codec::read_update(data) {
+        updates.iter().flat_map(|u| &u.rules).for_each(check_rule);
+        let table = |u: &codec::Update| {
+            let rules = u.rules.clone();
+            Table { id: u.id, name: String::new(), abilities: Abilities::empty(), rules }
+        };
+        let tables: Vec<Table> = updates.iter().map(table).collect();
+        let again = codec::update(&tables).expect("it was said");
+        assert_eq!(codec::read_update(&again), Ok(Some(updates)));
+    }
+    if let Ok(Some(tables)) = codec::read_hello(data) {
+        tables.iter().flat_map(|t| &t.rules).for_each(check_rule);
+        // What is no UTF-8 is longer when it has become so.
+        if tables.iter().all(|t| t.name.len() < 128) {
+            let again = codec::hello(&tables).expect("it was said");
+            assert_eq!(codec::read_hello(&again), Ok(Some(tables)));
+        }
+    }
+    if let Some(Err(why)) = codec::read_answer(data) {
+        assert!(!why.is_empty());
+    }
 }
 
 /// Specifications, a line each.
@@ -117,10 +148,12 @@ pub fn resolv(data: &[u8]) {
 /// A line an argument, after a byte for the name of the program: a configuration, a text to print, or a refusal.
 pub fn arguments(data: &[u8]) {
     let [name, rest @ ..] = data else { return };
-    let name = ["spelt", "/usr/bin/pasta", "passt.avx2", "slirp4netns"][usize::from(name & 3)];
+    let names = ["spelt", "/usr/bin/pasta", "passt.avx2", "slirp4netns", "pesto"];
+    let name = names[usize::from(*name) % names.len()];
     let arguments = rest.split(|b| *b == b'\n').take(40).map(|a| OsString::from_vec(a.to_vec())).collect();
     match config::from_args(OsStr::new(name), arguments) {
         Ok(Command::Print { text, .. }) => assert!(!text.is_empty()),
+        Ok(Command::Change(wanted)) => assert!(!wanted.path.as_os_str().is_empty()),
         Ok(Command::Run(config) | Command::Attach(config) | Command::Machine(config)) => {
             assert!(config.v4 || config.v6);
             for ports in [&config.tcp_ports, &config.udp_ports, &config.tcp_ns, &config.udp_ns] {

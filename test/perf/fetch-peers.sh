@@ -1,7 +1,7 @@
 #!/bin/bash
 # Fetches the newest passt/pasta of Debian sid into a directory of its own, without touching the system's packages:
 #     test/perf/fetch-peers.sh DIRECTORY
-# and prints the path of the pasta to give to `test/perf/run.py --peer newest=PATH`; passt is beside it. They are built
+# and prints the path of the pasta to give to `test/perf/run.py --peer newest=PATH`; passt and pesto are beside it. They are built
 # against a newer libc than a stable release has, so that libc comes along and the programs are told to load it.
 set -euo pipefail
 
@@ -26,7 +26,7 @@ done
 lib=$(dirname "$(find "$dir/root" -name 'ld-linux-*' -path '*-linux-gnu/*' | head -n 1)")
 loader=$(find "$lib" -name 'ld-linux-*' | head -n 1)
 # pasta is a link to passt, which replaces itself by passt.avx2 where the processor has it.
-for program in "$dir"/root/usr/bin/passt "$dir"/root/usr/bin/passt.avx2; do
+for program in "$dir"/root/usr/bin/{passt,passt.avx2,pesto}; do
     [ -f "$program" ] || continue
     patchelf --set-interpreter "$loader" --set-rpath "$lib" "$program"
 done

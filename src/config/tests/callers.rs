@@ -329,9 +329,3 @@ fn nix_in_the_foreground() {
     assert!(got.foreground && got.netns_quit);
     assert_eq!(got.mode, by_path("/proc/self/fd/0"));
 }
-
-#[test]
-fn callers_of_pesto_are_told() {
-    let message = refused("pesto", "--add -t 80 /s");
-    assert!(message.contains("is not implemented yet"), "{message}");
-}

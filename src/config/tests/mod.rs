@@ -4,6 +4,7 @@ mod callers;
 mod messages;
 mod options;
 mod passt;
+mod pesto;
 mod rules;
 mod slirp4netns;
 
@@ -22,7 +23,7 @@ fn words(line: &str) -> Vec<&str> {
 fn config(command: Command) -> Config {
     match command {
         Command::Run(c) | Command::Attach(c) | Command::Machine(c) => *c,
-        Command::Print { text, .. } => panic!("printed {text}"),
+        other => panic!("{other:?}"),
     }
 }
 

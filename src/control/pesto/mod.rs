@@ -20,34 +20,34 @@
 //! | | *in the end:* |
 //! | 1 | 0 |
 //!
-//! A rule has the address to listen at (16 bytes, IPv4 mapped; all zero: any of IPv6, or of both), the target's address (16; zero:
-//! whichever the guest has), the interface (16, padded with NULs, with one at least), first and last port, the first one's target
-//! (2 each), the IP protocol (1), and flags (1): 1 any address of both families by one socket, 2 best effort, 4 only while the target
-//! port is in use.
+//! A rule has the address to listen at (16 bytes, IPv4 mapped; all zero: any of IPv6, or of both), the target's address (16;
+//! zero: whichever the guest has), the interface (16, padded with NULs, with one at least), first and last port, the first one's
+//! target (2 each), the IP protocol (1), and flags (1): 1 any address of both families by one socket, 2 best effort, 4 only
+//! while the target port is in use.
 //!
-//! *The client writes* every table as it is to be: id (1), number of rules (4), rules; then 0. Tables that it leaves out are empty
-//! from then on. A client with nothing to change closes at once. passt and pasta take 255 rules a table; they close the connection
-//! when they have carried it out, and reset it if they refuse: for a rule that makes no sense, two that conflict, or an unknown
-//! table. But there is no answer: pesto does not wait, and ends well even if a port cannot be bound. passt and pasta then stop
-//! at that port, and keep the rule.
+//! *The client writes* every table as it is to be: id (1), number of rules (4), rules; then 0. Tables that it leaves out are
+//! empty from then on. A client with nothing to change closes at once. passt and pasta take 255 rules a table; they close the
+//! connection when they have carried it out, and reset it if they refuse: for a rule that makes no sense, two that conflict, or
+//! an unknown table. But there is no answer: pesto does not wait, and ends well even if a port cannot be bound. passt and pasta
+//! then stop at that port, and keep the rule.
 //!
 //! # What we do differently
 //! *All or nothing.* What an update asks for is in force when the connection is closed, or nothing of it is; what is in
 //! both, the old rules and the new, is not touched.
 //!
-//! *An answer*, behind the end of what others know: `spelt:a`, a NUL, the length (4 bytes) and the text of what is wrong, empty if
-//! nothing is. pesto is not there any more to see it; ours is, and exits with 1.
+//! *An answer*, behind the end of what others know: `spelt:a`, a NUL, the length (4 bytes) and the text of what is wrong, empty
+//! if nothing is. pesto is not there any more to see it; ours is, and exits with 1.
 //!
 //! *Who may*: the owner and root, by the file's mode and by what the kernel says of the client.
 //!
 //! # A client's course
-//! Greeted, with the tables as they are then; heard, until its update is complete, it closes, or says what is not of the protocol;
-//! answered; gone. *Timers*: [`LIFE`] for all of it, because others wait. *Limits*: one client, whose message
-//! has [`codec::MESSAGE_BYTES_MAX`] at most. A thread of its own, confined as the workers are, which does no more to traffic than
+//! Greeted, with the tables as they are then; heard, until its update is complete, it closes, or says what is not of the
+//! protocol; answered; gone. *Timers*: [`LIFE`] for all of it, because others wait. *Limits*: one client, whose message has
+//! [`codec::MESSAGE_BYTES_MAX`] at most. A thread of its own, confined as the workers are, which does no more to traffic than
 //! the request itself.
 //!
-//! System calls: accept4, getsockopt (`SO_PEERCRED`), ioctl (`FIONBIO`), epoll_ctl, epoll_wait, read or recvfrom, write, shutdown,
-//! close; futex (the worker's answer).
+//! System calls: accept4, getsockopt (`SO_PEERCRED`), ioctl (`FIONBIO`), epoll_ctl, epoll_wait, read or recvfrom, write,
+//! shutdown, close; futex (the worker's answer).
 
 // Public for the client, and for the fuzz targets, which have bytes that no client sends.
 pub mod codec;
