@@ -33,6 +33,8 @@ use super::cpu_seconds;
 use crate::tun;
 
 #[derive(clap::Args)]
+// Two groups of one name: builds with assertions refuse them.
+#[group(skip)]
 pub struct Options {
     /// With --vhost-user: pairs of queues, as far as the program has so many
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
