@@ -40,8 +40,9 @@ fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
             let text = format!("{e:#}");
-            let _ = writeln!(std::io::stderr(), "{}: {}", config.personality.name(), logging::plain(&text));
-            logging::last_words(&text);
+            if !logging::last_words(&text) {
+                let _ = writeln!(std::io::stderr(), "{}: {}", config.personality.name(), logging::plain(&text));
+            }
             ExitCode::FAILURE
         }
     }

@@ -19,7 +19,7 @@ use crate::config::{Config, Mode};
 use crate::fwd::{Rule, Side};
 use crate::listen::{BindError, Reason};
 use crate::sandbox::Identity;
-use crate::{host, ns};
+use crate::{host, logging, ns};
 
 /// What to print if all is well.
 ///
@@ -42,6 +42,7 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
     for (option, path) in files {
         path.as_deref().map_or(Ok(()), |path| place_for_file(option, path))?;
     }
+    config.log_fd.map_or(Ok(()), logging::check_descriptor).map_err(anyhow::Error::msg)?;
     let network = host::read(&select(config)?)?;
     let plan = plan(config, &network, 0);
     check_source_addresses(config)?;

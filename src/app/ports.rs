@@ -358,7 +358,7 @@ impl Engine {
         if let Err(e) = opened
             && !self.ports.forwarding.forwards.refused(id, port, listen::errno(&e))
         {
-            log::debug!("port {port} of '{}' is in use but cannot be forwarded: {}", forward.origin, Reason(e));
+            log::debug!(port = port, forward = forward.origin; "port {port} of '{}' is in use but cannot be forwarded: {}", forward.origin, Reason(e));
         }
     }
 }

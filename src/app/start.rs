@@ -27,12 +27,12 @@ use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
 use super::workers::Recruit;
 use crate::base::{Clock, Counters, Family, PerFamily};
-use crate::config::{Config, Mode, Target};
+use crate::config::{Config, Control, Mode, Target};
 use crate::control::slirp4netns::Api;
 use crate::fwd::{Local, Side};
 use crate::link::{Capture, Tee};
 use crate::listen::{self, Listener};
-use crate::logging::{self, LogSetup, Summary};
+use crate::logging::{self, LogSetup, Only, Summary};
 use crate::sandbox::{Identity, Role};
 use crate::sys::blocked;
 use crate::sys::process::{self, Daemon, OpenFiles, PidFile};
@@ -377,7 +377,16 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
         ident: config.personality.name(),
         verbosity: config.verbosity,
         foreground: config.foreground,
-        file: config.log_file.as_deref().map(|path| (path, config.log_size_bytes)),
+        format: config.log_format,
+        only: match (&config.log_file, config.log_fd) {
+            (Some(path), _) => Some(Only::File(path, config.log_size_bytes)),
+            (None, Some(fd)) => Some(Only::Descriptor(fd)),
+            (None, None) => None,
+        },
+        control: match &config.control {
+            Control::At(path) => Some(path),
+            Control::Default | Control::Off => None,
+        },
         prefix: matches!(config.mode, Mode::Spawn { .. }),
     };
     logging::init(&setup).map_err(anyhow::Error::msg)?;
@@ -391,7 +400,7 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
 fn report(counters: &Counters) {
     log::debug!("{} frames from the guest, {} to it", counters.frames_from_guest, counters.frames_to_guest);
     for (reason, count) in counters.drops() {
-        log::debug!("dropped {count}: {}", reason.name());
+        log::debug!(reason = reason.name(), count = count; "dropped {count}: {}", reason.name());
     }
 }
 

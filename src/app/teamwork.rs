@@ -194,7 +194,7 @@ impl Engine {
         let Ok(Leaving { tcp, udp }) = flows.recv() else { return };
         // It may have sent something since we looked at the clock, and timestamps must not go back.
         let now = self.clock.now();
-        log::debug!("worker {worker} has no queue: {} TCP and {} UDP flows go on here", tcp.len(), udp.len());
+        log::debug!(worker = worker; "worker {worker} has no queue: {} TCP and {} UDP flows go on here", tcp.len(), udp.len());
         for (n, flow) in tcp.into_iter().enumerate() {
             if n % ADOPTED == 0 {
                 self.share_descriptors();

@@ -33,7 +33,7 @@ impl Recruit {
         let number = self.seat.crew.as_ref().map_or(0, |crew| crew.me);
         let work = move || {
             if let Err(e) = self.work() {
-                log::error!("worker thread {number} cannot go on: {e}");
+                log::error!(worker = number; "worker thread {number} cannot go on: {e}");
                 // Its flows would hang without a word.
                 std::process::exit(1);
             }

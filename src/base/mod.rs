@@ -7,6 +7,7 @@ mod net;
 mod rate;
 mod time;
 mod token;
+mod utc;
 
 pub use addr::{Addr, Endpoint, Family, Mac};
 pub use counters::{Counters, DropReason};
@@ -15,3 +16,4 @@ pub use net::{Hop, Prefix, Route};
 pub use rate::RateLimit;
 pub use time::{Clock, Instant};
 pub use token::{Kind, Token};
+pub use utc::Utc;

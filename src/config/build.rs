@@ -198,6 +198,8 @@ impl Builder {
             Opt::Foreground => c.foreground = true,
             Opt::Stats => c.stats_secs = Some(given.parse("interval", value::seconds)?),
             Opt::LogFile => c.log_file = Some(given.path("log file")?),
+            Opt::LogFd => c.log_fd = Some(given.parse("descriptor", value::own_descriptor)?),
+            Opt::LogFormat => c.log_format = given.parse("log format", value::log_format)?,
             Opt::LogSize => c.log_size_bytes = given.parse("log size", value::log_size)?,
             Opt::RunAs => c.runas = Some(given.parse("user", value::runas)?),
             Opt::ConfPath => c.conf_path = Some(given.path("socket path")?),
@@ -396,6 +398,10 @@ fn check(c: &mut Config, spawn: bool) -> Result<(), String> {
         ),
         (c.ns_mac == Some(c.our_mac), "Options '--mac-addr' and '--ns-mac-addr' need different addresses"),
         (!spawn && !c.pidns, "Option '--no-pidns' is for a spawned command only: leave it out"),
+        (
+            c.log_file.is_some() && c.log_fd.is_some(),
+            "Options '--log-file' and '--log-fd' contradict each other: leave one of them out",
+        ),
         (
             c.stats_secs.is_some() && !c.foreground,
             "Option '--stats' prints to the terminal: it needs '--foreground' as well",

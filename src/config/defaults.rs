@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::types::{Config, Control, Dns, Lack, Lacks, Mode, Personality, Search, Verbosity};
+use super::types::{Config, Control, Dns, Lack, Lacks, LogFormat, Mode, Personality, Search, Verbosity};
 use crate::base::PerFamily;
 use crate::fwd::ports::Ports;
 
@@ -26,6 +26,8 @@ pub(super) fn defaults(personality: Personality) -> Config {
         foreground: false,
         verbosity: Verbosity::Normal,
         log_file: None,
+        log_fd: None,
+        log_format: LogFormat::Text,
         log_size_bytes: Config::LOG_SIZE_DEFAULT,
         pid_file: None,
         pcap: None,

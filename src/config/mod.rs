@@ -39,8 +39,8 @@ use peer::Peer;
 
 pub use cli::command;
 pub use types::{
-    Assign, Command, Config, Control, Dns, Exit, Id, Lack, Lacks, Map, Mode, Personality, Plug, RunAs, Search, Target,
-    Verbosity,
+    Assign, Command, Config, Control, Dns, Exit, Id, Lack, Lacks, LogFormat, Map, Mode, Personality, Plug, RunAs,
+    Search, Target, Verbosity,
 };
 
 /// What to do, by the name this was started as and its arguments (without that name).

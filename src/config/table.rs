@@ -20,6 +20,8 @@ pub(super) enum Opt {
     Stderr,
     LogFile,
     LogSize,
+    LogFd,
+    LogFormat,
     RunAs,
     ConfPath,
     Control,

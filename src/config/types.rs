@@ -108,6 +108,15 @@ pub enum Verbosity {
     Trace,
 }
 
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    /// An object each.
+    Json,
+}
+
 /// Name servers told to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dns {
@@ -228,6 +237,9 @@ pub struct Config {
     pub foreground: bool,
     pub verbosity: Verbosity,
     pub log_file: Option<PathBuf>,
+    /// An inherited descriptor, instead of a file.
+    pub log_fd: Option<i32>,
+    pub log_format: LogFormat,
     /// At least [`Config::LOG_SIZE_MIN`].
     pub log_size_bytes: u64,
     pub pid_file: Option<PathBuf>,

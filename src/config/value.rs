@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::types::{Assign, Config, Id, RunAs, Target};
+use super::types::{Assign, Config, Id, LogFormat, RunAs, Target};
 use crate::base::{Addr, Mac};
 use crate::fwd::ports::is_interface_name;
 
@@ -22,6 +22,14 @@ pub(super) fn mtu(text: &str) -> Parsed<u16> {
 pub(super) fn log_size(text: &str) -> Parsed<u64> {
     let min = Config::LOG_SIZE_MIN;
     number(text).filter(|n| *n >= min).ok_or_else(|| format!("give a number of bytes, {min} or more"))
+}
+
+pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("give 'text' or 'json'".into()),
+    }
 }
 
 pub(super) fn seconds(text: &str) -> Parsed<u32> {

@@ -11,32 +11,33 @@ pub fn frame(direction: &str, head: &[u8], rest_bytes: usize) {
     }
     let len = head.len() + rest_bytes;
     match wire::parse(head, len) {
-        Ok(Parsed::Ip(packet)) => log::trace!("{direction}: {}", describe(&packet)),
+        Ok(Parsed::Ip(packet)) => {
+            let (flow, rest) = describe(&packet);
+            log::trace!(direction = direction, flow = flow; "{direction}: {flow}{rest}");
+        }
         Ok(Parsed::Arp { .. }) => log::trace!("{direction}: ARP"),
         Ok(Parsed::Fragment(f)) => {
             log::trace!("{direction}: fragment {} > {}, {} bytes at {}", f.src, f.dst, f.data_len, f.offset);
         }
-        Err(reason) => log::trace!("{direction}: frame of {len} bytes, not understood: {}", reason.name()),
+        Err(reason) => {
+            log::trace!(reason = reason.name(); "{direction}: frame of {len} bytes, not understood: {}", reason.name())
+        }
     }
 }
 
-fn describe(packet: &Packet) -> String {
+/// Between whom, and the rest of the line.
+fn describe(packet: &Packet) -> (String, String) {
     let (src, dst, len) = (packet.src, packet.dst, packet.payload_len);
     let ports = |from, to| format!("{} > {}", Endpoint::new(src, from), Endpoint::new(dst, to));
     match packet.transport {
         Transport::Tcp(h) => {
             let flags = flags(h.flags);
-            format!(
-                "TCP {} {flags} seq {} ack {} window {}, {len} bytes",
-                ports(h.src_port, h.dst_port),
-                h.seq,
-                h.ack,
-                h.window
-            )
+            let rest = format!(" {flags} seq {} ack {} window {}, {len} bytes", h.seq, h.ack, h.window);
+            (format!("TCP {}", ports(h.src_port, h.dst_port)), rest)
         }
-        Transport::Udp(h) => format!("UDP {}, {len} bytes", ports(h.src_port, h.dst_port)),
-        Transport::Icmp(h) => format!("ICMP {src} > {dst} type {} code {}, {len} bytes", h.kind, h.code),
-        Transport::Other(number) => format!("protocol {number} {src} > {dst}, {len} bytes"),
+        Transport::Udp(h) => (format!("UDP {}", ports(h.src_port, h.dst_port)), format!(", {len} bytes")),
+        Transport::Icmp(h) => (format!("ICMP {src} > {dst}"), format!(" type {} code {}, {len} bytes", h.kind, h.code)),
+        Transport::Other(number) => (format!("protocol {number} {src} > {dst}"), format!(", {len} bytes")),
     }
 }
 
@@ -59,7 +60,7 @@ mod tests {
         let mut bytes = Vec::new();
         builder.write(&mut bytes, b"abc").unwrap();
         let Ok(Parsed::Ip(packet)) = wire::parse(&bytes, bytes.len()) else { panic!("not parsed") };
-        let line = "TCP 192.0.2.2:4711 > 192.0.2.10:80 SYN,ACK seq 7 ack 8 window 1000, 3 bytes";
+        let line = ("TCP 192.0.2.2:4711 > 192.0.2.10:80".into(), " SYN,ACK seq 7 ack 8 window 1000, 3 bytes".into());
         assert_eq!(describe(&packet), line);
     }
 }

@@ -3,19 +3,23 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use log::Level;
+use serde_json::Map;
 
-use super::line::{elapsed, prefix};
+use super::line::{elapsed, prefix, timed};
+use super::message::{Message, Source};
 use super::sink::Sink;
 use crate::base::Instant;
+use crate::config::LogFormat;
+use crate::sys::blocked;
 
 pub(super) struct LogFile {
     file: File,
-    /// First line, without what rotation adds to it and without its end.
+    format: LogFormat,
+    /// What the first line says, without what rotation adds to it.
     title: String,
     /// Length of the first line as it stands in the file.
     header_bytes: u64,
@@ -27,7 +31,7 @@ pub(super) struct LogFile {
 
 impl LogFile {
     /// Creates or truncates it, for its owner only.
-    pub fn open(path: &Path, max_bytes: u64, program: &str) -> io::Result<LogFile> {
+    pub fn open(path: &Path, max_bytes: u64, format: LogFormat, source: &Source) -> io::Result<LogFile> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -47,17 +51,22 @@ impl LogFile {
             }
         }
         let exe = std::env::current_exe().map(|p| p.display().to_string()).unwrap_or_default();
+        let program = format!("{} {}", source.ident, env!("CARGO_PKG_VERSION"));
         let title = prefix(&format!("{program}: {exe} ({})", std::process::id()), TITLE_MAX).to_string();
-        let mut log = LogFile { file, title, header_bytes: 0, size_bytes: 0, max_bytes, regular };
-        let header = format!("{}\n", log.title);
+        let mut log = LogFile { file, format, title, header_bytes: 0, size_bytes: 0, max_bytes, regular };
+        let header = log.header("", source);
         log.append(header.as_bytes())?;
         log.header_bytes = header.len() as u64;
         Ok(log)
     }
 
-    /// A second one for the same file.
-    pub fn descriptor(&self) -> Option<OwnedFd> {
-        self.file.try_clone().ok().map(OwnedFd::from)
+    /// The first line.
+    fn header(&self, more: &str, source: &Source) -> String {
+        let text = format!("{}{more}", self.title);
+        match self.format {
+            LogFormat::Text => text + "\n",
+            LogFormat::Json => Message::of_the_log(Level::Info, Instant::ZERO, &text, &Map::new(), source).json(),
+        }
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -70,8 +79,8 @@ impl LogFile {
     }
 
     /// Copies the newer lines down over the older ones. What is read lies behind what is written at any time.
-    fn rotate(&mut self, now: Instant) -> io::Result<()> {
-        let header = format!("{} - log truncated at {}\n", self.title, elapsed(now));
+    fn rotate(&mut self, now: Instant, source: &Source) -> io::Result<()> {
+        let header = self.header(&format!(" - log truncated at {}", elapsed(now)), source);
         let drop_bytes = (self.max_bytes * 3 / 10).next_multiple_of(4096);
         let mut from = self.line_start(self.header_bytes + drop_bytes)?;
         let mut to = header.len() as u64;
@@ -101,13 +110,13 @@ impl LogFile {
         Ok(end.map_or(self.size_bytes, |e| at.saturating_sub(1) + e as u64 + 1).min(self.size_bytes))
     }
 
-    fn put_line(&mut self, now: Instant, line: &str) -> io::Result<()> {
+    fn put_line(&mut self, line: &str, now: Instant, source: &Source) -> io::Result<()> {
         if self.regular {
             // Someone else may have truncated it: no hole then.
             self.size_bytes = self.size_bytes.min(self.file.metadata()?.len());
             let fits = |log: &LogFile| log.size_bytes + line.len() as u64 <= log.max_bytes;
             if !fits(self) {
-                self.rotate(now)?;
+                self.rotate(now, source)?;
             }
             if !fits(self) {
                 return Err(io::ErrorKind::StorageFull.into());
@@ -118,14 +127,16 @@ impl LogFile {
 }
 
 impl Sink for LogFile {
-    fn put(&mut self, level: Level, now: Instant, text: &str) -> bool {
-        let label = match level {
-            Level::Error => "ERROR:   ",
-            Level::Warn => "WARNING: ",
-            Level::Info => "info:    ",
-            Level::Debug | Level::Trace => "         ",
+    fn put(&mut self, message: &Message<'_>) -> bool {
+        let line = match self.format {
+            LogFormat::Text => timed(message),
+            LogFormat::Json => message.json(),
         };
-        self.put_line(now, &format!("{}: {label}{text}\n", elapsed(now))).is_ok()
+        self.put_line(&line, message.at, message.source).is_ok()
+    }
+
+    fn last_resort(&self, _: &Source) -> Option<blocked::Log> {
+        self.file.try_clone().ok().map(|file| blocked::Log::File(file.into()))
     }
 }
 
@@ -140,6 +151,14 @@ mod tests {
 
     const MAX: u64 = 40960;
 
+    fn source() -> Source {
+        Source { ident: "pasta".into(), control: None }
+    }
+
+    fn put(log: &mut LogFile, level: Level, at: Instant, text: &str) -> bool {
+        log.put(&Message { level, at, text, target: "app", fields: &Map::new(), source: &source() })
+    }
+
     fn at(secs: u64) -> Instant {
         Clock::BEGIN + Duration::from_secs(secs)
     }
@@ -147,7 +166,7 @@ mod tests {
     fn new() -> (tempfile::TempDir, std::path::PathBuf, LogFile) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let log = LogFile::open(&path, MAX, "pasta 1.2.3").unwrap();
+        let log = LogFile::open(&path, MAX, LogFormat::Text, &source()).unwrap();
         (dir, path, log)
     }
 
@@ -159,11 +178,14 @@ mod tests {
     fn lines_have_time_and_level() {
         let (_dir, path, mut log) = new();
         for level in [Level::Error, Level::Warn, Level::Info, Level::Debug] {
-            assert!(log.put(level, at(3), "text"));
+            assert!(put(&mut log, level, at(3), "text"));
         }
         let lines = lines(&path);
         let exe = std::env::current_exe().unwrap();
-        assert_eq!(lines[0], format!("pasta 1.2.3: {} ({})", exe.display(), std::process::id()));
+        assert_eq!(
+            lines[0],
+            format!("pasta {}: {} ({})", env!("CARGO_PKG_VERSION"), exe.display(), std::process::id())
+        );
         assert_eq!(
             lines[1..],
             ["3.0000: ERROR:   text", "3.0000: WARNING: text", "3.0000: info:    text", "3.0000:          text"]
@@ -176,12 +198,12 @@ mod tests {
         let (_dir, path, mut log) = new();
         let mut largest = 0;
         for i in 0..2000u64 {
-            assert!(log.put(Level::Info, at(i), &format!("message {i} {}", "x".repeat((i % 90) as usize))));
+            assert!(put(&mut log, Level::Info, at(i), &format!("message {i} {}", "x".repeat((i % 90) as usize))));
             largest = largest.max(std::fs::metadata(&path).unwrap().len());
         }
         assert!((MAX - 200..=MAX).contains(&largest), "{largest}");
         let lines = lines(&path);
-        assert!(lines[0].starts_with("pasta 1.2.3: ") && lines[0].contains(") - log truncated at "), "{}", lines[0]);
+        assert!(lines[0].starts_with("pasta ") && lines[0].contains(") - log truncated at "), "{}", lines[0]);
         assert!(lines[0].matches("truncated").count() == 1);
         // The rest is whole, consecutive and the newest.
         let numbers: Vec<u64> = lines[1..].iter().map(|l| l.split(' ').nth(6).unwrap().parse().unwrap()).collect();
@@ -191,10 +213,24 @@ mod tests {
     }
 
     #[test]
+    fn every_line_is_an_object_after_rotation_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut log = LogFile::open(&path, MAX, LogFormat::Json, &source()).unwrap();
+        for i in 0..1000 {
+            assert!(put(&mut log, Level::Info, at(i), &"\"".repeat(2048 * (i as usize % 2))));
+            assert!(std::fs::metadata(&path).unwrap().len() <= MAX);
+        }
+        let objects: Vec<serde_json::Value> = lines(&path).iter().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert!(objects[0]["message"].as_str().unwrap().contains("log truncated at "), "{}", objects[0]);
+        assert!(objects.len() > 10);
+    }
+
+    #[test]
     fn the_longest_lines_fit() {
         let (_dir, path, mut log) = new();
         for i in 0..100 {
-            assert!(log.put(Level::Error, at(i), &"y".repeat(super::super::LINE_MAX_BYTES)));
+            assert!(put(&mut log, Level::Error, at(i), &"y".repeat(super::super::LINE_MAX_BYTES)));
             assert!(std::fs::metadata(&path).unwrap().len() <= MAX);
         }
         assert!(lines(&path)[1..].iter().all(|l| l.ends_with('y') && l.contains("ERROR:   y")));
@@ -206,7 +242,7 @@ mod tests {
         let kept = File::open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         for i in 0..1000 {
-            assert!(log.put(Level::Info, at(i), &"z".repeat(100)));
+            assert!(put(&mut log, Level::Info, at(i), &"z".repeat(100)));
         }
         assert!(kept.metadata().unwrap().len() <= MAX);
         assert!(!path.exists());
@@ -215,9 +251,9 @@ mod tests {
     #[test]
     fn truncation_by_others_leaves_no_hole() {
         let (_dir, path, mut log) = new();
-        assert!(log.put(Level::Info, at(1), &"a".repeat(1000)));
+        assert!(put(&mut log, Level::Info, at(1), &"a".repeat(1000)));
         File::create(&path).unwrap();
-        assert!(log.put(Level::Info, at(2), "b"));
+        assert!(put(&mut log, Level::Info, at(2), "b"));
         assert_eq!(lines(&path), ["2.0000: info:    b"]);
     }
 
@@ -227,17 +263,17 @@ mod tests {
         let path = dir.path().join("log");
         std::fs::write(&path, "old").unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        LogFile::open(&path, MAX, "p").unwrap();
+        LogFile::open(&path, MAX, LogFormat::Text, &source()).unwrap();
         assert!(!std::fs::read_to_string(&path).unwrap().contains("old"));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
     fn devices_are_written_to_without_rotation() {
-        let mut log = LogFile::open(Path::new("/dev/null"), MAX, "p").unwrap();
+        let mut log = LogFile::open(Path::new("/dev/null"), MAX, LogFormat::Text, &source()).unwrap();
         for i in 0..1000 {
-            assert!(log.put(Level::Info, at(i), &"z".repeat(100)));
+            assert!(put(&mut log, Level::Info, at(i), &"z".repeat(100)));
         }
-        assert!(LogFile::open(Path::new("/no/such/directory"), MAX, "p").is_err());
+        assert!(LogFile::open(Path::new("/no/such/directory"), MAX, LogFormat::Text, &source()).is_err());
     }
 }

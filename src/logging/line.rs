@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
+use log::Level;
+
 use super::LINE_MAX_BYTES;
+use super::message::Message;
 use crate::base::{Clock, Instant};
 
 /// Cut to the limit, and without control characters: a guest's host name must not write lines or colours of its own.
@@ -54,6 +57,17 @@ pub(super) fn prefix(text: &str, max_bytes: usize) -> &str {
         end -= 1;
     }
     &text[..end]
+}
+
+/// A line with time and level, as log files have it.
+pub(super) fn timed(message: &Message<'_>) -> String {
+    let label = match message.level {
+        Level::Error => "ERROR:   ",
+        Level::Warn => "WARNING: ",
+        Level::Info => "info:    ",
+        Level::Debug | Level::Trace => "         ",
+    };
+    format!("{}: {label}{}\n", elapsed(message.at), message.text)
 }
 
 /// Seconds since start with four decimals.

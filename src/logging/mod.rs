@@ -2,41 +2,54 @@
 //!
 //! | | start-up | foreground | background |
 //! | --- | --- | --- | --- |
-//! | log file given | file; errors to stderr too | file | file |
+//! | log file or descriptor given | that; errors to stderr too | that | that |
+//! | stderr is the journal's | journal | journal | journal |
 //! | otherwise | stderr, system log | stderr, system log (not when debugging) | system log |
+//!
+//! *Form*: lines of text, or of JSON where programs are to read them ([`LogFormat`]); the system log has its own, and where the
+//! journal is behind it, that is spoken to in its own words.
 //!
 //! *Goals.* A message never blocks and never fails the data path: a full pipe, a stopped terminal, a busy system log or a
 //! full disk costs messages, which are counted and reported by number once there is room. A file never outgrows its limit.
 //! All descriptors are opened by [`init`], before the root directory goes; a system log that is restarted is found again as
-//! long as its socket can be reached by name.
+//! long as its socket can be reached by name. The journal's socket outlives it (systemd listens there).
 //!
 //! *Limits.* A line has at most [`LINE_MAX_BYTES`]; control characters, which may come from a guest, are replaced. Repeated
 //! messages on the data path go through a [`Limiter`]. The logger is the one global of the program, because crate `log`
 //! wants it so.
 //!
-//! System calls: write, poll (stderr), socket, ioctl (`FIONBIO`), connect, sendto, close (system log), openat, fchmod,
+//! System calls: write, poll (stderr, descriptor), sendto (descriptor), socket, ioctl (`FIONBIO`), connect, sendto, close (system log), openat, fchmod,
 //! readlink (file, at start), pwrite64, pread64, ftruncate, statx (file), getpid, clock_gettime.
 
+mod datagrams;
+mod descriptor;
 mod file;
+mod journal;
 mod json;
 mod limiter;
 mod line;
+mod message;
 mod sink;
 mod stats;
 mod summary;
 mod syslog;
 
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use log::{Level, LevelFilter, Metadata, Record};
+use serde_json::{Map, Value};
 
 use crate::base::{Clock, Instant};
-use crate::config::Verbosity;
+use crate::config::{LogFormat, Verbosity};
 use crate::sys::blocked;
+use descriptor::Descriptor;
 use file::LogFile;
+use journal::Journal;
 use line::tidy;
-use sink::{Counting, Stderr};
+use message::{Message, Source};
+use sink::{Counting, Sink, Stderr};
 use syslog::Syslog;
 
 pub use limiter::Limiter;
@@ -52,10 +65,22 @@ pub struct LogSetup<'a> {
     pub verbosity: Verbosity,
     /// Standard error stays in use after start-up.
     pub foreground: bool,
-    /// File to create, and its largest size in bytes.
-    pub file: Option<(&'a Path, u64)>,
+    pub format: LogFormat,
+    /// The only destination after start-up, if it is given.
+    pub only: Option<Only<'a>>,
+    /// Path of the control socket, if one was named: what tells this instance from others, instead of its process id.
+    pub control: Option<&'a Path>,
     /// Put `ident` before what went wrong on standard error, to tell it from the output of a spawned command.
     pub prefix: bool,
+}
+
+/// A destination that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub enum Only<'a> {
+    /// A file to create, and its largest size in bytes.
+    File(&'a Path, u64),
+    /// An inherited descriptor.
+    Descriptor(i32),
 }
 
 /// Opens the destinations and installs the logger. Only the first call counts.
@@ -63,7 +88,8 @@ pub struct LogSetup<'a> {
 /// # Errors
 /// A sentence for the user.
 pub fn init(setup: &LogSetup<'_>) -> Result<(), String> {
-    let global = Global { clock: Clock::start(), sinks: Mutex::new(Sinks::open(setup, Path::new(SYSLOG_SOCKET))?) };
+    let system_log = SystemLog { syslog: Path::new(SYSLOG_SOCKET), journal: Path::new(JOURNAL_SOCKET) };
+    let global = Global { clock: Clock::start(), sinks: Mutex::new(Sinks::open(setup, system_log)?) };
     let global = GLOBAL.get_or_init(|| global);
     // Fails only if it was called before.
     if log::set_logger(global).is_ok() {
@@ -72,65 +98,75 @@ pub fn init(setup: &LogSetup<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// That the descriptor may be [`Only::Descriptor`].
+///
+/// # Errors
+/// A sentence for the user.
+pub fn check_descriptor(number: i32) -> Result<(), String> {
+    Descriptor::adopt(number, LogFormat::Text).map(drop)
+}
+
 /// To be called when start-up is over and standard error is not ours any longer: in the background.
 pub fn detach_stderr() {
     with_sinks(|s| s.stderr = None);
 }
 
-/// To be called when start-up is over, in the foreground: a log file is the only destination from now on.
+/// To be called when start-up is over, in the foreground: what was asked for is the only destination from now on.
 pub fn started() {
     with_sinks(|s| {
-        if s.file.is_some() {
+        if s.only.is_some() {
             s.stderr = None;
         }
     });
 }
 
-/// A line the user asked for, whatever the verbosity: on standard error, or in the log file that has taken its place.
+/// A line the user asked for, whatever the verbosity: on standard error, or where that goes instead.
 pub fn answer(text: &str) {
     if let Some(global) = GLOBAL.get() {
-        let (now, text) = (global.clock.now(), tidy(text));
         let mut sinks = lock(&global.sinks);
-        if let Some(stderr) = &mut sinks.stderr {
-            stderr.put(Level::Info, now, &text);
-        } else if let Some(file) = &mut sinks.file {
-            file.put(Level::Info, now, &text);
+        let Sinks { stderr, system, only, journal, source, .. } = &mut *sinks;
+        let (text, fields) = (tidy(text), Map::new());
+        let message = Message::of_the_log(Level::Info, global.clock.now(), &text, &fields, source);
+        if let Some(stderr) = stderr {
+            stderr.put(&message);
+        } else if let Some(only) = only {
+            only.put(&message);
+        } else if let Some(system) = system.as_mut().filter(|_| *journal) {
+            system.put(&message);
         }
     }
 }
 
-/// Records why the program ends: everywhere but on standard error, which is the caller's to write.
-pub fn last_words(text: &str) {
-    if let Some(global) = GLOBAL.get() {
-        let (now, text) = (global.clock.now(), tidy(text));
-        let mut sinks = lock(&global.sinks);
-        if let Some(file) = &mut sinks.file {
-            file.put(Level::Error, now, &text);
-        }
-        if let Some(syslog) = &mut sinks.syslog {
-            syslog.put(Level::Error, now, &text);
-        }
+/// Records why the program ends. False: on standard error it is the caller's to write.
+pub fn last_words(text: &str) -> bool {
+    let Some(global) = GLOBAL.get() else { return false };
+    let mut sinks = lock(&global.sinks);
+    let Sinks { system, only, journal, format, source, .. } = &mut *sinks;
+    let (text, fields) = (tidy(text), Map::new());
+    let message = Message::of_the_log(Level::Error, global.clock.now(), &text, &fields, source);
+    for sink in [only, system].into_iter().flatten() {
+        sink.put(&message);
     }
+    if *format == LogFormat::Json {
+        Stderr { format: *format, prefix: false, timestamps: false }.put(&message);
+    }
+    *journal || *format == LogFormat::Json
 }
 
-/// The log as a signal handler can write to it, if there is one.
-pub fn last_resort() -> Option<blocked::Log> {
-    let mut sinks = lock(&GLOBAL.get()?.sinks);
-    let Sinks { file, syslog, .. } = &mut *sinks;
-    match (file, syslog) {
-        (Some(file), _) => file.sink_mut().descriptor().map(blocked::Log::File),
-        (None, Some(syslog)) => syslog.sink_mut().descriptor().map(|(fd, before)| blocked::Log::System(fd, before)),
-        (None, None) => None,
-    }
-}
-
-/// The process id for the system log, where the one that this process sees means nothing: in a PID namespace of its own.
-pub fn set_pid(pid: u32) {
-    with_sinks(|s| {
-        if let Some(log) = &mut s.syslog {
-            log.sink_mut().set_pid(pid);
+/// The log as a signal handler can write to it: what standard error has instead of text, if anything, and where else the line
+/// is to go.
+pub fn last_resort() -> (blocked::Form, Option<blocked::Log>) {
+    let Some(global) = GLOBAL.get() else { return (blocked::Form::Text, None) };
+    let sinks = lock(&global.sinks);
+    let form = match sinks.format {
+        LogFormat::Text => blocked::Form::Text,
+        LogFormat::Json => {
+            let (pid, instance) = (std::process::id(), Value::from(sinks.source.instance()));
+            blocked::Form::Json(format!("\"target\":\"sandbox\",\"pid\":{pid},\"instance\":{instance}"))
         }
-    });
+    };
+    let sink = sinks.only.as_ref().or(sinks.system.as_ref());
+    (form, sink.and_then(|s| s.sink().last_resort(&sinks.source)))
 }
 
 static GLOBAL: OnceLock<Global> = OnceLock::new();
@@ -149,7 +185,10 @@ impl log::Log for Global {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let text = record.args().to_string();
-            lock(&self.sinks).write(record.level(), self.clock.now(), &text);
+            let fields = message::fields(record.key_values());
+            let target = record.target();
+            let target = target.strip_prefix("spelt::").unwrap_or(target);
+            lock(&self.sinks).write((record.level(), target), self.clock.now(), &text, &fields);
         }
     }
 
@@ -168,42 +207,76 @@ fn lock(sinks: &Mutex<Sinks>) -> std::sync::MutexGuard<'_, Sinks> {
 
 struct Sinks {
     stderr: Option<Counting<Stderr>>,
-    syslog: Option<Counting<Syslog>>,
-    file: Option<Counting<LogFile>>,
+    /// The system log or the journal.
+    system: Option<Counting<Box<dyn Sink>>>,
+    /// What was asked for.
+    only: Option<Counting<Box<dyn Sink>>>,
+    /// The journal has what standard error would have.
+    journal: bool,
+    format: LogFormat,
+    source: Source,
 }
 
 impl Sinks {
-    fn open(setup: &LogSetup<'_>, syslog_socket: &Path) -> Result<Sinks, String> {
+    fn open(setup: &LogSetup<'_>, system_log: SystemLog<'_>) -> Result<Sinks, String> {
         let debug = setup.verbosity >= Verbosity::Debug;
-        let stderr = Stderr::new(setup.prefix.then(|| setup.ident.to_string()), debug);
-        let file = match setup.file {
+        let source =
+            Source { ident: setup.ident.into(), control: setup.control.map(|path| path.display().to_string()) };
+        let stderr = Stderr { format: setup.format, prefix: setup.prefix, timestamps: debug };
+        let only: Option<Box<dyn Sink>> = match setup.only {
             None => None,
-            Some((path, max_bytes)) => {
-                let header = format!("{} {}", setup.ident, env!("CARGO_PKG_VERSION"));
-                let opened = LogFile::open(path, max_bytes, &header);
-                Some(opened.map_err(|e| format!("Cannot open log file '{}': {e}", path.display()))?)
+            Some(Only::File(path, max_bytes)) => {
+                let opened = LogFile::open(path, max_bytes, setup.format, &source);
+                Some(Box::new(opened.map_err(|e| format!("Cannot open log file '{}': {e}", path.display()))?))
             }
+            Some(Only::Descriptor(number)) => Some(Box::new(Descriptor::adopt(number, setup.format)?)),
         };
-        let syslog = (file.is_none() && !(debug && setup.foreground)).then(|| Syslog::open(setup.ident, syslog_socket));
+        let behind = only.is_none() && journal::is_behind(&io::stderr());
+        let instead = if behind && setup.format == LogFormat::Text { Journal::open(system_log.journal) } else { None };
+        let journal = instead.is_some();
+        let system: Option<Box<dyn Sink>> = match instead {
+            Some(instead) => Some(Box::new(instead)),
+            // It has all that is written to standard error already.
+            None if only.is_some() || behind || debug && setup.foreground => None,
+            None => Some(system_log.open(setup.ident)),
+        };
         Ok(Sinks {
-            stderr: Some(Counting::new(stderr)),
-            syslog: syslog.map(Counting::new),
-            file: file.map(Counting::new),
+            stderr: (!journal).then(|| Counting::new(stderr)),
+            system: system.map(Counting::new),
+            only: only.map(Counting::new),
+            journal,
+            format: setup.format,
+            source,
         })
     }
 
-    fn write(&mut self, level: Level, now: Instant, text: &str) {
+    fn write(&mut self, (level, target): (Level, &str), at: Instant, text: &str, fields: &Map<String, Value>) {
         let text = tidy(text);
-        if let Some(file) = &mut self.file {
-            file.put(level, now, &text);
-        }
-        if let Some(syslog) = &mut self.syslog {
-            syslog.put(level, now, &text);
+        let message = Message { level, at, text: &text, target, fields, source: &self.source };
+        for sink in [&mut self.only, &mut self.system].into_iter().flatten() {
+            sink.put(&message);
         }
         if let Some(stderr) = &mut self.stderr
-            && (self.file.is_none() || level == Level::Error)
+            && (self.only.is_none() || level == Level::Error)
         {
-            stderr.put(level, now, &text);
+            stderr.put(&message);
+        }
+    }
+}
+
+/// Sockets of the system's log.
+#[derive(Clone, Copy)]
+struct SystemLog<'a> {
+    syslog: &'a Path,
+    journal: &'a Path,
+}
+
+impl SystemLog<'_> {
+    fn open(&self, ident: &str) -> Box<dyn Sink> {
+        let journal = if journal::is_at(self.syslog) { Journal::open(self.journal) } else { None };
+        match journal {
+            Some(journal) => Box::new(journal),
+            None => Box::new(Syslog::open(ident, self.syslog)),
         }
     }
 }
@@ -221,6 +294,7 @@ fn level_filter(verbosity: Verbosity) -> LevelFilter {
 pub const LINE_MAX_BYTES: usize = 2048;
 
 const SYSLOG_SOCKET: &str = "/dev/log";
+const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 
 #[cfg(test)]
 mod tests;

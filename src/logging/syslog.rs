@@ -3,128 +3,68 @@
 //! Crate `syslog` has the severities and the generic logger; its own transport blocks and never reconnects, and its own
 //! format has a time that local daemons do not expect.
 
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::io::Write;
+use std::path::Path;
 
 use ::syslog::{Facility, LogFormat, Logger, Severity};
 use log::Level;
 
+use super::datagrams::Datagrams;
+use super::message::{Message, Source};
 use super::sink::Sink;
-use crate::base::Instant;
+use crate::sys::blocked;
 
 pub(super) struct Syslog(Logger<Datagrams, Plain>);
 
 impl Syslog {
     /// A system log that is not there is tried again with later messages.
     pub fn open(ident: &str, path: &Path) -> Syslog {
-        let mut datagrams = Datagrams { path: path.into(), socket: None, now: Instant::ZERO, retry: Instant::ZERO };
-        datagrams.connect();
-        // Not before: the socket may be unreachable by name soon, and looking for it is in vain then.
-        Syslog(Logger::new(datagrams, Plain { ident: ident.into(), pid: None }))
-    }
-
-    /// A second one for the same socket, and what comes before an error's text.
-    pub fn descriptor(&self) -> Option<(OwnedFd, String)> {
-        let fd = self.0.backend.socket.as_ref()?.try_clone().ok()?;
-        let mut before = Vec::new();
-        self.0.formatter.format(&mut before, Severity::LOG_ERR, "").ok()?;
-        Some((fd.into(), String::from_utf8(before).ok()?))
-    }
-
-    pub fn set_pid(&mut self, pid: u32) {
-        self.0.formatter.pid = Some(pid);
+        Syslog(Logger::new(Datagrams::open(path), Plain { ident: ident.into() }))
     }
 }
 
 impl Sink for Syslog {
-    fn put(&mut self, level: Level, now: Instant, text: &str) -> bool {
-        self.0.backend.now = now;
-        let sent = match level {
-            Level::Error => self.0.err(text),
-            Level::Warn => self.0.warning(text),
-            Level::Info => self.0.info(text),
-            Level::Debug | Level::Trace => self.0.debug(text),
+    fn put(&mut self, message: &Message<'_>) -> bool {
+        self.0.backend.now = message.at;
+        let sent = match message.level {
+            Level::Error => self.0.err(message.text),
+            Level::Warn => self.0.warning(message.text),
+            Level::Info => self.0.info(message.text),
+            Level::Debug | Level::Trace => self.0.debug(message.text),
         };
         sent.is_ok()
+    }
+
+    fn last_resort(&self, _: &Source) -> Option<blocked::Log> {
+        let mut before = Vec::new();
+        self.0.formatter.format(&mut before, Severity::LOG_ERR, "").ok()?;
+        Some(blocked::Log::System(self.0.backend.descriptor()?, String::from_utf8(before).ok()?))
     }
 }
 
 struct Plain {
     ident: String,
-    pid: Option<u32>,
 }
 
 impl LogFormat<&str> for Plain {
     fn format<W: Write>(&self, w: &mut W, severity: Severity, message: &str) -> ::syslog::Result<()> {
         let priority = Facility::LOG_DAEMON as u8 | severity as u8;
-        let pid = self.pid.unwrap_or_else(std::process::id);
-        // One write is one datagram.
+        let pid = std::process::id();
         w.write_all(format!("<{priority}>{}[{pid}]: {message}", self.ident).as_bytes())?;
         Ok(())
     }
 }
 
-/// Sends without waiting, and finds a restarted daemon.
-struct Datagrams {
-    path: PathBuf,
-    socket: Option<UnixDatagram>,
-    now: Instant,
-    /// No attempt to connect before.
-    retry: Instant,
-}
-
-impl Datagrams {
-    fn connect(&mut self) {
-        if self.now < self.retry {
-            return;
-        }
-        self.retry = self.now + RETRY;
-        self.socket = connect(&self.path).ok();
-    }
-
-    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.as_ref().ok_or(ErrorKind::NotConnected)?.send(bytes)
-    }
-}
-
-impl Write for Datagrams {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.send(bytes) {
-            // What a connected socket says when its peer has closed: unix(7).
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    ErrorKind::ConnectionRefused | ErrorKind::NotConnected | ErrorKind::ConnectionReset
-                ) =>
-            {
-                self.connect();
-                self.send(bytes)
-            }
-            sent => sent,
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn connect(path: &Path) -> io::Result<UnixDatagram> {
-    let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
-    socket.connect(path)?;
-    Ok(socket)
-}
-
-/// Between attempts to find the daemon, so that a storm of messages does not become one of connection attempts.
-const RETRY: Duration = Duration::from_secs(1);
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Instant;
+    use std::os::unix::net::UnixDatagram;
+
+    fn put(log: &mut Syslog, level: Level, at: Instant, text: &str) -> bool {
+        let (fields, source) = Default::default();
+        log.put(&Message { level, at, text, target: "app", fields: &fields, source: &source })
+    }
 
     fn at(secs: u64) -> Instant {
         Instant::from_nanos(secs * 1_000_000_000)
@@ -150,12 +90,9 @@ mod tests {
         let mut log = Syslog::open("pasta", &path);
         let pid = std::process::id();
         for (level, priority) in [(Level::Error, 27), (Level::Warn, 28), (Level::Info, 30), (Level::Debug, 31)] {
-            assert!(log.put(level, at(1), "some text"));
+            assert!(put(&mut log, level, at(1), "some text"));
             assert_eq!(received(&socket), Some(format!("<{priority}>pasta[{pid}]: some text")));
         }
-        log.set_pid(77);
-        assert!(log.put(Level::Info, at(1), "x"));
-        assert_eq!(received(&socket), Some("<30>pasta[77]: x".into()));
     }
 
     #[test]
@@ -163,14 +100,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut log = Syslog::open("pasta", &path);
-        assert!(!log.put(Level::Info, at(1), "nobody there"));
+        assert!(!put(&mut log, Level::Info, at(1), "nobody there"));
         let socket = daemon(&path);
-        assert!(!log.put(Level::Info, at(1), "too soon to look again"));
-        assert!(log.put(Level::Info, at(2), "first"));
+        assert!(!put(&mut log, Level::Info, at(1), "too soon to look again"));
+        assert!(put(&mut log, Level::Info, at(2), "first"));
         assert_eq!(received(&socket), Some(format!("<30>pasta[{}]: first", std::process::id())));
         drop(socket);
         let socket = daemon(&path);
-        assert!(log.put(Level::Info, at(4), "second"));
+        assert!(put(&mut log, Level::Info, at(4), "second"));
         assert!(received(&socket).unwrap().ends_with("second"));
     }
 
@@ -180,9 +117,9 @@ mod tests {
         let path = dir.path().join("log");
         let socket = daemon(&path);
         let mut log = Syslog::open("pasta", &path);
-        let sent = (0..100_000).take_while(|_| log.put(Level::Info, at(1), "x")).count();
+        let sent = (0..100_000).take_while(|_| put(&mut log, Level::Info, at(1), "x")).count();
         assert!(sent < 100_000);
         assert!(received(&socket).is_some());
-        assert!(log.put(Level::Info, at(1), "room again"));
+        assert!(put(&mut log, Level::Info, at(1), "room again"));
     }
 }

@@ -1,7 +1,7 @@
 //! The end of a process that made a system call which its filter blocks (seccomp(2), `SECCOMP_RET_TRAP`): one line that names
 //! the call, on standard error and in the log, then death by SIGSYS.
 //!
-//! System calls: rt_sigaction and rt_sigprocmask (once); in the handler write, pwrite64, fstat, and one that is blocked.
+//! System calls: rt_sigaction and rt_sigprocmask (once); in the handler write, pwrite64, clock_gettime, fstat, and one that is blocked.
 
 use std::io::{self, Write};
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::calls;
+use crate::base::Utc;
 
 /// Where else than to standard error.
 #[derive(Debug)]
@@ -20,14 +21,22 @@ pub enum Log {
     System(OwnedFd, String),
 }
 
-/// The program's name and the log, for the line. Only the first call counts.
-pub fn tell_in(name: &'static str, log: Option<Log>) {
+/// What a line looks like.
+#[derive(Debug)]
+pub enum Form {
+    Text,
+    /// An object, with these members beside time, level and message.
+    Json(String),
+}
+
+/// The program's name, the form of a line on standard error and in a file, and the log. Only the first call counts.
+pub fn tell_in(name: &'static str, (form, log): (Form, Option<Log>)) {
     let (fd, before) = match log {
         None => (None, None),
         Some(Log::File(fd)) => (Some(fd.into_raw_fd()), None),
         Some(Log::System(fd, before)) => (Some(fd.into_raw_fd()), Some(before)),
     };
-    let _ = TELL.set(Tell { name, fd, before });
+    let _ = TELL.set(Tell { name, form, fd, before });
 }
 
 /// To be called in each thread before its filter comes.
@@ -45,6 +54,7 @@ pub fn prepare() -> io::Result<()> {
 
 struct Tell {
     name: &'static str,
+    form: Form,
     fd: Option<RawFd>,
     before: Option<String>,
 }
@@ -83,12 +93,13 @@ extern "C" fn on_sigsys(_: libc::c_int, info: *mut libc::siginfo_t, context: *mu
 fn tell(number: i32, arguments: [u64; 3]) {
     let mut line = [0; LINE_MAX];
     let (name, before) = TELL.get().map_or(("spelt", None), |t| (t.name, t.before.as_deref()));
-    let on_stderr = written(&mut line, "", name, number, arguments);
+    let form = TELL.get().map_or(&Form::Text, |t| &t.form);
+    let on_stderr = formed(&mut line, form, name, number, arguments);
     put(2, &line[..on_stderr]);
     let Some(fd) = TELL.get().and_then(|t| t.fd) else { return };
     match before {
         Some(before) => {
-            let len = written(&mut line, before, name, number, arguments);
+            let len = written(&mut line, (format_args!("{before}"), ""), name, number, arguments);
             put(fd, &line[..len]);
         }
         None => append(fd, &line[..on_stderr]),
@@ -96,14 +107,31 @@ fn tell(number: i32, arguments: [u64; 3]) {
 }
 
 /// Returns the length of the line.
-fn written(line: &mut [u8], before: &str, name: &str, number: i32, [a, b, c]: [u64; 3]) -> usize {
+fn formed(line: &mut [u8], form: &Form, name: &str, number: i32, arguments: [u64; 3]) -> usize {
+    match form {
+        Form::Text => written(line, (format_args!(""), ""), name, number, arguments),
+        Form::Json(members) => {
+            let before = format_args!("{{\"time\":\"{}\",\"level\":\"error\",{members},\"message\":\"", Utc::now());
+            written(line, (before, "\"}"), name, number, arguments)
+        }
+    }
+}
+
+/// Returns the length of the line. The text has nothing that JSON would escape.
+fn written(
+    line: &mut [u8],
+    (before, after): (std::fmt::Arguments<'_>, &str),
+    name: &str,
+    number: i32,
+    [a, b, c]: [u64; 3],
+) -> usize {
     let mut to = io::Cursor::new(line);
     let call = calls::name(number.into()).unwrap_or("unknown");
     // What does not fit is left out.
     let _ = writeln!(
         to,
         "{before}{name}: system call {call}({a:#x}, {b:#x}, {c:#x}, ...), number {number}, was blocked by the filter: this is a \
-         bug, please report it"
+         bug, please report it{after}"
     );
     to.position() as usize
 }
@@ -146,19 +174,29 @@ fn arguments(context: *mut libc::c_void) -> [u64; 3] {
     }
 }
 
-const LINE_MAX: usize = 320;
+const LINE_MAX: usize = 512;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn the_line_is_an_object_where_programs_read() {
+        let mut line = [0; LINE_MAX];
+        let form = Form::Json("\"pid\":7".into());
+        let len = formed(&mut line, &form, "slirp4netns", libc::SYS_process_vm_writev as i32, [u64::MAX; 3]);
+        let object: serde_json::Value = serde_json::from_slice(&line[..len]).unwrap();
+        assert_eq!((&object["level"], &object["pid"]), (&"error".into(), &7.into()));
+        assert!(object["message"].as_str().unwrap().starts_with("slirp4netns: system call process_vm_writev(0xffff"));
+    }
+
+    #[test]
     fn the_line_names_the_call_and_is_cut_where_there_is_no_room() {
         let mut line = [0; LINE_MAX];
-        let len = written(&mut line, "<27>", "pasta", libc::SYS_openat as i32, [1, 2, 3]);
+        let len = written(&mut line, (format_args!("<27>"), ""), "pasta", libc::SYS_openat as i32, [1, 2, 3]);
         let text = String::from_utf8(line[..len].to_vec()).unwrap();
         assert!(text.starts_with("<27>pasta: system call openat(0x1, 0x2, 0x3, ...), number "), "{text}");
         assert!(text.ends_with("please report it\n"), "{text}");
-        assert_eq!(written(&mut line[..10], "", "pasta", 1, [0; 3]), 10);
+        assert_eq!(written(&mut line[..10], (format_args!(""), ""), "pasta", 1, [0; 3]), 10);
     }
 }

@@ -19,6 +19,9 @@ fn each_option_sets_its_value() {
     both("-f", |c| c.foreground);
     both("", |c| !c.foreground && c.verbosity == Verbosity::Normal && c.warnings.is_empty());
     both("-l /l --log-size 40960", |c| c.log_file == Some("/l".into()) && c.log_size_bytes == 40960);
+    let c = spelt("run --log-fd 5 --log-format json");
+    assert_eq!((c.log_fd, c.log_format), (Some(5), LogFormat::Json));
+    assert!(refused("pasta", "--log-fd 5 1").contains("unrecognized option"));
     both("-p /p -P /q", |c| c.pcap == Some("/p".into()) && c.pid_file == Some("/q".into()));
     both("-f --stats 5", |c| c.stats_secs == Some(5));
     both("--runas 5:g", |c| c.runas == Some(RunAs { user: Id::Number(5), group: Some(Id::Name("g".into())) }));

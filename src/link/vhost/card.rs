@@ -235,7 +235,7 @@ impl Card {
         // A guest can do it over and over.
         self.broken += 1;
         if self.broken <= BROKEN_TOLD {
-            log::warn!("the guest's driver has broken its ring {ring}: it is not used until it is set up again");
+            log::warn!(ring = ring; "the guest's driver has broken its ring {ring}: it is not used until it is set up again");
         }
         self.changed()
     }
