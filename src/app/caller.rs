@@ -92,6 +92,7 @@ fn status(config: &Config) -> String {
         Mode::Attach { target: Target::Pid(pid), .. } => format!("Serving the namespace of process {pid}"),
         Mode::Attach { target: Target::Path(path), .. } => format!("Serving the namespace {}", path.display()),
         Mode::Attach { target: Target::Name(name), .. } => format!("Serving the namespace {name}"),
+        Mode::Attach { target: Target::Descriptor(fd), .. } => format!("Serving the namespace of descriptor {fd}"),
         Mode::Machine { plug: Plug::Socket(Some(path)), .. } => {
             format!("Serving virtual machines at {}", path.display())
         }

@@ -9,10 +9,12 @@ use anyhow::{Context, bail, ensure};
 use nix::unistd::{AccessFlags, eaccess};
 use socket2::{Domain, Socket, Type};
 
+use super::caller::Caller;
 use super::machine;
+use super::place::{inherited_namespaces, ns_target};
 use super::plan::plan;
 use super::rules::{forwards, rules_on};
-use super::start::{check_source_addresses, ns_target, select};
+use super::start::{check_source_addresses, select};
 use super::summary::{Rules, summary};
 use crate::base::Addr;
 use crate::config::{Config, Mode};
@@ -30,6 +32,7 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
     match &config.mode {
         Mode::Spawn { command, .. } => command.first().map_or(Ok(()), |program| executable(program))?,
         Mode::Attach { target, userns, netns_only } => {
+            inherited_namespaces(config)?;
             ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?;
         }
         Mode::Machine { plug, .. } => machine::check(plug)?,
@@ -46,6 +49,7 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
     let network = host::read(&select(config)?)?;
     let plan = plan(config, &network, 0);
     check_source_addresses(config)?;
+    Caller::adopt(config)?;
     let forwards = forwards(config)?;
     for (_, forward) in forwards.iter().filter(|(_, f)| f.on == Side::Host) {
         interface_exists(&forward.rule, &forward.origin)?;

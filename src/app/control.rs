@@ -174,6 +174,7 @@ fn info(config: &Config, workers: usize) -> Info {
                 Target::Pid(pid) => pid.to_string(),
                 Target::Path(path) => path.display().to_string(),
                 Target::Name(name) => name.clone(),
+                Target::Descriptor(fd) => format!("descriptor {fd}"),
             };
             ("attach", text)
         }

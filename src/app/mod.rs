@@ -19,6 +19,7 @@ mod links;
 mod local;
 mod machine;
 mod names;
+mod place;
 mod plan;
 mod plug;
 mod ports;

@@ -16,6 +16,7 @@ use super::desk::Clerk;
 use super::engine::{Common, Engine, Parts, Protocols};
 use super::links::{links, workers};
 use super::machine::Plugged;
+use super::place::Place;
 use super::plan::{Plan, plan};
 use super::ports::{Forwarding, Namespace};
 use super::requests::{self, Doors};
@@ -27,7 +28,7 @@ use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
 use super::workers::Recruit;
 use crate::base::{Clock, Counters, Family, PerFamily};
-use crate::config::{Config, Control, Mode, Target};
+use crate::config::{Config, Control, Mode};
 use crate::control::slirp4netns::Api;
 use crate::fwd::{Local, Side};
 use crate::link::{Capture, Tee};
@@ -110,27 +111,6 @@ fn spare(config: &Config, inside: bool) -> usize {
     let more =
         usize::from(config.queues.unwrap_or(Config::QUEUES_DEFAULT) - 1) + Seat::DESCRIPTORS * (workers(config) - 1);
     descriptors.saturating_sub(more)
-}
-
-/// Where the guest is to be.
-enum Place {
-    /// In namespaces of its own, below this user namespace's root if there is one.
-    New(Option<ns::UserNamespace>),
-    Given(ns::Namespace),
-    /// In a virtual machine; the first that comes, and no other, if so.
-    Machine(Plugged, bool),
-}
-
-impl Place {
-    fn open(config: &Config) -> anyhow::Result<Place> {
-        Ok(match &config.mode {
-            Mode::Spawn { userns, .. } => Place::New(userns.as_deref().map(ns::UserNamespace::open).transpose()?),
-            Mode::Attach { target, userns, netns_only } => {
-                Place::Given(ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?)
-            }
-            Mode::Machine { plug, one_off } => Place::Machine(Plugged::open(plug, config)?, *one_off),
-        })
-    }
 }
 
 /// What had to be opened while there were still a file system and privileges to open it with.
@@ -401,14 +381,6 @@ fn report(counters: &Counters) {
     log::debug!("{} frames from the guest, {} to it", counters.frames_from_guest, counters.frames_to_guest);
     for (reason, count) in counters.drops() {
         log::debug!(reason = reason.name(), count = count; "dropped {count}: {}", reason.name());
-    }
-}
-
-pub(super) fn ns_target(target: &Target) -> ns::Target {
-    match target {
-        Target::Pid(pid) => ns::Target::Pid(*pid),
-        Target::Path(path) => ns::Target::Path(path.clone()),
-        Target::Name(name) => ns::Target::Name(name.clone()),
     }
 }
 

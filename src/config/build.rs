@@ -55,6 +55,7 @@ pub(super) struct Builder {
     /// `-t`, `-u`, `-T`, `-U` with name and value: read last, because they depend on `-4`, `--no-tcp` and so on.
     forwards: Vec<(Opt, String, String)>,
     netns: Option<(String, OsString)>,
+    netns_fd: Option<i32>,
     userns: Option<PathBuf>,
     netns_only: bool,
     socket: Option<PathBuf>,
@@ -72,6 +73,7 @@ impl Builder {
             config: if machine { machine_defaults(personality) } else { defaults(personality) },
             forwards: Vec::new(),
             netns: None,
+            netns_fd: None,
             userns: None,
             netns_only: false,
             socket: None,
@@ -137,14 +139,16 @@ impl Builder {
     }
 
     fn mode(&mut self, operands: Operands) -> Result<Mode, String> {
-        let userns = self.userns.take();
-        if let Some(path) = &userns
-            && self.netns_only
-        {
-            return Err(format!(
-                "Options '--userns {}' and '--netns-only' contradict each other: leave one of them out",
-                path.display()
-            ));
+        let by_path = self.userns.as_ref().map(|path| format!("--userns {}", path.display()));
+        let by_descriptor = self.config.userns_fd.map(|fd| format!("--userns-fd {fd}"));
+        let netns_only = self.netns_only.then(|| "--netns-only".to_string());
+        let given: Vec<&String> = [&by_path, &by_descriptor, &netns_only].into_iter().flatten().collect();
+        if let [one, other, ..] = &*given {
+            return Err(format!("Options '{one}' and '{other}' contradict each other: leave one of them out"));
+        }
+        let userns = self.userns.take().or(self.config.userns_fd.map(of_descriptor));
+        if let Some(fd) = self.netns_fd.take() {
+            return self.inherited(fd, &operands, userns);
         }
         let target = match (operands, self.netns.take()) {
             (Operands::Machine, _) => return self.plug(),
@@ -165,6 +169,22 @@ impl Builder {
             }
         };
         Ok(Mode::Attach { target, userns, netns_only: self.netns_only })
+    }
+
+    /// To attach to a namespace by its descriptor.
+    fn inherited(&mut self, fd: i32, operands: &Operands, userns: Option<PathBuf>) -> Result<Mode, String> {
+        if let Some((name, value)) = self.netns.take() {
+            let value = value.to_string_lossy();
+            return Err(format!(
+                "Options '{name} {value}' and '--netns-fd {fd}' contradict each other: leave one of them out"
+            ));
+        }
+        if let Operands::Attach(Some(_)) = operands {
+            return Err(format!(
+                "Both option '--netns-fd {fd}' and a process id, path or name given: leave one of them out"
+            ));
+        }
+        Ok(Mode::Attach { target: Target::Descriptor(fd), userns, netns_only: self.netns_only })
     }
 
     fn plug(&mut self) -> Result<Mode, String> {
@@ -207,6 +227,8 @@ impl Builder {
             Opt::Control => c.control = Control::At(given.path("socket path")?),
             Opt::Pcap => c.pcap = Some(given.path("capture file")?),
             Opt::Pid => c.pid_file = Some(given.path("PID file")?),
+            Opt::ReadyFd => c.ready_fd = Some(given.parse("descriptor", value::own_descriptor)?),
+            Opt::ExitFd => c.exit_fd = Some(given.parse("descriptor", value::own_descriptor)?),
             Opt::ChrootFallback => c.chroot_fallback = true,
             Opt::AllowDegraded => c.lacks = Lacks::DEGRADED,
             Opt::Threads => c.threads = Some(given.parse("number of threads", value::queues)?),
@@ -320,6 +342,8 @@ impl Builder {
         match opt {
             Opt::Userns => self.userns = Some(given.path("user namespace")?),
             Opt::Netns => self.netns = Some((given.name.into(), given.value.into())),
+            Opt::UsernsFd => c.userns_fd = Some(given.parse("descriptor", value::descriptor)?),
+            Opt::NetnsFd => self.netns_fd = Some(given.parse("descriptor", value::descriptor)?),
             Opt::NetnsOnly => self.netns_only = true,
             Opt::NoNetnsQuit => c.netns_quit = false,
             Opt::NoPidns => c.pidns = false,
@@ -383,6 +407,11 @@ impl Builder {
             _ => {}
         }
     }
+}
+
+/// Where it can be opened once more.
+fn of_descriptor(fd: i32) -> PathBuf {
+    format!("/proc/self/fd/{fd}").into()
 }
 
 fn set(both: &mut PerFamily<Option<Addr>>, addr: Addr) {

@@ -85,7 +85,7 @@ pub fn command() -> clap::Command {
             .value_name("PID|PATH|NAME")
             .help("A process in the namespace, its file, or its name as in 'ip netns'")
             .value_parser(ValueParser::os_string())
-            .required_unless_present("netns"),
+            .required_unless_present_any(["netns", "netns-fd"]),
     );
     clap::Command::new("spelt")
         .version(env!("CARGO_PKG_VERSION"))

@@ -41,6 +41,7 @@ pub(super) fn defaults(personality: Personality) -> Config {
         queues: None,
         threads: None,
         migration: None,
+        userns_fd: None,
         ready_fd: None,
         exit_fd: None,
         api_socket: None,

@@ -96,6 +96,8 @@ pub enum Target {
     Path(PathBuf),
     /// As `ip netns` names it: a file in `/run/netns`.
     Name(String),
+    /// An inherited descriptor.
+    Descriptor(i32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -261,6 +263,8 @@ pub struct Config {
     pub threads: Option<u8>,
     /// The name of an option about migration, if one was given.
     pub migration: Option<&'static str>,
+    /// The inherited descriptor that `userns` of the mode names.
+    pub userns_fd: Option<i32>,
     /// An inherited descriptor: "1" is written to it when all is ready.
     pub ready_fd: Option<i32>,
     /// An inherited descriptor: when its other end hangs up, we end.

@@ -21,7 +21,13 @@ fn each_option_sets_its_value() {
     both("-l /l --log-size 40960", |c| c.log_file == Some("/l".into()) && c.log_size_bytes == 40960);
     let c = spelt("run --log-fd 5 --log-format json");
     assert_eq!((c.log_fd, c.log_format), (Some(5), LogFormat::Json));
-    assert!(refused("pasta", "--log-fd 5 1").contains("unrecognized option"));
+    for option in ["--log-fd", "--netns-fd", "--userns-fd", "--ready-fd", "--exit-fd"] {
+        assert!(refused("pasta", &format!("{option} 5 1")).contains("unrecognized option"), "{option}");
+    }
+    let c = spelt("attach --netns-fd 0 --userns-fd 5 --ready-fd 6 --exit-fd 7");
+    let userns = Some("/proc/self/fd/5".into());
+    assert_eq!(c.mode, Mode::Attach { target: Target::Descriptor(0), userns, netns_only: false });
+    assert_eq!((c.userns_fd, c.ready_fd, c.exit_fd), (Some(5), Some(6), Some(7)));
     both("-p /p -P /q", |c| c.pcap == Some("/p".into()) && c.pid_file == Some("/q".into()));
     both("-f --stats 5", |c| c.stats_secs == Some(5));
     both("--runas 5:g", |c| c.runas == Some(RunAs { user: Id::Number(5), group: Some(Id::Name("g".into())) }));
