@@ -208,8 +208,14 @@ impl Service {
                 }
                 Step::Line(line) => {
                     session.last_used = now;
-                    if let Some(reply) = answer(&line, backend) {
+                    let (reply, end) = answer(&line, backend);
+                    if let Some(reply) = reply {
                         session.reply(&reply);
+                    }
+                    if end {
+                        // The connection goes with the process. Whether it was taken, the next step finds out.
+                        let _ = session.flush();
+                        backend.quit();
                     }
                 }
             }
@@ -225,14 +231,15 @@ impl Owner {
     }
 }
 
-/// `None`: nobody wants to know.
-fn answer(line: &[u8], backend: &dyn Backend) -> Option<Vec<u8>> {
+/// `None`: nobody wants to know. True: the program is to end, when that has been said.
+fn answer(line: &[u8], backend: &dyn Backend) -> (Option<Vec<u8>>, bool) {
     if line.trim_ascii().is_empty() {
-        return None;
+        return (None, false);
     }
     let (id, request) = protocol::read(line);
+    let end = matches!(request, Ok(Request::Quit));
     let outcome = request.and_then(|request| perform(request, backend));
-    id.map(|id| protocol::write(&id, outcome))
+    (id.map(|id| protocol::write(&id, outcome)), end)
 }
 
 fn perform(request: Request, backend: &dyn Backend) -> Result<Value, Failure> {
@@ -253,10 +260,7 @@ fn perform(request: Request, backend: &dyn Backend) -> Result<Value, Failure> {
             backend.set_log_level(&wanted.level)?;
             serde_json::json!({ "level": backend.log_level() })
         }
-        Request::Quit => {
-            backend.quit();
-            serde_json::json!({})
-        }
+        Request::Quit => serde_json::json!({}),
     };
     Ok(value)
 }

@@ -71,7 +71,11 @@ impl Session {
         self.output.extend_from_slice(line);
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    /// Sends what is left of replies, as far as the client takes it.
+    ///
+    /// # Errors
+    /// `WouldBlock`; the kernel's.
+    pub fn flush(&mut self) -> io::Result<()> {
         while self.sent < self.output.len() {
             match self.stream.write(&self.output[self.sent..]) {
                 Ok(n) => self.sent += n,
