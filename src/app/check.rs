@@ -9,6 +9,7 @@ use anyhow::{Context, bail, ensure};
 use nix::unistd::{AccessFlags, eaccess};
 use socket2::{Domain, Socket, Type};
 
+use super::activation::Activated;
 use super::caller::Caller;
 use super::machine;
 use super::place::{inherited_namespaces, ns_target};
@@ -29,12 +30,14 @@ use crate::{host, logging, ns};
 /// What the start would fail with.
 pub fn check(config: &Config) -> anyhow::Result<String> {
     config.runas.as_ref().map(Identity::of).transpose().map_err(anyhow::Error::msg)?;
+    let activated = Activated::adopt(config)?;
     match &config.mode {
         Mode::Spawn { command, .. } => command.first().map_or(Ok(()), |program| executable(program))?,
         Mode::Attach { target, userns, netns_only } => {
             inherited_namespaces(config)?;
             ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?;
         }
+        Mode::Machine { .. } if activated.machine.is_some() => {}
         Mode::Machine { plug, .. } => machine::check(plug)?,
     }
     if !config.splice_only && !matches!(config.mode, Mode::Machine { .. }) {
@@ -45,11 +48,11 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
     for (option, path) in files {
         path.as_deref().map_or(Ok(()), |path| place_for_file(option, path))?;
     }
+    Caller::adopt(config)?;
     config.log_fd.map_or(Ok(()), logging::check_descriptor).map_err(anyhow::Error::msg)?;
     let network = host::read(&select(config)?)?;
     let plan = plan(config, &network, 0);
     check_source_addresses(config)?;
-    Caller::adopt(config)?;
     let forwards = forwards(config)?;
     for (_, forward) in forwards.iter().filter(|(_, f)| f.on == Side::Host) {
         interface_exists(&forward.rule, &forward.origin)?;

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use nix::unistd::{AccessFlags, eaccess};
 
+use super::activation::path_of;
 use crate::config::{Config, Personality, Plug};
 use crate::link::{Link, Socket, Tee, Vhost};
 use crate::sys::process;
-use crate::sys::service::{self, Passed};
 use crate::sys::unix::{self, Kind};
 
 /// Opened while there are files.
@@ -23,13 +23,13 @@ pub enum Plugged {
 }
 
 impl Plugged {
+    /// `passed`: where a service manager listens for us already.
+    ///
     /// # Errors
     /// A sentence.
-    pub fn open(plug: &Plug, config: &Config) -> anyhow::Result<Plugged> {
-        if let (Plug::Socket(path), Personality::Spelt) = (plug, config.personality)
-            && let Some(listener) = passed(path.as_deref())?
-        {
-            let path = listener.local_addr().ok().and_then(|a| a.as_pathname().map(PathBuf::from));
+    pub fn open(plug: &Plug, config: &Config, passed: Option<UnixListener>) -> anyhow::Result<Plugged> {
+        if let Some(listener) = passed {
+            let path = path_of(&listener);
             return Ok(Plugged::Listening(listener, path));
         }
         match plug {
@@ -124,48 +124,6 @@ fn descriptor(fd: i32) -> anyhow::Result<(OwnedFd, Kind)> {
     }
 }
 
-/// The socket at which a service manager listens for us, if it does.
-fn passed(path: Option<&Path>) -> anyhow::Result<Option<UnixListener>> {
-    let all = service::passed().map_err(|count| {
-        anyhow::anyhow!("'{count}' is no number of sockets (LISTEN_FDS): the service manager, or who plays it, sets it")
-    })?;
-    let Some(fd) = choose(&all).map_err(anyhow::Error::msg)? else { return Ok(None) };
-    if let Some(path) = path {
-        bail!(
-            "the service manager passes a socket (LISTEN_FDS), and option '--socket {}' asks for another: leave one of them \
-             out",
-            path.display()
-        );
-    }
-    let listener = service::listener(fd).map_err(|wrong| {
-        anyhow::anyhow!(
-            "descriptor {fd}, which the service manager passes (LISTEN_FDS), {wrong}: the .socket file needs \
-             ListenStream= with the path of a UNIX socket, and no Accept=yes"
-        )
-    })?;
-    listener.set_nonblocking(true).context("cannot use the socket from the service manager")?;
-    Ok(Some(listener))
-}
-
-/// The machine's among those that were passed: what is called so, or one without a name. The error is a sentence.
-fn choose(all: &[Passed]) -> Result<Option<i32>, String> {
-    let named: Vec<i32> = all.iter().filter(|p| p.name.as_deref() == Some(PASSED)).map(|p| p.fd).collect();
-    match (&*named, all) {
-        (_, []) => Ok(None),
-        ([fd], _) | ([], [Passed { fd, name: None }]) => Ok(Some(*fd)),
-        _ => {
-            let names: Vec<&str> = all.iter().map(|p| p.name.as_deref().unwrap_or("(no name)")).collect();
-            Err(format!(
-                "the service manager passes sockets that are called {} (LISTEN_FDS), and 'spelt vm' needs one that is called \
-                 '{PASSED}': say FileDescriptorName={PASSED} in its .socket file, and in no other",
-                names.join(", ")
-            ))
-        }
-    }
-}
-
-const PASSED: &str = "vm";
-
 fn cannot_listen(path: &Path) -> String {
     format!("cannot listen at the socket '{}' (option '--socket')", path.display())
 }
@@ -226,25 +184,4 @@ pub(super) fn is_stale(path: &Path) -> io::Result<bool> {
     // A datagram socket cannot be connected to a listener (EPROTOTYPE), and so is not taken for a client by who waits there.
     let connected = UnixDatagram::unbound()?.connect(path);
     Ok(connected.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_machines_socket_is_chosen_by_name() {
-        let of = |names: &[&str]| {
-            let name = |n: &&str| Some((*n).to_owned()).filter(|n| !n.is_empty());
-            let all: Vec<Passed> = (3..).zip(names).map(|(fd, n)| Passed { fd, name: name(n) }).collect();
-            choose(&all)
-        };
-        assert_eq!(
-            (of(&[]), of(&[""]), of(&["vm"]), of(&["a", "vm", ""])),
-            (Ok(None), Ok(Some(3)), Ok(Some(3)), Ok(Some(4)))
-        );
-        for names in [&["http"][..], &["", ""], &["vm", "vm"], &["a", ""]] {
-            assert!(of(names).unwrap_err().contains("FileDescriptorName=vm"), "{names:?}");
-        }
-    }
 }

@@ -6,6 +6,7 @@
 //! back). At run time: epoll_wait, epoll_ctl, read (signals), poll (the caller's end), getsockname (clients of listeners),
 //! setsockopt (`SO_LINGER`, clients that are refused), close.
 
+mod activation;
 mod api;
 mod caller;
 mod check;

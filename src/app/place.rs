@@ -1,5 +1,7 @@
 //! Where the guest is to be: what is opened while paths and descriptors mean what the caller meant.
 
+use std::os::unix::net::UnixListener;
+
 use anyhow::{Context, bail};
 use nix::sched::CloneFlags;
 
@@ -18,16 +20,18 @@ pub(super) enum Place {
 }
 
 impl Place {
+    /// `passed`: a machine's socket, from a service manager.
+    ///
     /// # Errors
     /// There is no such place.
-    pub fn open(config: &Config) -> anyhow::Result<Place> {
+    pub fn open(config: &Config, passed: Option<UnixListener>) -> anyhow::Result<Place> {
         Ok(match &config.mode {
             Mode::Spawn { userns, .. } => Place::New(userns.as_deref().map(ns::UserNamespace::open).transpose()?),
             Mode::Attach { target, userns, netns_only } => {
                 inherited_namespaces(config)?;
                 Place::Given(ns::Namespace::open(&ns_target(target), userns.as_deref(), *netns_only)?)
             }
-            Mode::Machine { plug, one_off } => Place::Machine(Plugged::open(plug, config)?, *one_off),
+            Mode::Machine { plug, one_off } => Place::Machine(Plugged::open(plug, config, passed)?, *one_off),
         })
     }
 }

@@ -19,15 +19,18 @@ pub(super) struct Doors {
 }
 
 impl Doors {
+    /// `passed`: what a service manager listens at for us.
+    ///
     /// # Errors
     /// The kernel's, for a path that the user gave.
-    pub fn open(config: &Config) -> anyhow::Result<Doors> {
-        Ok(Doors { ours: control::listen(config)?, pesto: tables::listen(config)? })
+    pub fn open(config: &Config, passed: Option<UnixListener>) -> anyhow::Result<Doors> {
+        let ours = passed.map_or_else(|| control::listen(config), |passed| Ok(Some(passed)))?;
+        Ok(Doors { ours, pesto: tables::listen(config)? })
     }
 
-    /// Descriptors that they and their clients need, if `config` asks for any.
-    pub fn descriptors(config: &Config) -> usize {
-        let ours = if control::is_wanted(config) { OURS } else { 0 };
+    /// Descriptors that they and their clients need, if `config` asks for any. `passed`: a service manager does.
+    pub fn descriptors(config: &Config, passed: bool) -> usize {
+        let ours = if passed || control::is_wanted(config) { OURS } else { 0 };
         let pesto = if config.conf_path.is_some() { pesto::DESCRIPTORS } else { 0 };
         let bells = if ours + pesto > 0 { usize::from(Config::QUEUES_MAX) } else { 0 };
         // Where there are few, flows need them more.
@@ -65,11 +68,6 @@ impl Doors {
 
 /// Clients of our socket and one that is turned away; the socket, its loop.
 const OURS: usize = service::CLIENTS_MAX + 1 + 3;
-
-/// True if rules may come that follow the other side: `auto`.
-pub(super) fn may_follow(config: &Config) -> bool {
-    control::is_wanted(config) || config.conf_path.is_some()
-}
 
 /// One thread's work, for as long as the process lives.
 pub(super) struct Servant {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use super::activation::Activated;
 use super::caller::Caller;
 use super::crew::Seat;
 use super::desk::Clerk;
@@ -19,7 +20,7 @@ use super::machine::Plugged;
 use super::place::Place;
 use super::plan::{Plan, plan};
 use super::ports::{Forwarding, Namespace};
-use super::requests::{self, Doors};
+use super::requests::Doors;
 use super::rules::{
     BoundPorts, bind, flow_descriptors, forwards, needs_low_ports, port_descriptors, reaches_inside, rules_on,
     spare_descriptors,
@@ -48,10 +49,11 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     // Not ours, and a pipe among them would keep our caller waiting; but a path may still name one of them.
     let inherited = process::open_descriptors();
     let mut caller = Caller::adopt(config)?;
-    start_log(config)?;
+    let mut activated = Activated::adopt(config)?;
+    start_log(config, &activated)?;
     let runas = config.runas.as_ref().map(Identity::of).transpose().map_err(anyhow::Error::msg)?.flatten();
     let open_files = process::raise_open_files().context("cannot raise the limit on open files")?;
-    let place = Place::open(config)?;
+    let place = Place::open(config, activated.machine.take())?;
     caller.meet_manager(config);
     process::close_descriptors(inherited);
     let files = Files::open(config)?;
@@ -69,7 +71,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let rules = Rules { inbound: rules_on(&forwards, Side::Host), outbound: rules_on(&forwards, Side::Guest) };
     let socket = if let Place::Machine(plugged, _) = &place { plugged.path() } else { None };
     let summary = Summary { socket: socket.map(PathBuf::from), ..summary(config, &network, &plan, rules) };
-    let descriptors = spare(config, reaches_inside(config, &forwards));
+    let descriptors = spare(config, activated.control.is_some(), reaches_inside(config, &forwards));
     forwards.set_budget(port_descriptors(&forwards, descriptors));
 
     let daemon =
@@ -78,13 +80,13 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let bind = || bind(&forwards, Side::Host, descriptors, &options, &mut Here);
     let Made { guest, plugged, ports, identity } = make_guest(config, &plan, place, (runas, open_files), bind)?;
     let listeners = ports.noted_in(&mut forwards);
+    let doors = Doors::open(config, activated.control)?;
     let forwarding = Forwarding {
-        host: Namespace::here(forwards.follows(Side::Host), requests::may_follow(config)),
+        host: Namespace::here(forwards.follows(Side::Host), doors.is_any()),
         guest: Namespace { sockets: Box::new(Nobody), diag: None },
         forwards,
         options,
     };
-    let doors = Doors::open(config)?;
     let api = config.api_socket.as_deref().map(|path| open_api(path, &plan)).transpose()?;
     let opened = Opened {
         plugged,
@@ -103,10 +105,10 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     serve(config, &plan, guest, opened)
 }
 
-/// Descriptors for ports and flows. `inside`: as in [`spare_descriptors`].
-fn spare(config: &Config, inside: bool) -> usize {
+/// Descriptors for ports and flows. `passed`: as in [`Doors::descriptors`]; `inside`: as in [`spare_descriptors`].
+fn spare(config: &Config, passed: bool, inside: bool) -> usize {
     let descriptors = spare_descriptors(inside, config.api_socket.is_some(), config.vhost_user)
-        .saturating_sub(Doors::descriptors(config));
+        .saturating_sub(Doors::descriptors(config, passed));
     // The first queue of the tap, and what the first worker has, are among those that are taken off.
     let more =
         usize::from(config.queues.unwrap_or(Config::QUEUES_DEFAULT) - 1) + Seat::DESCRIPTORS * (workers(config) - 1);
@@ -328,7 +330,7 @@ fn reach_inside(config: &Config, guest: &Guest, opened: &mut Opened) -> anyhow::
     broker.ready()?;
     let ports = bind(&f.forwards, Side::Guest, opened.descriptors, &f.options, &mut broker)?;
     opened.listeners.extend(ports.noted_in(&mut f.forwards));
-    if f.forwards.follows(Side::Guest) || requests::may_follow(config) {
+    if f.forwards.follows(Side::Guest) || opened.doors.is_any() {
         let level = if f.forwards.follows(Side::Guest) { log::Level::Warn } else { log::Level::Debug };
         let tell = |e: &io::Error| log::log!(level, "cannot see which ports are in use in the guest: {e}");
         f.guest.diag = broker.make_diag().and_then(host::SockDiag::new).inspect_err(tell).ok();
@@ -352,7 +354,8 @@ fn announce(config: &Config, summary: &Summary) {
     }
 }
 
-fn start_log(config: &Config) -> anyhow::Result<()> {
+fn start_log(config: &Config, activated: &Activated) -> anyhow::Result<()> {
+    let passed = activated.control_path();
     let setup = LogSetup {
         ident: config.personality.name(),
         verbosity: config.verbosity,
@@ -365,13 +368,19 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
         },
         control: match &config.control {
             Control::At(path) => Some(path),
-            Control::Default | Control::Off => None,
+            Control::Default | Control::Off => passed.as_deref(),
         },
         prefix: matches!(config.mode, Mode::Spawn { .. }),
     };
     logging::init(&setup).map_err(anyhow::Error::msg)?;
     for warning in &config.warnings {
         log::warn!("{warning}");
+    }
+    if let Some(names) = &activated.unused {
+        log::warn!(
+            "sockets from the service manager are not used (LISTEN_FDS): {names}; a control socket is called 'control' \
+             (FileDescriptorName=)"
+        );
     }
     Ok(())
 }

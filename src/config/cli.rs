@@ -294,4 +294,4 @@ Examples:
   spelt vm --one-off --socket /tmp/vm.socket -t 2222:22 --hostname guest
 
 A service manager's listening socket (LISTEN_FDS; called 'vm', or nothing)
-takes the place of --socket.";
+takes the place of --socket, and one called 'control' that of --control.";

@@ -1,6 +1,7 @@
 """Under a service manager: it is told how things are, and may listen for us."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -139,20 +140,20 @@ class Activation(Case):
             made.listen()
         return made
 
-    def argv(self, sockets, names, options):
+    def argv(self, sockets, names, options, mode="vm"):
         numbers = ",".join(str(s.fileno()) for s in sockets)
-        command = [self.lab.program.path, "vm", "-f", "-q", *options]
+        command = [self.lab.program.path, mode, "-f", "-q", *options]
         return self.lab.as_user(["/usr/bin/python3", "-c", ACTIVATE, numbers, names, *command])
 
-    def start(self, sockets, names="-", options=()):
+    def start(self, sockets, names="-", options=(), mode="vm"):
         manager = Manager(self)
         with manager.environment():
-            process = self.lab.popen(self.argv(sockets, names, options), pass_fds=[s.fileno() for s in sockets])
+            process = self.lab.popen(self.argv(sockets, names, options, mode), pass_fds=[s.fileno() for s in sockets])
         self.addCleanup(self.lab.end, process)
         return manager.message()[0]
 
-    def refused(self, *sockets, names="-", options=()):
-        done = self.lab.call(self.argv(sockets, names, options), check=False,
+    def refused(self, *sockets, names="-", options=(), mode="vm"):
+        done = self.lab.call(self.argv(sockets, names, options, mode), check=False,
                              pass_fds=[s.fileno() for s in sockets])
         self.assertEqual(done.returncode, 1, done.stderr)
         line, = done.stderr.splitlines()
@@ -216,3 +217,54 @@ class Activation(Case):
         own = self.closing(socket.socket(socket.AF_UNIX))
         own.connect(path)
         self.assert_served(own)
+
+    def ask(self, listener):
+        client = self.client(listener)
+        client.settimeout(10)
+        client.sendall(b'{"jsonrpc":"2.0","id":1,"method":"info"}\n')
+        with client.makefile("r", encoding="utf-8") as replies:
+            return json.loads(replies.readline())["result"]
+
+    def test_the_control_socket_of_each_command(self):
+        with self.lab.empty_guest() as guest:
+            for mode, options in (("vm", ()), ("run", ("--", "sleep", "20")), ("attach", (str(guest.pid),))):
+                listener = self.listener()
+                waiting = self.client(listener)
+                sockets, names = ([listener], "control") if mode != "vm" else ([self.listener(), listener], "unknown:control")
+                self.start(sockets, names, options, mode)
+                self.assertEqual(self.ask(listener)["mode"], mode)
+                if mode == "vm":
+                    self.assert_served(self.client(sockets[0]))
+                # It says so before it ends.
+                waiting.sendall(b'{"id":2,"method":"quit"}\n')
+                waiting.settimeout(10)
+                self.assertIn(b'"id":2', waiting.recv(4096))
+                self.assertEqual(waiting.recv(4096), b"")
+
+    def test_the_log_names_the_instance_by_it(self):
+        listener, path = self.listener(), self.lab.file("log")
+        self.start([listener], "control", ("-d", "--log-format", "json", "--log-file", path, "--", "sleep", "20"), "run")
+        with open(path, encoding="utf-8") as file:
+            instances = {json.loads(line)["instance"] for line in file}
+        self.assertEqual(instances, {listener.getsockname()})
+
+    def test_no_two_control_sockets(self):
+        run = {"mode": "run", "names": "control"}
+        self.assertIn("'--control /tmp/x'", self.refused(self.listener(), options=("--control", "/tmp/x", "true"), **run))
+        self.assertIn("'--control none'", self.refused(self.listener(), options=("--control", "none", "true"), **run))
+        self.assertIn("is no stream socket", self.refused(self.listener(socket.SOCK_DGRAM), options=("true",), **run))
+        twice = self.refused(self.listener(), self.listener(), names="control:control")
+        self.assertIn("passes 2 sockets that are called 'control'", twice)
+
+    def test_what_nobody_takes_is_told(self):
+        listener = self.listener()
+        done = self.lab.call(self.argv([listener], "http", ("true",), "run"), pass_fds=[listener.fileno()])
+        self.assertIn("sockets from the service manager are not used (LISTEN_FDS): http;", done.stderr)
+
+    def test_check_looks_at_them_too(self):
+        listener = self.listener()
+        done = self.lab.call(self.argv([listener], "vm", ("--check",)), pass_fds=[listener.fileno()])
+        self.assertEqual(done.stdout, "configuration is valid\n")
+        self.assertIn("'--socket /tmp/x'", self.refused(listener, options=("--check", "--socket", "/tmp/x")))
+        self.assertIn("called http", self.refused(listener, names="http", options=("--check",)))
+        self.assertIn("is no UNIX socket", self.refused(self.listener(family=socket.AF_INET), options=("--check",)))
