@@ -20,11 +20,12 @@ use super::machine::is_stale;
 use super::rules::{ephemeral_ports, only_family};
 use crate::base::{Counters, Family, Instant, Token};
 use crate::config::{Config, Control, Mode, Target};
+use crate::control::choice::Found;
 use crate::control::protocol::{
     self, BindErrors, Blame, FAILED, Failure, Filter, FlowCounts, Forward, ForwardOption, Info, NewForward, Stats,
 };
 use crate::control::service::{Backend, Owner, Service};
-use crate::flow::{Ledger, Look, Passed, View};
+use crate::flow::{Ledger, Passed, Sight};
 use crate::fwd::ports::{Ports, Spec};
 use crate::fwd::{Proto, Side};
 use crate::listen::{self, ForwardId};
@@ -252,10 +253,14 @@ impl Backend for Office {
         Ok(Stats::new(&counters, flows))
     }
 
-    fn flows(&self, filter: &Filter) -> Result<Vec<View>, Failure> {
+    fn flows(&self, filter: &Filter) -> Result<Found, Failure> {
         let filter = filter.clone();
-        let all = self.ask_all(move |engine, now| engine.views(&filter, now))?;
-        Ok(all.into_iter().flatten().collect())
+        let mut found = Found::default();
+        for of_one in self.ask_all(move |engine, now| engine.find(&filter, now))? {
+            found.total += of_one.total;
+            found.views.extend(of_one.views);
+        }
+        Ok(found)
     }
 
     fn forwards(&self) -> Result<Vec<Forward>, Failure> {
@@ -309,24 +314,24 @@ impl Backend for Office {
 }
 
 impl Engine {
-    /// Flows that `filter` takes.
-    fn views(&self, filter: &Filter, now: Instant) -> Vec<View> {
-        // Two system calls a flow: all at once only where there are few.
-        let host_ends = filter.host && (filter.port.is_some() || filter.address.is_some() || self.few_flows());
-        let look = Look { now, host_ends };
-        let tcp = self.tcp.views(&look);
-        let splice = self.splice.iter().flat_map(|splice| splice.views(&look));
-        tcp.chain(self.udp.views(&look))
-            .chain(self.icmp.views(&look))
-            .chain(splice)
-            .filter(|v| filter.takes(v))
-            .collect()
+    /// Flows that `filter` takes. Sockets are asked for those only that may be listed, if there are few, so that it does not take
+    /// longer than a turn.
+    fn find(&self, filter: &Filter, now: Instant) -> Found {
+        const FEW: usize = 2000;
+        let (mut total, mut sights) = filter.choose(self.sights(now), |sight| &sight.view);
+        if total == 0 && filter.host && (filter.port.is_some() || filter.address.is_some()) {
+            // An end that the guest does not know of.
+            let asked = self.sights(now).map(|s| if filter.may_take(&s.view) { s.with_ends(true) } else { s });
+            (total, sights) = filter.choose(asked, |sight| &sight.view);
+        }
+        let few = sights.len() <= FEW;
+        let view = |sight: Sight<'_>| if few { sight.with_ends(filter.host).view } else { sight.view };
+        Found { total, views: sights.into_iter().map(view).collect() }
     }
 
-    /// Their host's ends can be told in less than a turn.
-    fn few_flows(&self) -> bool {
-        const FEW: usize = 2000;
-        self.flows().all().iter().sum::<usize>() <= FEW
+    fn sights(&self, now: Instant) -> impl Iterator<Item = Sight<'_>> {
+        let splice = self.splice.iter().flat_map(move |splice| splice.views(now));
+        self.tcp.views(now).chain(self.udp.views(now)).chain(self.icmp.views(now)).chain(splice)
     }
 
     fn shown(&self, id: ForwardId, forward: &listen::Forward) -> Forward {

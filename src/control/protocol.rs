@@ -236,31 +236,6 @@ impl From<&View> for Flow {
     }
 }
 
-impl Filter {
-    pub fn takes(&self, v: &View) -> bool {
-        let ends = || [v.guest, v.remote].into_iter().chain(v.host.into_iter().flat_map(|(a, b)| [a, b]));
-        self.protocol.as_ref().is_none_or(|p| p == protocol_name(v.protocol))
-            && self.state.as_ref().is_none_or(|s| s == v.state)
-            && self.port.is_none_or(|port| ends().any(|e| e.port == port))
-            && self.address.is_none_or(|a| ends().any(|e| e.addr.to_ip() == a))
-    }
-
-    /// Of flows that it takes: in order, as many as there may be; and how many there were.
-    pub fn list(&self, mut views: Vec<View>) -> Flows {
-        let total = views.len();
-        match self.sort {
-            Sort::Bytes => {
-                views.sort_by_key(|v| std::cmp::Reverse(v.traffic.from_guest.bytes + v.traffic.to_guest.bytes));
-            }
-            Sort::Age => views.sort_by_key(|v| std::cmp::Reverse(v.age)),
-            Sort::Idle => views.sort_by_key(|v| v.idle),
-            Sort::Port => views.sort_by_key(|v| (v.guest.port, v.remote.port)),
-        }
-        views.truncate(self.limit.unwrap_or(Filter::LIMIT).min(Filter::LIMIT_MAX));
-        Flows { total, flows: views.iter().map(Flow::from).collect() }
-    }
-}
-
 /// A rule in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {

@@ -27,11 +27,11 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use serde_json::Value;
 
+use super::choice::Found;
 use super::metrics;
 use super::protocol::{self, Failure, Filter, Forward, Info, NewForward, Request, Stats};
 use super::session::{Session, Step};
 use crate::base::{Clock, Instant};
-use crate::flow::View;
 use crate::sys::unix;
 
 /// Clients at a time.
@@ -54,11 +54,11 @@ pub trait Backend {
     /// A worker does not answer.
     fn stats(&self) -> Result<Stats, Failure>;
 
-    /// Every flow that `filter` takes, in no order.
+    /// Of the flows that `filter` takes, those it may list, in no order.
     ///
     /// # Errors
     /// A worker does not answer.
-    fn flows(&self, filter: &Filter) -> Result<Vec<View>, Failure>;
+    fn flows(&self, filter: &Filter) -> Result<Found, Failure>;
 
     /// # Errors
     /// A worker does not answer.

@@ -25,5 +25,5 @@ pub use ledger::{Ledger, Passed, Via};
 pub use ready::{Pending, Ready};
 pub use slab::Slab;
 pub use table::{Heir, Id, Table};
-pub use view::{Amount, Look, Protocol, Traffic, View};
+pub use view::{Amount, Protocol, Sight, Traffic, View};
 pub use wheel::Wheel;

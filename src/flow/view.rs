@@ -71,7 +71,7 @@ impl View {
         (guest, remote): (Endpoint, Endpoint),
         (born, last_used): (Instant, Instant),
         state: &'static str,
-        look: &Look,
+        now: Instant,
     ) -> View {
         View {
             protocol,
@@ -80,8 +80,8 @@ impl View {
             host: None,
             by_guest: false,
             state,
-            age: look.now.since(born),
-            idle: look.now.since(last_used),
+            age: now.since(born),
+            idle: now.since(last_used),
             traffic: Traffic::default(),
             rtt: None,
             resent: 0,
@@ -90,17 +90,26 @@ impl View {
     }
 }
 
-/// What an engine is asked for.
-#[derive(Clone, Copy, Debug)]
-pub struct Look {
-    pub now: Instant,
-    /// Ask the kernel for the ends of the hosts' sockets: two system calls a flow.
-    pub host_ends: bool,
+/// A flow as it is looked at, with sockets that know more: asking them costs two system calls each.
+#[derive(Clone, Debug)]
+pub struct Sight<'a> {
+    pub view: View,
+    /// The host's.
+    pub host: Option<&'a Socket>,
+    /// Of a spliced flow that knows it by its socket only: the client's.
+    pub client: Option<&'a Socket>,
 }
 
-impl Look {
-    /// The ends of a socket, if they are asked for and known.
-    pub fn ends(&self, socket: &Socket) -> Option<(Endpoint, Endpoint)> {
-        if self.host_ends { socket::ends(socket) } else { None }
+impl Sight<'_> {
+    /// With what the client's socket knows, and if wanted the host's.
+    #[must_use]
+    pub fn with_ends(mut self, host: bool) -> Self {
+        if let Some((own, client)) = self.client.take().and_then(socket::ends) {
+            (self.view.guest, self.view.remote) = (client, own);
+        }
+        if host {
+            self.view.host = self.host.and_then(socket::ends);
+        }
+        self
     }
 }

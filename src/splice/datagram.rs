@@ -13,7 +13,7 @@ use super::listen::Listener;
 use super::stream::{CLIENT, TARGET};
 use super::{Config, First, Namespaces};
 use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{Amount, Id, KeySecret, Ledger, Look, Protocol, Ready, Slab, Table, Traffic, Via, View, Wheel};
+use crate::flow::{Amount, Id, KeySecret, Ledger, Protocol, Ready, Sight, Slab, Table, Traffic, Via, View, Wheel};
 use crate::fwd::Side;
 use crate::sys::dgram::{self, Inbox};
 use crate::sys::iov::Gather;
@@ -109,9 +109,8 @@ impl Datagrams {
         self.flows.len()
     }
 
-    pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
-        let look = *look;
-        self.flows.iter().map(move |(_, key, flow)| flow.view(key, &look))
+    pub fn views(&self, now: Instant) -> impl Iterator<Item = Sight<'_>> {
+        self.flows.iter().map(move |(_, key, flow)| flow.view(key, now))
     }
 
     pub fn passed(&self, sums: &mut Ledger) {
@@ -334,19 +333,19 @@ impl Datagrams {
 }
 
 impl Flow {
-    fn view(&self, key: &Key, look: &Look) -> View {
+    fn view(&self, key: &Key, now: Instant) -> Sight<'_> {
         let state = match self.turns {
             0 => "one-way",
             1 => "answered",
             _ => "both-ways",
         };
-        View {
-            host: look.ends(&self.sockets[TARGET]),
+        let view = View {
             by_guest: key.origin == Side::Guest,
             traffic: Traffic { from_guest: self.sent[CLIENT], to_guest: self.sent[TARGET] },
             waits_for: self.queued.contains(&true).then_some("turn"),
-            ..View::new(Protocol::UdpSplice, (key.client, key.local), (self.born, self.last_used), state, look)
-        }
+            ..View::new(Protocol::UdpSplice, (key.client, key.local), (self.born, self.last_used), state, now)
+        };
+        Sight { view, host: Some(&self.sockets[TARGET]), client: None }
     }
 
     /// To the target, and back.

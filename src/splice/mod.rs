@@ -65,7 +65,7 @@ use mio::Registry;
 use socket2::Socket;
 
 use crate::base::{Counters, DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{Id, KeySecret, Ledger, Look, Pending, Ready, Via, View, Wheel};
+use crate::flow::{Id, KeySecret, Ledger, Pending, Ready, Sight, Via, Wheel};
 use crate::fwd::Side;
 use crate::sys::sockets::Sockets;
 use datagram::Datagrams;
@@ -242,8 +242,8 @@ impl Splice {
     }
 
     /// Every flow.
-    pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
-        self.streams.views(look).chain(self.datagrams.views(look))
+    pub fn views(&self, now: Instant) -> impl Iterator<Item = Sight<'_>> {
+        self.streams.views(now).chain(self.datagrams.views(now))
     }
 
     /// Adds what has come by forwards.

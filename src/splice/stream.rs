@@ -10,7 +10,7 @@ use socket2::Socket;
 use super::lane::{Lane, Means, Stop};
 use super::pace::Pace;
 use crate::base::{Addr, Counters, DropReason, Endpoint, Instant, Kind, Token};
-use crate::flow::{Amount, Id, Ledger, Look, Protocol, Ready, Slab, Traffic, Via, View, Wheel};
+use crate::flow::{Amount, Id, Ledger, Protocol, Ready, Sight, Slab, Traffic, Via, View, Wheel};
 use crate::sys::sockets::{Sockets, Transport, Wanted};
 use crate::sys::{is_exhaustion, socket, sockopt, watch};
 
@@ -281,9 +281,8 @@ impl Streams {
         }
     }
 
-    pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
-        let look = *look;
-        self.flows.iter().map(move |(_, flow)| flow.view(&look))
+    pub fn views(&self, now: Instant) -> impl Iterator<Item = Sight<'_>> {
+        self.flows.iter().map(move |(_, flow)| flow.view(now))
     }
 
     pub fn passed(&self, sums: &mut Ledger) {
@@ -303,16 +302,14 @@ impl Streams {
 }
 
 impl Flow {
-    fn view(&self, look: &Look) -> View {
+    fn view(&self, now: Instant) -> Sight<'_> {
         let nobody = Endpoint::new(Addr::unspecified(self.target.addr.family()), 0);
-        let (remote, client) = look.ends(&self.sockets[CLIENT]).unwrap_or((self.target, nobody));
         let state = match (self.connecting, self.shut) {
             (true, _) => "connecting",
             (false, [false, false]) => "established",
             (false, _) => "half-closed",
         };
-        View {
-            host: look.ends(&self.sockets[TARGET]),
+        let view = View {
             traffic: Traffic { from_guest: self.sent[CLIENT], to_guest: self.sent[TARGET] },
             waits_for: if self.queued {
                 Some("turn")
@@ -321,8 +318,9 @@ impl Flow {
             } else {
                 None
             },
-            ..View::new(Protocol::TcpSplice, (client, remote), (self.born, self.last_used), state, look)
-        }
+            ..View::new(Protocol::TcpSplice, (nobody, self.target), (self.born, self.last_used), state, now)
+        };
+        Sight { view, host: Some(&self.sockets[TARGET]), client: Some(&self.sockets[CLIENT]) }
     }
 
     /// To the target, and back.

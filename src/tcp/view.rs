@@ -2,13 +2,12 @@
 
 use super::conn::State;
 use super::*;
-use crate::flow::{Look, Protocol, View};
+use crate::flow::{Protocol, Sight, View};
 
 impl Tcp {
     /// Every connection.
-    pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
-        let look = *look;
-        self.flows.iter().map(move |(_, key, flow)| flow.view(key, &look))
+    pub fn views(&self, now: Instant) -> impl Iterator<Item = Sight<'_>> {
+        self.flows.iter().map(move |(_, key, flow)| flow.view(key, now))
     }
 
     /// Adds what has come by forwards.
@@ -30,17 +29,17 @@ impl Flow {
         (self.traffic.to_guest.bytes, self.traffic.from_guest.bytes)
     }
 
-    fn view(&self, key: &FlowKey, look: &Look) -> View {
+    fn view(&self, key: &FlowKey, now: Instant) -> Sight<'_> {
         let times = (self.born, self.conn.last_heard());
-        View {
-            host: self.socket.as_ref().and_then(|socket| look.ends(socket)),
+        let view = View {
             by_guest: self.by_guest,
             traffic: self.traffic,
             rtt: self.conn.rtt(),
             resent: self.resent,
             waits_for: self.waits_for(),
-            ..View::new(Protocol::Tcp, (key.guest, key.remote), times, self.state(), look)
-        }
+            ..View::new(Protocol::Tcp, (key.guest, key.remote), times, self.state(), now)
+        };
+        Sight { view, host: self.socket.as_ref(), client: None }
     }
 
     /// As netstat(8) names it, seen from here.

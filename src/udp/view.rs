@@ -2,13 +2,13 @@
 
 use super::flow::{Flow, Side};
 use super::*;
-use crate::flow::{Look, Protocol, Via, View};
+use crate::base::Instant;
+use crate::flow::{Protocol, Sight, Via, View};
 
 impl Udp {
     /// Every flow.
-    pub fn views(&self, look: &Look) -> impl Iterator<Item = View> + '_ {
-        let look = *look;
-        self.table.iter().map(move |(_, key, flow)| flow.view(key, &look))
+    pub fn views(&self, now: Instant) -> impl Iterator<Item = Sight<'_>> {
+        self.table.iter().map(move |(_, key, flow)| flow.view(key, now))
     }
 
     /// Adds what has come by forwards.
@@ -25,13 +25,13 @@ impl Udp {
 }
 
 impl Flow {
-    fn view(&self, key: &FlowKey, look: &Look) -> View {
-        View {
-            host: look.ends(&self.socket),
+    fn view(&self, key: &FlowKey, now: Instant) -> Sight<'_> {
+        let view = View {
             by_guest: self.started_by == Side::Guest,
             traffic: self.traffic,
             waits_for: self.queued.then_some("turn or link"),
-            ..View::new(Protocol::Udp, (key.guest, key.remote), (self.born, self.last_used), self.state(), look)
-        }
+            ..View::new(Protocol::Udp, (key.guest, key.remote), (self.born, self.last_used), self.state(), now)
+        };
+        Sight { view, host: Some(&self.socket), client: None }
     }
 }

@@ -35,8 +35,8 @@ impl Backend for Fake {
         Ok(Stats::new(&Counters::default(), FlowCounts::default()))
     }
 
-    fn flows(&self, _: &Filter) -> Result<Vec<View>, Failure> {
-        Ok(Vec::new())
+    fn flows(&self, _: &Filter) -> Result<Found, Failure> {
+        Ok(Found::default())
     }
 
     fn forwards(&self) -> Result<Vec<Forward>, Failure> {
