@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::args::FlowOptions;
 use super::client::Client;
+use super::screen::Screen;
 use super::table::{self, Table};
 use crate::control::protocol::{Flow, Flows, Info, Stats};
 
@@ -34,25 +35,43 @@ fn once(flows: &Flows, host: bool) -> String {
 
 /// Until the instance ends or the user has seen enough.
 fn watch(client: &mut Client, options: &FlowOptions, json: bool, period: Duration) -> anyhow::Result<()> {
+    let mut screen = if json || table::size().is_none() { None } else { Some(Screen::open()?) };
     let mut before = Seen::default();
     loop {
-        let size = table::size();
+        let size = table::size().filter(|_| screen.is_some());
         let mut filter = options.filter();
-        // Those that come into view later have a rate from the start.
-        filter.limit = Some(options.limit.unwrap_or(crate::control::protocol::Filter::LIMIT_MAX));
+        let shown = options.limit.or(size.map(|(_, lines)| lines.saturating_sub(HEAD)));
+        filter.limit = shown.map(|shown| shown * AHEAD);
         let value = client.ask("flows.list", serde_json::to_value(&filter)?)?;
         if json {
             super::print(&format!("{value}\n"))?;
         } else {
             let flows: Flows = serde_json::from_value(value)?;
             let now = Seen::of(&flows);
-            let text = page(client, &flows, options, (&before, &now), size)?;
-            super::print(&text)?;
+            let text = page(client, &flows, options, (&before, &now), (shown, size))?;
+            match &screen {
+                Some(screen) => screen.draw(&text)?,
+                None => super::print(&text)?,
+            }
             before = now;
         }
-        std::thread::sleep(period);
+        let more = match &mut screen {
+            Some(screen) => screen.wait(period)?,
+            None => {
+                std::thread::sleep(period);
+                true
+            }
+        };
+        if !more {
+            return Ok(());
+        }
     }
 }
+
+/// Lines before the first flow.
+const HEAD: usize = 4;
+/// As many are asked for as are shown, times this: those that come into view soon have a rate from the start.
+const AHEAD: usize = 3;
 
 /// One screen: a line about the instance, one about all flows, and as many of them as fit.
 fn page(
@@ -60,18 +79,13 @@ fn page(
     flows: &Flows,
     options: &FlowOptions,
     seen: (&Seen, &Seen),
-    size: Option<(usize, usize)>,
+    (most, size): (Option<usize>, Option<(usize, usize)>),
 ) -> anyhow::Result<String> {
     let info: Info = ask(client, "info")?;
     let stats: Stats = ask(client, "stats.get")?;
-    let lines = options.limit.or(size.map(|(_, rows)| rows.saturating_sub(4))).unwrap_or(usize::MAX);
     let rates = Rates::between(seen.0, seen.1);
-    let shown = &flows.flows[..flows.flows.len().min(lines)];
+    let shown = &flows.flows[..flows.flows.len().min(most.unwrap_or(usize::MAX))];
     let mut text = String::new();
-    if size.is_some() {
-        // Home, and clear what was there.
-        text.push_str("\x1b[H\x1b[2J");
-    }
     let width = size.map(|(columns, _)| columns);
     let mut head = Table::new(&[]);
     head.row([format!(
@@ -145,6 +159,9 @@ fn table(flows: &[Flow], host: bool, rates: Option<&Rates>) -> Table {
     head.push("WAITS FOR");
     let mut table = Table::new(&head);
     table.right(&[5, 6, 7, 8, 9, 10]);
+    // Whoever asks for the ends on the host wants them first.
+    table.give_up(if host { &[10, 8, 9, 7, 12] } else { &[10, 8, 9, 7] });
+    table.shorten(if host { &[1, 3, 11] } else { &[1, 3] });
     for f in flows {
         let (from, to) = match rates {
             Some(rates) => rates.0.get(&key(f)).copied().unwrap_or_default(),

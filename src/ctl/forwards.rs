@@ -12,6 +12,7 @@ pub fn table(value: &Value) -> anyhow::Result<String> {
     let columns = ["ID", "FROM", "PROTO", "PORTS", "OPEN", "HITS", "TO GUEST", "FROM GUEST", "ASKED FOR BY"];
     let mut table = Table::new(&columns);
     table.right(&[0, 4, 5, 6, 7]);
+    table.shorten(&[3]);
     let mut errors = String::new();
     for f in &all.forwards {
         let (from, proto) = match f.option {

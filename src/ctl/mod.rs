@@ -9,6 +9,7 @@ mod client;
 mod flows;
 mod forwards;
 mod instances;
+mod screen;
 mod table;
 
 use std::ffi::OsString;
@@ -104,18 +105,49 @@ fn show(
     print(&if json { format!("{value}\n") } else { text(&value)? })
 }
 
-/// An object, a line a member.
+/// An object, a line a member, those of members with their names in front. What is too long for the terminal goes on below.
 fn pairs(value: &Value) -> String {
+    let mut all = Vec::new();
+    flatten("", value, &mut all);
+    let names = all.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let room = table::width().map(|width| width.saturating_sub(names + 2)).filter(|room| *room > 0);
     let mut table = Table::new(&[]);
-    for (name, value) in value.as_object().into_iter().flatten() {
-        let text = match value {
-            Value::String(text) => text.clone(),
-            Value::Null => "-".into(),
-            other => other.to_string(),
-        };
-        table.row([name.clone(), text]);
+    for (name, text) in all {
+        for (nth, part) in table::wrapped(&text, room.unwrap_or(usize::MAX)).into_iter().enumerate() {
+            table.row([if nth == 0 { name.clone() } else { String::new() }, part]);
+        }
     }
-    table.render(None)
+    table.render(table::width())
+}
+
+fn flatten(name: &str, value: &Value, all: &mut Vec<(String, String)>) {
+    let text = match value {
+        Value::Object(members) => {
+            for (member, value) in members {
+                let whole = if name.is_empty() { member.clone() } else { format!("{name}.{member}") };
+                flatten(&whole, value, all);
+            }
+            return;
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            for item in items {
+                all.push((name.into(), item.to_string()));
+            }
+            return;
+        }
+        Value::Array(items) if items.is_empty() => "-".into(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        other => plain(other),
+    };
+    all.push((name.into(), text));
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".into(),
+        other => other.to_string(),
+    }
 }
 
 fn stats(value: &Value, all: bool) -> anyhow::Result<String> {

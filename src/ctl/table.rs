@@ -1,4 +1,5 @@
-//! Tables of text: columns as wide as what stands in them, the last one cut to the terminal.
+//! Tables of text: columns as wide as what stands in them. Where the terminal is narrower, some are left out, some shortened in
+//! their middle, and the last one cut.
 
 /// Rows of cells.
 #[derive(Debug, Default)]
@@ -7,6 +8,10 @@ pub struct Table {
     rows: Vec<Vec<String>>,
     /// Columns of numbers.
     right: Vec<usize>,
+    /// Columns to leave out where there is no room, one after the other.
+    least: Vec<usize>,
+    /// Columns whose middle may go.
+    elastic: Vec<usize>,
 }
 
 impl Table {
@@ -19,6 +24,16 @@ impl Table {
         self.right = columns.to_vec();
     }
 
+    /// These columns are left out, one after the other, where there is no room.
+    pub fn give_up(&mut self, columns: &[usize]) {
+        self.least = columns.to_vec();
+    }
+
+    /// What stands in these columns may lose its middle where there is no room.
+    pub fn shorten(&mut self, columns: &[usize]) {
+        self.elastic = columns.to_vec();
+    }
+
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().map(|cell| plain(&cell)).collect());
     }
@@ -27,22 +42,19 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// Lines, with the head first if there is one. `width`: longer lines are cut.
+    /// Lines, with the head first if there is one. `width`: none is longer.
     pub fn render(&self, width: Option<usize>) -> String {
-        let all = || std::iter::once(&self.head).filter(|h| !h.is_empty()).chain(&self.rows);
-        let columns = all().map(Vec::len).max().unwrap_or(0);
-        let widest = |column: usize| {
-            all().filter_map(|row| row.get(column)).map(|cell: &String| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(widest).collect();
+        let shown = self.layout(width.unwrap_or(usize::MAX));
         let mut text = String::new();
-        for row in all() {
+        for row in self.all() {
             let mut line = String::new();
-            for (column, cell) in row.iter().enumerate() {
-                let pad = " ".repeat(widths[column] - cell.chars().count());
-                let gap = if column == 0 { "" } else { "  " };
+            for (nth, (column, room)) in shown.iter().enumerate() {
+                let Some(cell) = row.get(*column) else { continue };
+                let cell = without_middle(cell, *room);
+                let pad = " ".repeat(room - cell.chars().count());
+                let gap = if nth == 0 { "" } else { "  " };
                 let (before, after) =
-                    if self.right.contains(&column) { (pad, String::new()) } else { (String::new(), pad) };
+                    if self.right.contains(column) { (pad, String::new()) } else { (String::new(), pad) };
                 line.push_str(&format!("{gap}{before}{cell}{after}"));
             }
             let line = line.trim_end();
@@ -57,6 +69,65 @@ impl Table {
         }
         text
     }
+
+    fn all(&self) -> impl Iterator<Item = &Vec<String>> {
+        std::iter::once(&self.head).filter(|h| !h.is_empty()).chain(&self.rows)
+    }
+
+    /// The columns that are shown, and how wide each is.
+    fn layout(&self, width: usize) -> Vec<(usize, usize)> {
+        let columns = self.all().map(Vec::len).max().unwrap_or(0);
+        let widest = |column: usize| {
+            self.all().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let mut shown: Vec<(usize, usize)> = (0..columns).map(|column| (column, widest(column))).collect();
+        let spare = |room: usize| room.saturating_sub(ELASTIC_MIN);
+        let elastic = |shown: &[(usize, usize)]| {
+            shown.iter().filter(|(c, _)| self.elastic.contains(c)).map(|(_, room)| spare(*room)).sum::<usize>()
+        };
+        let needed = |shown: &[(usize, usize)]| shown.iter().map(|(_, room)| room + 2).sum::<usize>().saturating_sub(2);
+        for least in &self.least {
+            if needed(&shown) <= width.saturating_add(elastic(&shown)) {
+                break;
+            }
+            shown.retain(|(column, _)| column != least);
+        }
+        while needed(&shown) > width {
+            let widest = shown.iter_mut().filter(|(c, room)| self.elastic.contains(c) && spare(*room) > 0);
+            match widest.max_by_key(|(_, room)| *room) {
+                Some((_, room)) => *room -= 1,
+                None => break,
+            }
+        }
+        shown
+    }
+}
+
+/// An IPv4 address with its port, and its like.
+const ELASTIC_MIN: usize = 21;
+
+/// The beginning, and the end, which of an address with a port says most.
+fn without_middle(text: &str, room: usize) -> String {
+    let len = text.chars().count();
+    if len <= room {
+        return text.to_owned();
+    }
+    let end = room.saturating_sub(1) / 2;
+    let begin = room.saturating_sub(1) - end;
+    let (head, tail): (String, String) = (text.chars().take(begin).collect(), text.chars().skip(len - end).collect());
+    format!("{head}…{tail}")
+}
+
+/// In parts of at most `room` characters, whole words where there are any.
+pub fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut rest: Vec<char> = text.chars().collect();
+    while rest.len() > room {
+        let at = rest[..room].iter().rposition(|c| matches!(c, ' ' | ',')).map_or(room, |at| at + 1);
+        parts.push(rest.drain(..at).collect::<String>().trim_end().to_owned());
+    }
+    parts.push(rest.into_iter().collect());
+    parts
 }
 
 /// Nothing that a terminal would obey.
@@ -110,6 +181,33 @@ mod tests {
         assert_eq!(table.render(None), "NAME          N\na           100\nlonger [2J    7\n");
         assert_eq!(table.render(Some(8)), "NAME   …\na      …\nlonger …\n");
         assert_eq!(Table::new(&[]).render(None), "");
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_what_says_most() {
+        let mut table = Table::new(&["NAME", "ADDRESS", "A", "B", "LAST"]);
+        table.give_up(&[3, 2]);
+        table.shorten(&[1]);
+        table.row(["tcp", "[2001:db8:1234:5678:9abc:def0:1:2]:40000", "1 us", "2", "guest's window"].map(Into::into));
+        let whole = "NAME  ADDRESS                                   A     B  LAST\n\
+                     tcp   [2001:db8:1234:5678:9abc:def0:1:2]:40000  1 us  2  guest's window\n";
+        assert_eq!(table.render(Some(80)), whole);
+        let last = |width| table.render(Some(width)).lines().last().unwrap().to_owned();
+        assert_eq!(last(60), "tcp   [2001:db8:1234…ef0:1:2]:40000  1 us  2  guest's window");
+        let narrow = format!("NAME  {:<22}  LAST\ntcp   [2001:db8:1…1:2]:40000  guest's window\n", "ADDRESS");
+        assert_eq!(table.render(Some(44)), narrow);
+        for width in 1..80 {
+            let text = table.render(Some(width));
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{text}");
+        }
+    }
+
+    #[test]
+    fn long_values_go_on_below() {
+        assert_eq!(wrapped("one two,three", usize::MAX), ["one two,three"]);
+        assert_eq!(wrapped("one two,three", 8), ["one two,", "three"]);
+        assert_eq!(wrapped("abcdefg", 3), ["abc", "def", "g"]);
+        assert_eq!(wrapped("", 3), [""]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! The controlling terminal's foreground process group.
+//! The controlling terminal: its foreground process group, its size, and single keys of it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
 /// A terminal whose foreground process group is ours.
@@ -47,4 +48,30 @@ pub fn size(fd: &impl AsFd) -> Option<(usize, usize)> {
     // SAFETY: the request writes one `winsize`, which `size` is.
     let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
     (done == 0 && size.ws_col > 0).then(|| (size.ws_col.into(), size.ws_row.into()))
+}
+
+/// While it lives, the terminal on standard input gives keys one by one and does not show them.
+#[derive(Debug)]
+pub struct Keys(Termios);
+
+impl Keys {
+    /// `None`: there is no terminal, or it is somebody else's now.
+    pub fn take() -> Option<Keys> {
+        let input = io::stdin();
+        if tcgetpgrp(&input) != Ok(getpgrp()) {
+            return None;
+        }
+        let before = tcgetattr(&input).ok()?;
+        let mut now = before.clone();
+        now.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
+        tcsetattr(&input, SetArg::TCSANOW, &now).ok()?;
+        Some(Keys(before))
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        // What was typed in between is for nobody.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &self.0);
+    }
 }
