@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     let argv0 = args.next().unwrap_or_else(|| "spelt".into());
     let args: Vec<_> = args.collect();
     match config::own_word(&argv0, &args) {
-        Some(("ctl" | "list", _)) => return ExitCode::from(ctl::main(args)),
+        Some(("ctl" | "list" | "complete", _)) => return ExitCode::from(ctl::main(args)),
         Some(("doctor", rest)) => return ExitCode::from(doctor::main(rest)),
         _ => {}
     }

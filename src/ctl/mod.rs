@@ -6,6 +6,7 @@
 
 mod args;
 mod client;
+mod complete;
 mod flows;
 mod forwards;
 mod instances;
@@ -22,9 +23,14 @@ use args::{Ctl, ForwardCommand, List, What};
 use client::Client;
 use table::Table;
 
-/// Runs `spelt ctl` or `spelt list` with these arguments, the first of which is its name, and returns the exit status: 0, or
+/// Runs `spelt ctl`, `spelt list` or `spelt complete` with these arguments, the first of which is its name, and returns the exit status: 0, or
 /// 1 if it was refused or could not be asked, or 2 if the command line is wrong.
 pub fn main(args: Vec<OsString>) -> u8 {
+    if args.first().is_some_and(|name| name == "complete") {
+        // A shell that has given up is nobody to tell.
+        let _ = print(&complete::lines(&args[1..]));
+        return 0;
+    }
     let list = args.first().is_some_and(|name| name == "list");
     let done = if list { args::parse::<List>("list", args).map(|list| self::list(&list)) } else { ctl(args) };
     match done {
