@@ -11,6 +11,7 @@ pub mod name;
 pub mod ndp;
 mod packet;
 pub mod pcap;
+pub mod pcapng;
 mod tcp_options;
 pub mod vnet;
 
