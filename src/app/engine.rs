@@ -401,7 +401,15 @@ impl Engine {
     /// Goes on without the link, if there is one: with the ways from loopback to loopback. False: there is none.
     pub fn unplug(&mut self) -> bool {
         self.link_has_more = false;
+        self.hand_in_captures();
         matches!(std::mem::replace(&mut self.link, Link::None), Link::Tap(_))
+    }
+
+    /// Hands in what was recorded in a turn that did not come to its end.
+    pub(super) fn hand_in_captures(&mut self) {
+        if let Some(tee) = self.link.tee() {
+            tee.flush();
+        }
     }
 
     /// The guest's namespace has no process left: see [`Link::abandon`].
@@ -409,12 +417,16 @@ impl Engine {
         self.link.abandon();
     }
 
+    /// What is counted where frames of the guest are dealt with.
+    pub(super) fn counted(&self) -> [&Counters; 5] {
+        let (tcp, udp, icmp) = (self.tcp.counters(), self.udp.counters(), self.icmp.counters());
+        [&self.counters, tcp, udp, icmp, self.reassembly.counters()]
+    }
+
     /// What this worker has counted.
     pub(super) fn own_counters(&self) -> Counters {
-        let mut all = self.counters.clone();
-        for part in [self.tcp.counters(), self.udp.counters(), self.icmp.counters(), self.reassembly.counters()] {
-            all.add(part);
-        }
+        let mut all = Counters::default();
+        self.counted().iter().for_each(|part| all.add(part));
         self.splice.iter().for_each(|s| all.add(s.counters()));
         (all.frames_to_guest, all.bytes_to_guest) = self.link.sent();
         all.drop_many(DropReason::LinkFull, self.link.lost());

@@ -5,11 +5,14 @@ use std::io;
 use arrayvec::ArrayVec;
 
 use super::engine::Engine;
-use crate::base::{DropReason, Instant, Mac};
+use crate::base::{Counters, DropReason, Instant, Mac};
 use crate::fwd::Nat;
 use crate::guest::{Facts, Frame, L2};
 use crate::link::{FRAMES, Input};
 use crate::wire::{self, Packet, Parsed, TcpFlags, Transport};
+
+/// Segments of one flow, in order.
+type Run<'a> = ArrayVec<(Packet, Frame<'a>), FRAMES>;
 
 impl Engine {
     /// One pass over the link's input.
@@ -26,42 +29,86 @@ impl Engine {
 
     /// Frames of the guest, from the link or from another worker.
     pub(super) fn pass<'a>(&mut self, frames: impl Iterator<Item = Frame<'a>>, now: Instant) {
-        let mut run: ArrayVec<(Packet, Frame<'a>), FRAMES> = ArrayVec::new();
+        let recording = self.link.tee().is_some_and(|tee| tee.is_recording());
+        let mut run = Run::new();
         for frame in frames {
             let parsed = wire::parse(frame.head, frame.len());
             let last = run.last().map(|(last, _)| last);
             if let Some(worker) = self.led_elsewhere(&parsed, last) {
-                self.hand_over(worker, &frame);
+                let outcome = self.hand_over(worker, &frame);
+                if recording && outcome.is_err() {
+                    self.show(&frame, &parsed, |_| outcome.err());
+                }
                 continue;
             }
-            self.counters.frames_from_guest += 1;
-            self.counters.bytes_from_guest += frame.len() as u64;
-            let packet = match parsed {
-                Ok(Parsed::Ip(packet)) => packet,
-                Ok(other) => {
-                    self.not_whole(&other, &frame, now);
-                    continue;
-                }
-                Err(reason) => {
-                    self.counters.drop(reason);
-                    continue;
-                }
-            };
-            if let Transport::Tcp(_) = packet.transport {
-                if run.is_full() || run.last().is_some_and(|(last, _)| !same_flow(last, &packet)) {
-                    self.tcp_run(&mut run, now);
-                }
-                if self.admit(&packet, &frame) {
-                    run.push((packet, frame));
-                }
+            if recording {
+                self.show(&frame, &parsed, |engine| engine.deal_with_alone(frame, &parsed, now));
             } else {
-                self.datagram(&packet, &frame, now);
+                self.deal_with(frame, &parsed, &mut run, now);
             }
         }
         self.tcp_run(&mut run, now);
         self.udp.flush(&Facts { now, l2: &self.l2, nat: &self.nat }, &mut self.link);
         self.guest_may_be_found(now);
         self.pass_ends();
+    }
+
+    /// A frame that is ours. A segment joins the run; it is dealt with when the run ends.
+    fn deal_with<'a>(
+        &mut self,
+        frame: Frame<'a>,
+        parsed: &Result<Parsed, DropReason>,
+        run: &mut Run<'a>,
+        now: Instant,
+    ) {
+        self.counters.frames_from_guest += 1;
+        self.counters.bytes_from_guest += frame.len() as u64;
+        let packet = match parsed {
+            Ok(Parsed::Ip(packet)) => packet,
+            Ok(other) => return self.not_whole(other, &frame, now),
+            Err(reason) => return self.counters.drop(*reason),
+        };
+        if let Transport::Tcp(_) = packet.transport {
+            if run.is_full() || run.last().is_some_and(|(last, _)| !same_flow(last, packet)) {
+                self.tcp_run(run, now);
+            }
+            if self.admit(packet, &frame) {
+                run.push((*packet, frame));
+            }
+        } else {
+            self.datagram(packet, &frame, now);
+        }
+    }
+
+    /// The same, to the end, to see why it was dropped, if it was.
+    fn deal_with_alone(
+        &mut self,
+        frame: Frame<'_>,
+        parsed: &Result<Parsed, DropReason>,
+        now: Instant,
+    ) -> Option<DropReason> {
+        let before = self.counted().map(Counters::refused);
+        let mut run = Run::new();
+        self.deal_with(frame, parsed, &mut run, now);
+        self.tcp_run(&mut run, now);
+        self.udp.flush(&Facts { now, l2: &self.l2, nat: &self.nat }, &mut self.link);
+        self.counted().iter().zip(before).find_map(|(counters, before)| counters.refused_since(before))
+    }
+
+    /// Has a frame recorded, with what `deal` says of it.
+    fn show(
+        &mut self,
+        frame: &Frame<'_>,
+        parsed: &Result<Parsed, DropReason>,
+        deal: impl FnOnce(&mut Engine) -> Option<DropReason>,
+    ) {
+        if let Some(tee) = self.link.tee() {
+            tee.dealing_with(frame, parsed);
+        }
+        let reason = deal(self);
+        if let Some(tee) = self.link.tee() {
+            tee.dealt_with(reason);
+        }
     }
 
     /// See [`Engine::elsewhere`]; what follows a packet of ours is ours.
@@ -74,7 +121,10 @@ impl Engine {
         }
     }
 
-    fn tcp_run(&mut self, run: &mut ArrayVec<(Packet, Frame<'_>), FRAMES>, now: Instant) {
+    fn tcp_run(&mut self, run: &mut Run<'_>, now: Instant) {
+        if run.is_empty() {
+            return;
+        }
         let facts = Facts { now, l2: &self.l2, nat: &self.nat };
         self.tcp.from_guest(run, &facts, &mut self.link, &mut self.timers);
         run.clear();

@@ -38,7 +38,7 @@ pub fn links(
         Some(tap) if !tap.fds.is_empty() => {
             let on = tap.offloads;
             let caps = Caps { csum: on.csum, tso: on.vnet_header, uso: on.uso, mtu };
-            let link = |fds| Link::Tap(Tap::new(fds, on.vnet_header, caps, tee.sibling()));
+            let link = |fds| Link::Tap(Box::new(Tap::new(fds, on.vnet_header, caps, tee.sibling())));
             deal(tap.fds, workers).into_iter().map(link).collect()
         }
         _ => (0..workers).map(|_| Link::None).collect(),

@@ -54,14 +54,15 @@ impl Engine {
         }
     }
 
-    /// Gives a frame to another worker.
-    pub(super) fn hand_over(&mut self, worker: usize, frame: &Frame<'_>) {
+    /// Gives a frame to another worker. `Err`: it is lost.
+    pub(super) fn hand_over(&mut self, worker: usize, frame: &Frame<'_>) -> Result<(), DropReason> {
         if self.crew.as_mut().is_some_and(|crew| crew.pack(worker, frame)) {
-            return;
+            return Ok(());
         }
         self.counters.frames_from_guest += 1;
         self.counters.bytes_from_guest += frame.len() as u64;
         self.counters.drop(DropReason::OtherWorker);
+        Err(DropReason::OtherWorker)
     }
 
     /// A packet that came in fragments goes on to whoever has its flow.

@@ -92,10 +92,20 @@ drop_reasons! {
     LinkFull => "link_full",
 }
 
+impl DropReason {
+    /// It says why the frame of the guest was dropped that is dealt with; others are of frames to the guest, or of earlier ones.
+    fn is_of_present_frame(self) -> bool {
+        !matches!(self, DropReason::LinkFull | DropReason::FragmentTimeout)
+    }
+}
+
 /// Counts by [`DropReason`], and totals. Plain numbers: one owner, no atomics.
 #[derive(Clone, Debug)]
 pub struct Counters {
     drops: [u64; DropReason::ALL.len()],
+    /// How often a frame of the guest was dropped while it was dealt with, and why the last one was.
+    refused: u64,
+    last_refused: Option<DropReason>,
     pub frames_from_guest: u64,
     pub bytes_from_guest: u64,
     pub frames_to_guest: u64,
@@ -106,6 +116,8 @@ impl Default for Counters {
     fn default() -> Self {
         Counters {
             drops: [0; DropReason::ALL.len()],
+            refused: 0,
+            last_refused: None,
             frames_from_guest: 0,
             bytes_from_guest: 0,
             frames_to_guest: 0,
@@ -121,6 +133,19 @@ impl Counters {
 
     pub fn drop_many(&mut self, reason: DropReason, count: u64) {
         self.drops[reason as usize] += count;
+        if reason.is_of_present_frame() {
+            self.refused += count;
+            self.last_refused = Some(reason);
+        }
+    }
+
+    /// Why a frame of the guest was dropped since [`Counters::refused`] was this.
+    pub fn refused_since(&self, before: u64) -> Option<DropReason> {
+        self.last_refused.filter(|_| self.refused != before)
+    }
+
+    pub fn refused(&self) -> u64 {
+        self.refused
     }
 
     pub fn dropped(&self, reason: DropReason) -> u64 {

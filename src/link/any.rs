@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use super::socket::Gone;
-use super::{Accepted, Batch, Card, Socket, Talk, Tap, Vhost, Watch};
+use super::{Accepted, Batch, Card, Socket, Talk, Tap, Tee, Vhost, Watch};
 use crate::base::Instant;
 use crate::guest::{Areas, Caps, Fill, LinkFull, Room, ToGuest};
 use crate::wire::Offload;
@@ -13,7 +13,7 @@ use crate::wire::checksum::Sum;
 /// The link of this instance.
 #[derive(Debug)]
 pub enum Link {
-    Tap(Tap),
+    Tap(Box<Tap>),
     Socket(Box<Socket>),
     Vhost(Box<Vhost>),
     /// Rings that another thread's link lends to this one, or none now.
@@ -58,6 +58,17 @@ impl Link {
     /// True unless there is no way for frames, now or later.
     pub fn exists(&self) -> bool {
         !matches!(self, Link::None)
+    }
+
+    /// What its frames pass; without a link there are none.
+    pub fn tee(&mut self) -> Option<&mut Tee> {
+        match self {
+            Link::Tap(tap) => Some(tap.tee()),
+            Link::Socket(socket) => Some(socket.tee()),
+            Link::Vhost(card) => Some(card.tee()),
+            Link::Card(card) => Some(card.tee()),
+            Link::None => None,
+        }
     }
 
     /// What to poll for frames, or for what the other end has to say, now.

@@ -6,7 +6,8 @@
 //! headers and payload frame by frame and queues nothing; a [`Socket`] gathers them and sends many in one call; a [`Vhost`]
 //! has payload received into the guest's own memory. One that takes no more says so at once ([`crate::guest::LinkFull`],
 //! [`crate::guest::Room`]) and later, by an event, when it does. A frame that is refused for another reason is lost as on a
-//! wire. The capture, if there is one, records what crosses this line, and ends at its first failure.
+//! wire. Captures record what crosses this line: that of the
+//! command line ends at its first failure, for others see [`recording`].
 //!
 //! Limits: [`FRAMES`] a pass; frames of up to 64 KiB; 1 MiB for the batch and payload on its way out: 1 MiB too.
 //!
@@ -22,6 +23,7 @@ mod capture;
 mod door;
 mod framing;
 mod outbox;
+pub mod recording;
 mod socket;
 mod tap;
 mod tee;

@@ -280,6 +280,10 @@ impl Socket {
         }
     }
 
+    pub fn tee(&mut self) -> &mut Tee {
+        &mut self.tee
+    }
+
     /// Frames and bytes that it took.
     pub fn sent(&self) -> (u64, u64) {
         self.tee.sent()

@@ -154,6 +154,10 @@ impl Tap {
         let _ = crate::sys::tun::make_persistent(&self.fds[0]);
     }
 
+    pub fn tee(&mut self) -> &mut Tee {
+        &mut self.tee
+    }
+
     /// Ends a loop turn.
     pub fn flush(&mut self) {
         self.tee.flush();

@@ -1,14 +1,20 @@
-//! What each frame passes that crosses the link: the capture, the log, the count.
+//! What each frame passes that crosses the link: the captures, the log, the count.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::recording::Recorder;
 use super::{Capture, trace};
+use crate::base::DropReason;
+use crate::guest::Frame;
+use crate::wire::Parsed;
 
 /// Watches a link's two directions, or a worker's part of them.
 #[derive(Debug, Default)]
 pub struct Tee {
     /// One file for all workers.
     capture: Option<Arc<Mutex<Capture>>>,
+    /// This worker's, of captures that came later.
+    recorders: Vec<Recorder>,
     frames_to_guest: u64,
     bytes_to_guest: u64,
 }
@@ -29,9 +35,40 @@ impl Tee {
         self.capture.as_ref().map(|c| c.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// True if payload is recorded: frames are to be shown whole.
-    pub fn wants_payload(&self) -> bool {
+    /// Frames of the guest are to be shown whole.
+    pub fn wants_whole(&self) -> bool {
         self.capture.is_some()
+    }
+
+    /// Frames to the guest are to be shown with their payload. It may change between two turns.
+    pub fn wants_payload(&self) -> bool {
+        self.capture.is_some() || self.is_recording()
+    }
+
+    pub fn is_recording(&self) -> bool {
+        !self.recorders.is_empty()
+    }
+
+    /// From now on.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.recorders.push(recorder);
+    }
+
+    /// Hands in what belongs to this capture, and leaves it.
+    pub fn leave(&mut self, id: u64) {
+        for mut recorder in self.recorders.extract_if(.., |recorder| recorder.id() == id) {
+            recorder.flush();
+        }
+    }
+
+    /// A frame of the guest that is dealt with now.
+    pub fn dealing_with(&mut self, frame: &Frame<'_>, parsed: &Result<Parsed, DropReason>) {
+        self.recorders.iter_mut().for_each(|recorder| recorder.from_guest(frame.head, frame.rest, parsed));
+    }
+
+    /// What became of it. `Some`: it was dropped.
+    pub fn dealt_with(&mut self, reason: Option<DropReason>) {
+        self.recorders.iter_mut().for_each(|recorder| recorder.dealt_with(reason));
     }
 
     pub fn from_guest(&mut self, frame: &[u8]) {
@@ -51,6 +88,7 @@ impl Tee {
         if let Some(mut c) = self.capture() {
             c.record(&[head, payload]);
         }
+        self.recorders.iter_mut().for_each(|recorder| recorder.to_guest(head, payload));
         self.to_guest_in_part(head, payload.len());
     }
 
@@ -65,6 +103,9 @@ impl Tee {
     pub fn flush(&mut self) {
         if let Some(mut c) = self.capture() {
             c.flush();
+        }
+        if self.is_recording() {
+            self.recorders.retain_mut(Recorder::flush);
         }
     }
 

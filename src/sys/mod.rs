@@ -19,6 +19,7 @@ pub mod landlock;
 pub mod memory;
 pub mod netlink;
 pub mod netns;
+pub mod output;
 pub mod pidfd;
 pub mod probe;
 pub mod process;

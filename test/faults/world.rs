@@ -195,7 +195,7 @@ impl Nic {
             Link::Socket(Box::new(Socket::connected(OwnedFd::from(ours), Kind::Datagram, MTU, Tee::default())))
         } else {
             let caps = Caps { csum: false, tso: false, uso: false, mtu: MTU };
-            Link::Tap(Tap::new(vec![ours.into()], false, caps, Tee::default()))
+            Link::Tap(Box::new(Tap::new(vec![ours.into()], false, caps, Tee::default())))
         };
         (link, Nic::Frames(guest))
     }

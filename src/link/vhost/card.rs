@@ -165,7 +165,7 @@ impl Card {
     }
 
     fn receive_from(&mut self, queue: usize, batch: &mut Batch, left: &mut usize) -> Result<(), Broken> {
-        let whole = self.tee.wants_payload();
+        let whole = self.tee.wants_whole();
         let (queue, memory, log) = self.rings.parts(queue);
         let discard = !queue.runs();
         let Some(ring) = &mut queue.ring else { return Ok(()) };
@@ -271,6 +271,10 @@ impl Card {
         self.rings.publish(self.outlet);
         self.tee.flush();
         if self.rings.memory.is_lost() { Err(Gone) } else { Ok(()) }
+    }
+
+    pub fn tee(&mut self) -> &mut Tee {
+        &mut self.tee
     }
 
     /// Frames and bytes that it took.
@@ -418,7 +422,8 @@ impl ToGuest for Card {
 
     fn commit(&mut self, head: &[u8], len: usize, offload: Offload) -> Result<(), LinkFull> {
         let mut payload = Vec::new();
-        if self.tee.wants_payload() {
+        let shown = self.tee.wants_payload();
+        if shown {
             self.rings.queues[self.outlet].supply.copy(&self.rings.memory, len, &mut payload);
         }
         let header = header(head, offload);
@@ -426,10 +431,10 @@ impl ToGuest for Card {
         if !supply.commit(&mut from, header, head, len) {
             return Err(LinkFull);
         }
-        if payload.is_empty() {
-            self.tee.to_guest_in_part(head, len);
-        } else {
+        if shown {
             self.tee.to_guest(head, &payload);
+        } else {
+            self.tee.to_guest_in_part(head, len);
         }
         Ok(())
     }

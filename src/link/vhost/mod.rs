@@ -239,6 +239,10 @@ impl Vhost {
         self.card.is_stuck()
     }
 
+    pub fn tee(&mut self) -> &mut Tee {
+        self.card.tee()
+    }
+
     /// See [`Card::sent`].
     pub fn sent(&self) -> (u64, u64) {
         self.card.sent()
