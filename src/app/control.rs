@@ -3,6 +3,7 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -14,15 +15,18 @@ use nix::sys::stat::umask;
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::captures::Archive;
 use super::desk::{Clerk, Unattended};
 use super::engine::Engine;
 use super::machine::is_stale;
 use super::rules::{ephemeral_ports, only_family};
 use crate::base::{Counters, Family, Instant, Token};
 use crate::config::{Config, Control, Mode, Target};
+use crate::control::capture::{Capture, CaptureOptions, Captures};
 use crate::control::choice::Found;
 use crate::control::protocol::{
-    self, BindErrors, Blame, FAILED, Failure, Filter, FlowCounts, Forward, ForwardOption, Info, NewForward, Stats,
+    self, BindErrors, Blame, CaptureCounts, FAILED, Failure, Filter, FlowCounts, Forward, ForwardOption, Info,
+    NewForward, Stats,
 };
 use crate::control::service::{Backend, Owner, Service};
 use crate::flow::{Ledger, Passed, Sight};
@@ -118,8 +122,9 @@ pub(super) struct Controller {
 }
 
 /// The workers, and what is known from the start.
-struct Office {
+pub(super) struct Office {
     clerks: Vec<Clerk>,
+    pub(super) archive: Archive,
     started: std::time::Instant,
     info: Info,
     config: Value,
@@ -132,11 +137,17 @@ impl Controller {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn new(listener: UnixListener, config: &Config, clerks: Vec<Clerk>, summary: &str) -> io::Result<Controller> {
+    pub fn new(
+        listener: UnixListener,
+        config: &Config,
+        (clerks, archive): (Vec<Clerk>, Archive),
+        summary: &str,
+    ) -> io::Result<Controller> {
         let office = Office {
             started: std::time::Instant::now(),
             info: info(config, clerks.len()),
             clerks,
+            archive,
             config: serde_json::from_str(summary).unwrap_or_default(),
             only: only_family(config),
             ephemeral: ephemeral_ports(),
@@ -195,7 +206,7 @@ fn info(config: &Config, workers: usize) -> Info {
 
 impl Office {
     /// Of every worker.
-    fn ask_all<T: Send + 'static>(
+    pub(super) fn ask_all<T: Send + 'static>(
         &self,
         job: impl Fn(&mut Engine, Instant) -> T + Clone + Send + 'static,
     ) -> Result<Vec<T>, Failure> {
@@ -250,7 +261,7 @@ impl Backend for Office {
             flows.tcp_splice += n.spliced_tcp;
             flows.udp_splice += n.spliced_udp;
         }
-        Ok(Stats::new(&counters, flows))
+        Ok(Stats::new(&counters, flows, CaptureCounts::of(&self.archive.recordings)))
     }
 
     fn flows(&self, filter: &Filter) -> Result<Found, Failure> {
@@ -293,6 +304,18 @@ impl Backend for Office {
     fn delete_forwards(&self, ids: Vec<u64>) -> Result<(), Failure> {
         self.ask_first(move |engine, _| engine.delete_all(&ids))?
             .map_err(|blamed| refusal("no forward was deleted: there are no such forwards", blamed))
+    }
+
+    fn captures(&self) -> Captures {
+        self.all_captures()
+    }
+
+    fn start_capture(&self, options: CaptureOptions, output: Option<OwnedFd>) -> Result<Capture, Failure> {
+        self.begin_capture(options, output)
+    }
+
+    fn stop_captures(&self, ids: Vec<u64>) -> Result<Captures, Failure> {
+        self.end_captures(&ids)
     }
 
     fn log_level(&self) -> &'static str {
@@ -385,7 +408,7 @@ impl From<Unattended> for Failure {
     }
 }
 
-fn refusal(message: &str, data: Vec<Blame>) -> Failure {
+pub(super) fn refusal(message: &str, data: Vec<Blame>) -> Failure {
     Failure { code: FAILED, message: message.into(), data }
 }
 

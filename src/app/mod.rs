@@ -9,6 +9,7 @@
 mod activation;
 mod api;
 mod caller;
+mod captures;
 mod check;
 pub mod control;
 mod crew;

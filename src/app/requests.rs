@@ -3,11 +3,13 @@
 use std::io;
 use std::os::unix::net::UnixListener;
 
+use super::captures;
 use super::control::{self, Controller};
 use super::desk::Clerk;
 use super::tables::{self, Changer};
 use crate::config::Config;
 use crate::control::{pesto, service};
+use crate::link::recording::{RECORDINGS_MAX, Recordings};
 use crate::sys::process;
 
 /// Opened while there are files.
@@ -49,25 +51,30 @@ impl Doors {
     pub fn servants(
         self,
         config: &Config,
+        interface: &str,
         clerks: Vec<Clerk>,
         summary: &str,
         inside: bool,
-    ) -> io::Result<Vec<Servant>> {
-        let mut servants = Vec::new();
+    ) -> io::Result<(Vec<Servant>, Option<Recordings>)> {
+        let (mut servants, mut recordings) = (Vec::new(), None);
         if let Some((listener, clerk)) = self.pesto.zip(clerks.first().cloned()) {
             let changer = Changer::new(listener, config, clerk, inside)?;
             servants.push(Servant { name: "pesto", socket: "--conf-path", serve: Box::new(|| changer.run()) });
         }
         if let Some(listener) = self.ours {
-            let controller = Controller::new(listener, config, clerks, summary)?;
+            let (archive, writer) = captures::open(config, interface)?;
+            recordings = Some(archive.recordings.clone());
+            let controller = Controller::new(listener, config, (clerks, archive), summary)?;
+            servants.push(Servant { name: "captures", socket: "--control", serve: Box::new(|| writer.run()) });
             servants.push(Servant { name: "control", socket: "--control", serve: Box::new(|| controller.run()) });
         }
-        Ok(servants)
+        Ok((servants, recordings))
     }
 }
 
-/// Clients of our socket and one that is turned away; the socket, its loop.
-const OURS: usize = service::CLIENTS_MAX + 1 + 3;
+/// Clients of our socket, what each of them may have sent, and one that is turned away; the socket, its loop; captures and what
+/// wakes their writer.
+const OURS: usize = service::CLIENTS_MAX * 2 + 1 + 3 + RECORDINGS_MAX + 1;
 
 /// One thread's work, for as long as the process lives.
 pub(super) struct Servant {
@@ -80,7 +87,7 @@ pub(super) struct Servant {
 impl Servant {
     pub fn work(self) {
         if let Err(e) = (self.serve)() {
-            log::error!("the socket of '{}' is not served any more: {e}", self.socket);
+            log::error!("thread '{}' for the socket of '{}' cannot go on: {e}", self.name, self.socket);
         }
     }
 }

@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 
 use super::activation::Activated;
 use super::caller::Caller;
+use super::captures;
 use super::crew::Seat;
 use super::desk::Clerk;
 use super::engine::{Common, Engine, Parts, Protocols};
@@ -222,8 +223,8 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     let (mut engine, others, doors, clerks) =
         engine(config, plan, tap, local, opened).context("cannot set up the event loop")?;
     let json = summary.json(env!("CARGO_PKG_VERSION"), Some(std::process::id()));
-    let servants = doors.servants(config, clerks, &json, local.is_some());
-    let servants = servants.context("cannot set up the threads for requests")?;
+    let servants = doors.servants(config, &plan.interface.name, clerks, &json, local.is_some());
+    let (servants, recordings) = servants.context("cannot set up the threads for requests")?;
     supervisor.register(&mut engine)?;
     let role = role(config);
     let params = sandbox::Params {
@@ -259,6 +260,7 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     caller.ready();
     let served = supervisor.run(&mut engine);
     caller.ending();
+    captures::finish(&mut engine, recordings.as_ref());
     let status = served?;
     report(&engine.counters());
     Ok(status)

@@ -38,6 +38,10 @@ pub fn text(info: &Info, stats: &Stats) -> String {
     for drops in &stats.drops {
         let _ = writeln!(out, "spelt_dropped_frames_total{{reason=\"{}\"}} {}", drops.reason, drops.count);
     }
+    let captures = &stats.captures;
+    gauge(&mut out, "captures", None, "Captures there are now.", captures.running as f64);
+    counter(&mut out, "captured_frames", "Frames that captures have recorded.", captures.frames);
+    counter(&mut out, "capture_lost_frames", "Frames that a capture could not record.", captures.lost);
     out.push_str("# EOF\n");
     out
 }
@@ -53,6 +57,11 @@ fn head(out: &mut String, name: &str, kind: &str, unit: Option<&str>, help: &str
 fn gauge(out: &mut String, name: &str, unit: Option<&str>, help: &str, value: f64) {
     head(out, name, "gauge", unit, help);
     let _ = writeln!(out, "spelt_{name} {value}");
+}
+
+fn counter(out: &mut String, name: &str, help: &str, value: u64) {
+    head(out, name, "counter", None, help);
+    let _ = writeln!(out, "spelt_{name}_total {value}");
 }
 
 /// Two counters: `name` with a direction each.
@@ -72,7 +81,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::base::{Counters, DropReason};
-    use crate::control::protocol::FlowCounts;
+    use crate::control::protocol::{CaptureCounts, FlowCounts};
 
     #[test]
     fn exposition() {
@@ -89,7 +98,8 @@ mod tests {
             uptime_seconds: 1.5,
             workers: 2,
         };
-        let text = text(&info, &Stats::new(&counters, FlowCounts { tcp: 4, ..FlowCounts::default() }));
+        let captures = CaptureCounts { running: 1, frames: 20, lost: 2 };
+        let text = text(&info, &Stats::new(&counters, FlowCounts { tcp: 4, ..FlowCounts::default() }, captures));
         for line in [
             "spelt_build_info{program=\"spelt\",version=\"0.1\",mode=\"run\"} 1",
             "# UNIT spelt_uptime_seconds seconds",
@@ -99,6 +109,9 @@ mod tests {
             "spelt_guest_bytes_total{direction=\"to_guest\"} 400",
             "spelt_flows{protocol=\"tcp\"} 4",
             "spelt_dropped_frames_total{reason=\"arp\"} 1",
+            "spelt_captures 1",
+            "spelt_captured_frames_total 20",
+            "spelt_capture_lost_frames_total 2",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }

@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::capture::{CaptureOptions, Stopped};
 use crate::base::{Counters, DropReason, Endpoint};
 use crate::flow::{Protocol, View};
+use crate::link::recording;
 
 /// What [`Info::protocol`] says. It grows when something is taken away or means something else; what is added does not count.
 pub const VERSION: u32 = 1;
@@ -20,6 +22,10 @@ pub enum Request {
     Forwards,
     AddForwards(Rules),
     DeleteForwards(Deleted),
+    Captures,
+    /// Into the descriptor that came with it.
+    StartCapture(CaptureOptions),
+    StopCaptures(Stopped),
     LogLevel,
     SetLogLevel(Level),
     Quit,
@@ -128,6 +134,23 @@ pub struct Stats {
     pub flows: FlowCounts,
     /// Every reason, those that have not occurred included.
     pub drops: Vec<Drops>,
+    #[serde(default)]
+    pub captures: CaptureCounts,
+}
+
+/// Of all captures of this instance, those included that have ended.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct CaptureCounts {
+    pub running: usize,
+    pub frames: u64,
+    pub lost: u64,
+}
+
+impl CaptureCounts {
+    pub fn of(recordings: &recording::Recordings) -> CaptureCounts {
+        let recording::Counts { frames, lost, .. } = recordings.counts();
+        CaptureCounts { running: recordings.running().len(), frames, lost }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -147,7 +170,7 @@ pub struct Drops {
 }
 
 impl Stats {
-    pub fn new(counters: &Counters, flows: FlowCounts) -> Stats {
+    pub fn new(counters: &Counters, flows: FlowCounts, captures: CaptureCounts) -> Stats {
         let drops = DropReason::ALL.iter().map(|reason| Drops {
             reason: reason.name().into(),
             meaning: reason.meaning().into(),
@@ -160,6 +183,7 @@ impl Stats {
             bytes_to_guest: counters.bytes_to_guest,
             flows,
             drops: drops.collect(),
+            captures,
         }
     }
 }
@@ -340,6 +364,9 @@ fn request(mut object: serde_json::Map<String, Value>) -> Result<Request, Failur
         "forward.list" => without(params, Request::Forwards),
         "forward.add" => params.read().map(Request::AddForwards),
         "forward.delete" => params.read().map(Request::DeleteForwards),
+        "capture.list" => without(params, Request::Captures),
+        "capture.start" => params.read().map(Request::StartCapture),
+        "capture.stop" => params.read().map(Request::StopCaptures),
         "log.get" => without(params, Request::LogLevel),
         "log.set" => params.read().map(Request::SetLogLevel),
         "quit" => without(params, Request::Quit),

@@ -11,15 +11,15 @@
 //!
 //! *A client* has one request in work at a time: while it does not take its reply, nothing is read from it.
 //!
-//! *Timers*: one, while all places are taken. *Limits*: [`CLIENTS_MAX`] clients; when there are more, whoever has been silent for longest goes, if that
-//! was [`SILENT`], and else the newcomer waits in the listen queue. A request is shorter than
-//! [`super::session::LINE_BYTES_MAX`].
+//! *Timers*: one, while all places are taken. *Limits*: [`CLIENTS_MAX`] clients; when there are more, whoever has been silent
+//! for longest goes, if that was [`SILENT`], and else the newcomer waits in the listen queue. A request is shorter than
+//! [`super::session::LINE_BYTES_MAX`]. A client may send a descriptor, which a capture is to be written to: one is kept of each.
 //!
-//! System calls: accept4, getsockopt (`SO_PEERCRED`), epoll_ctl, epoll_wait, recvfrom, write,
-//! close; futex (workers' answers).
+//! System calls: accept4, getsockopt (`SO_PEERCRED`), epoll_ctl, epoll_wait, recvmsg, write,
+//! fstat, fcntl (`F_GETFL`), close; futex (workers' answers).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use serde_json::Value;
 
+use super::capture::{Capture, CaptureOptions, Captures};
 use super::choice::Found;
 use super::metrics;
 use super::protocol::{self, Failure, Filter, Forward, Info, NewForward, Request, Stats};
@@ -75,6 +76,20 @@ pub trait Backend {
     /// # Errors
     /// Which of them there is not.
     fn delete_forwards(&self, ids: Vec<u64>) -> Result<(), Failure>;
+
+    /// Those that have not ended.
+    fn captures(&self) -> Captures;
+
+    /// # Errors
+    /// There is nothing to write to, or it is not fit for that; the options make no sense; there are too many; the guest has no
+    /// interface.
+    fn start_capture(&self, options: CaptureOptions, output: Option<OwnedFd>) -> Result<Capture, Failure>;
+
+    /// Ends all that are named, or none; no name: all. What they came to.
+    ///
+    /// # Errors
+    /// Which of them there is not.
+    fn stop_captures(&self, ids: Vec<u64>) -> Result<Captures, Failure>;
 
     fn log_level(&self) -> &'static str;
 
@@ -208,7 +223,7 @@ impl Service {
                 }
                 Step::Line(line) => {
                     session.last_used = now;
-                    let (reply, end) = answer(&line, backend);
+                    let (reply, end) = answer(&line, &mut session.descriptor, backend);
                     if let Some(reply) = reply {
                         session.reply(&reply);
                     }
@@ -231,18 +246,18 @@ impl Owner {
     }
 }
 
-/// `None`: nobody wants to know. True: the program is to end, when that has been said.
-fn answer(line: &[u8], backend: &dyn Backend) -> (Option<Vec<u8>>, bool) {
+/// `descriptor`: one that the client has sent. `None`: nobody wants to know. True: the program is to end, when that has been said.
+fn answer(line: &[u8], descriptor: &mut Option<OwnedFd>, backend: &dyn Backend) -> (Option<Vec<u8>>, bool) {
     if line.trim_ascii().is_empty() {
         return (None, false);
     }
     let (id, request) = protocol::read(line);
     let end = matches!(request, Ok(Request::Quit));
-    let outcome = request.and_then(|request| perform(request, backend));
+    let outcome = request.and_then(|request| perform(request, descriptor, backend));
     (id.map(|id| protocol::write(&id, outcome)), end)
 }
 
-fn perform(request: Request, backend: &dyn Backend) -> Result<Value, Failure> {
+fn perform(request: Request, descriptor: &mut Option<OwnedFd>, backend: &dyn Backend) -> Result<Value, Failure> {
     let value = match request {
         Request::Info => json(&backend.info()),
         Request::Config => backend.config(),
@@ -255,6 +270,9 @@ fn perform(request: Request, backend: &dyn Backend) -> Result<Value, Failure> {
             backend.delete_forwards(deleted.ids)?;
             serde_json::json!({})
         }
+        Request::Captures => json(&backend.captures()),
+        Request::StartCapture(options) => json(&backend.start_capture(options, descriptor.take())?),
+        Request::StopCaptures(stopped) => json(&backend.stop_captures(stopped.ids)?),
         Request::LogLevel => serde_json::json!({ "level": backend.log_level() }),
         Request::SetLogLevel(wanted) => {
             backend.set_log_level(&wanted.level)?;

@@ -1,9 +1,11 @@
-//! One client of the control socket: lines that come in pieces, and replies that leave in pieces.
+//! One client of the control socket: lines that come in pieces, perhaps with a descriptor, and replies that leave in pieces.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use crate::base::Instant;
+use crate::sys::fdpass;
 
 /// A longer line is no request.
 pub const LINE_BYTES_MAX: usize = 64 << 10;
@@ -14,6 +16,8 @@ const ROOM_BYTES: usize = 16 << 10;
 pub struct Session {
     stream: UnixStream,
     input: Vec<u8>,
+    /// The last one that came: with the beginning of a request that needs one, or before.
+    pub descriptor: Option<OwnedFd>,
     output: Vec<u8>,
     /// Bytes of the output that the socket has taken.
     sent: usize,
@@ -34,7 +38,15 @@ pub enum Step {
 impl Session {
     /// `stream` is non-blocking.
     pub fn new(stream: UnixStream, now: Instant) -> Session {
-        Session { stream, input: Vec::new(), output: Vec::new(), sent: 0, ended: false, last_used: now }
+        Session {
+            stream,
+            input: Vec::new(),
+            descriptor: None,
+            output: Vec::new(),
+            sent: 0,
+            ended: false,
+            last_used: now,
+        }
     }
 
     /// The next request. One at a time: while a reply is on its way no other is read.
@@ -56,10 +68,12 @@ impl Session {
                 return if self.input.is_empty() { Step::Gone } else { Step::Line(std::mem::take(&mut self.input)) };
             }
             let mut room = [0; ROOM_BYTES];
-            match self.stream.read(&mut room) {
-                Ok(0) => self.ended = true,
-                Ok(n) => self.input.extend_from_slice(&room[..n]),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            match fdpass::recv_one_now(self.stream.as_fd(), &mut room) {
+                Ok((0, _)) => self.ended = true,
+                Ok((n, descriptor)) => {
+                    self.input.extend_from_slice(&room[..n]);
+                    self.descriptor = descriptor.or(self.descriptor.take());
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Step::Wait,
                 Err(_) => return Step::Gone,
             }
@@ -91,6 +105,8 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     fn pair() -> (Session, UnixStream) {
@@ -110,6 +126,29 @@ mod tests {
         assert_eq!(session.step(), Step::Wait);
         client.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!((session.step(), session.step()), (Step::Line(b"thr".into()), Step::Gone));
+    }
+
+    #[test]
+    fn the_last_descriptor_is_kept() {
+        let (mut session, client) = pair();
+        let ends: Vec<_> = (0..2).map(|_| nix::unistd::pipe().unwrap()).collect();
+        for (_, write) in &ends {
+            fdpass::send(client.as_fd(), b"request\n", Some(write.as_fd())).unwrap();
+        }
+        fdpass::send(client.as_fd(), b"another\n", None).unwrap();
+        let steps: Vec<_> = (0..4).map(|_| session.step()).collect();
+        let line = |text: &[u8]| Step::Line(text.into());
+        assert_eq!(steps, [line(b"request"), line(b"request"), line(b"another"), Step::Wait]);
+        let mut kept = std::fs::File::from(session.descriptor.take().unwrap());
+        drop(session);
+        kept.write_all(b"x").unwrap();
+        drop(kept);
+        let (mut got, mut lost) = (Vec::new(), Vec::new());
+        for ((read, write), text) in ends.into_iter().zip([&mut lost, &mut got]) {
+            drop(write);
+            std::fs::File::from(read).read_to_end(text).unwrap();
+        }
+        assert_eq!((got.as_slice(), lost.as_slice()), (&b"x"[..], &b""[..]));
     }
 
     #[test]

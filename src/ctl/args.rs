@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::control::capture::CaptureOptions;
 use crate::control::protocol::{Filter, ForwardOption, NewForward, Sort};
 
 /// Ask a running instance what it does, and change it
@@ -51,6 +53,11 @@ pub enum What {
     Forward {
         #[command(subcommand)]
         command: ForwardCommand,
+    },
+    /// Record frames of the guest's interface, as pcapng
+    Capture {
+        #[command(subcommand)]
+        command: CaptureCommand,
     },
     /// Show or change how much is logged
     Log {
@@ -184,6 +191,66 @@ impl PortOptions {
     }
 }
 
+#[derive(Debug, Subcommand)]
+pub enum CaptureCommand {
+    /// Show the captures that are running
+    #[command(visible_alias = "ls")]
+    List,
+    /// Record into a file until 'stop', the limit, or the end of the instance
+    Start {
+        /// Created, or overwritten; or a FIFO that is being read
+        file: PathBuf,
+        #[command(flatten)]
+        frames: FrameOptions,
+    },
+    /// Record to standard output, for 'tshark -r -' or a file, until its reader ends, or this program
+    Stream {
+        #[command(flatten)]
+        frames: FrameOptions,
+    },
+    /// End captures by their ids, as 'list' shows them: all that are given, or none; without ids, all
+    Stop {
+        #[arg(value_name = "ID")]
+        ids: Vec<u64>,
+    },
+}
+
+/// All that are given must hold.
+#[derive(Debug, Args)]
+pub struct FrameOptions {
+    /// Record frames of this protocol only: tcp, udp, icmp or arp
+    #[arg(short, long, value_parser = ["tcp", "udp", "icmp", "arp"])]
+    protocol: Option<String>,
+    /// ... with this address at either end
+    #[arg(long, value_name = "ADDRESS", alias = "address")]
+    host: Option<IpAddr>,
+    /// ... with this TCP or UDP port at either end
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// ... between these two ends, as 'flows' shows them: ADDRESS:PORT each
+    #[arg(short, long, value_names = ["END", "END"], num_args = 2)]
+    flow: Vec<SocketAddr>,
+    /// Record so many bytes of each frame [default: all]
+    #[arg(short, long, value_name = "BYTES")]
+    snaplen: Option<u32>,
+    /// End before the output would have more than so many bytes
+    #[arg(short, long, value_name = "BYTES")]
+    limit: Option<u64>,
+}
+
+impl FrameOptions {
+    pub fn capture(&self) -> CaptureOptions {
+        CaptureOptions {
+            protocol: self.protocol.clone(),
+            address: self.host,
+            port: self.port,
+            flow: <[SocketAddr; 2]>::try_from(self.flow.as_slice()).ok(),
+            snaplen: self.snaplen,
+            limit: self.limit,
+        }
+    }
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "give a number of seconds".to_string())?;
     if (0.1..=3600.0).contains(&value) { Ok(value) } else { Err("give 0.1 to 3600 seconds".into()) }
@@ -218,7 +285,9 @@ Examples:
   spelt ctl flows --watch
   spelt ctl -i 1234 flows --protocol tcp --port 443 --host
   spelt ctl forward add -t 8080:80 -u 5353:53
-  spelt ctl forward del 3";
+  spelt ctl forward del 3
+  spelt ctl capture stream --host 192.0.2.7 --port 443 | tshark -r -
+  spelt ctl capture start /tmp/dns.pcapng --protocol udp --port 53 --limit 10000000";
 
 #[cfg(test)]
 mod tests {
@@ -228,6 +297,22 @@ mod tests {
     fn command_lines_are_consistent() {
         Ctl::command().debug_assert();
         List::command().debug_assert();
+    }
+
+    #[test]
+    fn frames_of_a_flow() {
+        let line = "ctl capture stream -p tcp -f 192.0.2.2:4000 [2001:db8::1]:443 --host 192.0.2.2 -s 96 --limit 5000";
+        let ctl: Ctl = parse("ctl", line.split_whitespace().map(Into::into).collect()).unwrap();
+        let What::Capture { command: CaptureCommand::Stream { frames } } = &ctl.what else { panic!() };
+        let expected = CaptureOptions {
+            protocol: Some("tcp".into()),
+            address: Some("192.0.2.2".parse().unwrap()),
+            port: None,
+            flow: Some(["192.0.2.2:4000".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap()]),
+            snaplen: Some(96),
+            limit: Some(5000),
+        };
+        assert_eq!(frames.capture(), expected);
     }
 
     #[test]

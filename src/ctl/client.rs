@@ -1,6 +1,7 @@
 //! A connection to a control socket.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use crate::control::protocol::Failure;
+use crate::sys::fdpass;
 
 /// Longer than an instance waits for its workers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,13 +32,30 @@ impl Client {
         Ok(Client { path: path.to_owned(), stream: BufReader::new(stream), last_id: 0 })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// # Errors
     /// What the instance says, or that it says nothing.
     pub fn ask(&mut self, method: &str, params: Value) -> anyhow::Result<Value> {
+        self.ask_with(method, params, None)
+    }
+
+    /// Lends the instance a descriptor.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn ask_with(&mut self, method: &str, params: Value, fd: Option<BorrowedFd<'_>>) -> anyhow::Result<Value> {
         self.last_id += 1;
         let request = json!({ "jsonrpc": "2.0", "id": self.last_id, "method": method, "params": params });
         let silent = || format!("no answer from the control socket '{}'", self.path.display());
-        self.stream.get_ref().write_all(format!("{request}\n").as_bytes()).with_context(silent)?;
+        let mut stream = self.stream.get_ref();
+        if let Some(fd) = fd {
+            // With the first byte of the request, so that the rest may leave in pieces.
+            fdpass::send(stream.as_fd(), b"\n", Some(fd)).with_context(silent)?;
+        }
+        stream.write_all(format!("{request}\n").as_bytes()).with_context(silent)?;
         if self.stream.fill_buf().with_context(silent)?.starts_with(b"basil:s") {
             bail!("'{}' is a socket of option '--conf-path', which 'pesto' understands", self.path.display());
         }

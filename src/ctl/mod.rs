@@ -2,9 +2,10 @@
 //! words of [`crate::control::protocol`]; prints tables for people, JSON for programs.
 //!
 //! System calls: openat, getdents64 (instances), socket, connect, sendto, recvfrom; ioctl (width of the terminal); unlink
-//! (sockets of instances that have ended).
+//! (sockets of instances that have ended); pipe2, fcntl, sendmsg, signalfd4, poll, read, write (captures).
 
 mod args;
+mod captures;
 mod client;
 mod complete;
 mod flows;
@@ -88,6 +89,7 @@ fn run(ctl: &Ctl) -> anyhow::Result<()> {
             }
             ForwardCommand::Del { ids } => client.ask("forward.delete", json!({ "ids": ids })).map(drop),
         },
+        What::Capture { command } => captures::run(&mut client, command, ctl.json),
         What::Log { level } => {
             let value = match level {
                 Some(level) => client.ask("log.set", json!({ "level": level.to_string() }))?,
@@ -168,6 +170,11 @@ fn stats(value: &Value, all: bool) -> anyhow::Result<String> {
         "\nflows: {} TCP, {} UDP, {} ICMP; past the link {} TCP, {} UDP\n",
         flows.tcp, flows.udp, flows.icmp, flows.tcp_splice, flows.udp_splice
     ));
+    let captures = &stats.captures;
+    if captures.running > 0 || captures.frames > 0 {
+        let (running, frames, lost) = (captures.running, captures.frames, captures.lost);
+        text.push_str(&format!("captures: {running} running; {frames} frames recorded, {lost} lost\n"));
+    }
     let mut table = Table::new(&["NOT FORWARDED", "FRAMES", "MEANING"]);
     table.right(&[1]);
     let dropped = stats.drops.iter().filter(|d| all || d.count > 0);

@@ -98,10 +98,10 @@ const ALL: Role = Role::ALL;
 const COMMON: &[Call] = calls!(
     // Bytes and frames.
     SYS_read, ENGINE, ALWAYS, "frames of a tap, signals, events, what is left in pipes";
-    SYS_write, ENGINE, ALWAYS, "messages, capture, wake-ups, readiness, last words";
+    SYS_write, ENGINE, ALWAYS, "messages, captures, wake-ups, readiness, last words";
     SYS_write, Role::BROKER, ALWAYS, "last words", rare: "after a bug";
     SYS_writev, NAMESPACE, ALWAYS, "frames to a tap";
-    SYS_recvmsg, ALL, ALWAYS, "data of connections, error queues, requests of hypervisors, the broker's channel";
+    SYS_recvmsg, ALL, ALWAYS, "data of connections, error queues, requests of hypervisors and clients, the broker's channel";
     SYS_sendmsg, ALL, ALWAYS, "data of connections, frames and replies to hypervisors, the broker's channel";
     SYS_recvfrom, ENGINE, ALWAYS, "acknowledged data, frames of hypervisors, netlink";
     SYS_sendto, ENGINE, ALWAYS, "system log, service manager, netlink, answers at the control socket";
@@ -110,7 +110,7 @@ const COMMON: &[Call] = calls!(
     SYS_splice, NAMESPACE, ALWAYS, "connections of loopbacks";
     SYS_pwrite64, ENGINE, ALWAYS, "log file";
     SYS_pread64, ENGINE, ALWAYS, "log file whose oldest part goes";
-    SYS_ftruncate, ENGINE, ALWAYS, "log file whose oldest part has gone";
+    SYS_ftruncate, ENGINE, ALWAYS, "log file whose oldest part has gone, capture that ends within a frame";
     // Waiting.
     SYS_epoll_pwait, ENGINE, ALWAYS, "events", rare: "what musl and processors of Arm have for epoll_wait";
     SYS_epoll_ctl, ENGINE, ALWAYS, "sockets of flows";
@@ -152,9 +152,9 @@ const COMMON: &[Call] = calls!(
     SYS_brk, Role::BROKER, ALWAYS, "memory", rare: "it has enough from the start";
     SYS_getrandom, ENGINE, ALWAYS, "secrets of hash tables";
     // Files that are open.
-    SYS_fstat, ENGINE, ALWAYS, "what a hypervisor sends; where the log ends", rare: "some C libraries have newfstatat";
+    SYS_fstat, ENGINE, ALWAYS, "what others send us; where the log ends", rare: "some C libraries have newfstatat";
     SYS_newfstatat, ENGINE, ALWAYS, "the same; whether a namespace's name is there";
-    SYS_statx, ENGINE, ALWAYS, "length of the log file and of memory";
+    SYS_statx, ENGINE, ALWAYS, "length of the log file, of a capture and of memory";
     SYS_openat, ENGINE, ALWAYS, "processors that C libraries look for in /sys", rare: "if threads compete for memory",
         refused: libc::ENOENT;
     SYS_readlinkat, ENGINE, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
@@ -185,13 +185,13 @@ const COMMON: &[Call] = &[];
 #[cfg(target_arch = "x86_64")]
 const MACHINES: &[Call] = calls!(
     SYS_epoll_wait, ENGINE, ALWAYS, "events";
-    SYS_poll, ENGINE, ALWAYS, "standard error, the caller's end, hypervisors that may have gone";
+    SYS_poll, ENGINE, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
     SYS_dup2, NOT_RUN, ALWAYS, "letting go of the terminal";
     SYS_readlink, ENGINE, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
 );
 #[cfg(not(target_arch = "x86_64"))]
 const MACHINES: &[Call] = calls!(
-    SYS_ppoll, ENGINE, ALWAYS, "standard error, the caller's end, hypervisors that may have gone";
+    SYS_ppoll, ENGINE, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
 );
 
 /// Beside what a flow's descriptors need: a build that checks itself asks, before it closes one, whether it is open.

@@ -1,4 +1,4 @@
-//! Messages with descriptors between us and a child of ours.
+//! Messages with descriptors: between us and a child of ours, from hypervisors, and from those who ask for something.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -56,7 +56,7 @@ pub fn recv(from: BorrowedFd<'_>, room: usize) -> io::Result<(Vec<u8>, Option<Ow
 /// # Errors
 /// As [`recv`].
 pub fn recv_many(from: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
-    recv_with(from, room, fds, 0)
+    recv_with(from, room, fds, FDS_MAX, 0)
 }
 
 /// As [`recv_many`], of a stream and without waiting.
@@ -64,16 +64,35 @@ pub fn recv_many(from: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>) 
 /// # Errors
 /// As [`recv`], and `WouldBlock` when there is nothing.
 pub fn recv_now(from: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
-    recv_with(from, room, fds, libc::MSG_DONTWAIT)
+    recv_with(from, room, fds, FDS_MAX, libc::MSG_DONTWAIT)
 }
 
-fn recv_with(from: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>, flags: i32) -> io::Result<usize> {
+/// As [`recv_now`], for who expects one descriptor at most: others are closed.
+///
+/// # Errors
+/// As [`recv_now`].
+pub fn recv_one_now(from: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut fds = Vec::new();
+    let len = recv_with(from, room, &mut fds, 1, libc::MSG_DONTWAIT)?;
+    // The room for one is that for two.
+    fds.truncate(1);
+    Ok((len, fds.pop()))
+}
+
+/// The kernel closes what does not fit, but for what alignment has left room for.
+fn recv_with(
+    from: BorrowedFd<'_>,
+    room: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+    most: usize,
+    flags: i32,
+) -> io::Result<usize> {
     let mut control = ControlRoom([0; CONTROL_BYTES]);
     let mut iov = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
     // SAFETY: all zeros is a message header without any part.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     (header.msg_iov, header.msg_iovlen) = (&raw mut iov, 1);
-    (header.msg_control, header.msg_controllen) = ((&raw mut control).cast(), CONTROL_BYTES as _);
+    (header.msg_control, header.msg_controllen) = ((&raw mut control).cast(), control_bytes(most) as _);
     let len = loop {
         // SAFETY: the header names `room` and `control` with their lengths; both outlive the call.
         let got = unsafe { libc::recvmsg(from.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | flags) };
@@ -108,8 +127,14 @@ fn recv_with(from: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>, flag
 #[repr(C, align(8))]
 struct ControlRoom([u8; CONTROL_BYTES]);
 
-// SAFETY: only computes a length.
-const CONTROL_BYTES: usize = unsafe { libc::CMSG_SPACE((FDS_MAX * size_of::<RawFd>()) as u32) } as usize;
+const CONTROL_BYTES: usize = control_bytes(FDS_MAX);
+
+/// For so many descriptors.
+const fn control_bytes(fds: usize) -> usize {
+    // SAFETY: only computes a length.
+    (unsafe { libc::CMSG_SPACE((fds * size_of::<RawFd>()) as u32) }) as usize
+}
+
 /// Descriptors with one message, at most; the kernel's own limit is `SCM_MAX_FD`, 253.
 pub const FDS_MAX: usize = 64;
 
@@ -130,6 +155,21 @@ mod tests {
         assert_eq!(recv(y.as_fd(), 64).unwrap().0, b"back");
         drop(a);
         assert!(recv(b.as_fd(), 64).unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn of_several_only_one_is_taken() {
+        let (a, b) = pair().unwrap();
+        let (x, y) = pair().unwrap();
+        send_many(a.as_fd(), b"three", &[x.as_fd(), x.as_fd(), x.as_fd()]).unwrap();
+        drop(x);
+        let mut room = [0; 8];
+        let (len, fd) = recv_one_now(b.as_fd(), &mut room).unwrap();
+        assert_eq!(&room[..len], b"three");
+        drop(fd.unwrap());
+        // All others are closed as well: nobody has its other end.
+        assert!(recv(y.as_fd(), 8).unwrap().0.is_empty());
+        assert_eq!(recv_one_now(b.as_fd(), &mut room).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::base::Counters;
-use crate::control::protocol::{FlowCounts, ForwardOption, UNKNOWN_METHOD};
+use crate::control::protocol::{CaptureCounts, FlowCounts, ForwardOption, UNKNOWN_METHOD};
 
 #[derive(Default)]
 struct Fake {
@@ -32,7 +32,7 @@ impl Backend for Fake {
     }
 
     fn stats(&self) -> Result<Stats, Failure> {
-        Ok(Stats::new(&Counters::default(), FlowCounts::default()))
+        Ok(Stats::new(&Counters::default(), FlowCounts::default(), CaptureCounts::default()))
     }
 
     fn flows(&self, _: &Filter) -> Result<Found, Failure> {
@@ -61,6 +61,21 @@ impl Backend for Fake {
 
     fn delete_forwards(&self, _: Vec<u64>) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn captures(&self) -> Captures {
+        Captures::default()
+    }
+
+    /// Writes that it would.
+    fn start_capture(&self, options: CaptureOptions, output: Option<OwnedFd>) -> Result<Capture, Failure> {
+        let output = output.ok_or_else(|| Failure::new(protocol::FAILED, "nowhere"))?;
+        std::fs::File::from(output).write_all(b"began").unwrap();
+        Ok(Capture { id: 1, frames: 0, bytes: 0, lost: 0, complete: false, options })
+    }
+
+    fn stop_captures(&self, _: Vec<u64>) -> Result<Captures, Failure> {
+        Ok(Captures::default())
     }
 
     fn log_level(&self) -> &'static str {
@@ -131,4 +146,24 @@ fn silent_and_slow_clients_hold_up_nobody() {
     let _ = slow.write_all(many.as_bytes());
     let _silent: Vec<_> = (0..CLIENTS_MAX - 2).map(|_| UnixStream::connect(&path).unwrap()).collect();
     assert_eq!(ask(&path, "{\"id\":9,\"method\":\"info\"}\n").len(), 1);
+}
+
+#[test]
+fn a_descriptor_comes_with_its_request() {
+    let (_dir, path) = serve();
+    let mut stream = UnixStream::connect(&path).unwrap();
+    let (read, write) = nix::unistd::pipe().unwrap();
+    let line = b"{\"id\":1,\"method\":\"capture.start\",\"params\":{\"port\":53}}\n";
+    crate::sys::fdpass::send(stream.as_fd(), line, Some(write.as_fd())).unwrap();
+    // The same again, without one.
+    stream.write_all(line).unwrap();
+    drop(write);
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let replies: Vec<Value> =
+        BufReader::new(stream).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    assert_eq!(replies[0]["result"]["options"]["port"], 53);
+    assert_eq!(replies[1]["error"]["message"], "nowhere");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut std::fs::File::from(read), &mut text).unwrap();
+    assert_eq!(text, "began");
 }
