@@ -68,9 +68,8 @@ pub struct TableRoute {
 ///
 /// # Errors
 /// [`Error::Netlink`].
-pub(super) fn read(ipv6: bool) -> Result<Dump, Error> {
+pub(super) fn read(netlink: &mut Netlink, ipv6: bool) -> Result<Dump, Error> {
     let fail = |what| move |source| Error::Netlink { what, source };
-    let mut netlink = Netlink::open().map_err(fail("network"))?;
     let mut dump = Dump::default();
 
     let mut request = LinkMessage::default();

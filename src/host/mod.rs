@@ -1,5 +1,5 @@
-//! The host's network as a template for the guest's: read once at start by netlink and from resolv.conf. Its neighbour
-//! table alone is followed afterwards ([`Neighbours`]).
+//! The host's network as a template for the guest's: read at start by netlink and from resolv.conf, and again whenever it
+//! changes ([`Follower`]). Its neighbour table is followed entry by entry ([`Neighbours`]).
 //!
 //! Goals: the guest looks like another process of the host. Per family, independently: the interface with the preferred
 //! default route lends its addresses, routes and MTU; without a default route the first interface with any route; without
@@ -15,18 +15,21 @@
 //! [`SockDiag`] tells which ports of a namespace are in use, at start and while forwarding follows them.
 //!
 //! System calls: socket, bind, getsockname, setsockopt, sendto, recvfrom (netlink), openat, statx, read, close
-//! (resolv.conf). At run time: sendto, recvfrom (sock_diag).
+//! (resolv.conf). At run time: sendto, recvfrom (netlink, sock_diag).
 
 mod choose;
 mod dump;
+mod follow;
 mod neighbours;
 mod resolv;
 mod sockdiag;
 
 use crate::base::{Addr, Family, PerFamily, Prefix, Route};
+use crate::sys::netlink::Netlink;
 
 pub use choose::choose;
 pub use dump::{Address, Dump, Link, TableRoute};
+pub use follow::{Follower, Look};
 pub use neighbours::Neighbours;
 #[doc(hidden)]
 pub use neighbours::neighbours_in;
@@ -120,11 +123,16 @@ pub enum Error {
 /// See [`Error`]. No network at all is not an error.
 pub fn read(select: &Select) -> Result<Network, Error> {
     let ipv6 = has_ipv6();
-    let dump = dump::read(ipv6)?;
-    let select = Select { v6: select.v6 && ipv6, ..select.clone() };
-    let mut network = choose(&dump, &select)?;
+    let mut netlink = Netlink::open().map_err(|source| Error::Netlink { what: "network", source })?;
+    let mut network = look(&mut netlink, select, ipv6)?;
     network.resolv = Resolv::read(std::path::Path::new(RESOLV_CONF));
     Ok(network)
+}
+
+/// The same by a socket that is open, without names.
+fn look(netlink: &mut Netlink, select: &Select, ipv6: bool) -> Result<Network, Error> {
+    let dump = dump::read(netlink, ipv6)?;
+    choose(&dump, &Select { v6: select.v6 && ipv6, ..select.clone() })
 }
 
 /// Whether this kernel has IPv6 sockets.
