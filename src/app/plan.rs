@@ -189,6 +189,7 @@ fn gateway_config(
         ra: config.ra,
         dhcp: config.dhcp,
         dhcpv6: config.dhcpv6,
+        leases_end: false,
         dns_in_dhcp: config.dhcp_dns,
         search_in_dhcp: config.dhcp_search,
         v4: config.v4,

@@ -1,10 +1,10 @@
-//! What the gateway tells its guest: plain values, decided at start.
+//! What the gateway tells its guest: plain values, decided at start, and again when the host's network changes.
 
 use crate::base::{Addr, Family, Mac, PerFamily};
 use crate::wire::dhcpv6;
 
 /// Settings of the responders. Nothing here is checked again: addresses are of the family they are filed under.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Our MAC when no better one is known; the DHCPv6 server identifier is made of it, so it should outlive a restart.
     pub our_mac: Mac,
@@ -29,6 +29,8 @@ pub struct Config {
     pub ra: bool,
     pub dhcp: bool,
     pub dhcpv6: bool,
+    /// What DHCP and DHCPv6 give is good for a while only, so that clients ask again: what they are told may change.
+    pub leases_end: bool,
     /// Resolvers in DHCP, DHCPv6 and router advertisements.
     pub dns_in_dhcp: bool,
     /// The search list in the same places.
@@ -62,6 +64,11 @@ impl Config {
         Some((self.gateway.v4?, guest, len))
     }
 
+    /// Of what DHCP and DHCPv6 give.
+    pub(super) fn lifetimes(&self) -> Lifetimes {
+        if self.leases_end { Lifetimes::SHORT } else { Lifetimes::INFINITE }
+    }
+
     pub(super) fn serves_dhcpv6(&self) -> bool {
         self.dhcpv6 && self.v6 && self.our_link_local.is_some()
     }
@@ -81,6 +88,22 @@ impl Config {
         let host_bits = u32::MAX.checked_shr(u32::from(len)).unwrap_or(0);
         addr.same_prefix(&guest, len) && addr.to_v4().is_some_and(|a| a.to_bits() & host_bits == host_bits)
     }
+}
+
+/// In seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lifetimes {
+    /// When the client asks the same server again ...
+    pub renew: u32,
+    /// ... and when any.
+    pub rebind: u32,
+    pub end: u32,
+}
+
+impl Lifetimes {
+    pub const INFINITE: Lifetimes = Lifetimes { renew: u32::MAX, rebind: u32::MAX, end: u32::MAX };
+    /// Clients ask every five minutes, and do for an hour without an answer.
+    const SHORT: Lifetimes = Lifetimes { renew: 300, rebind: 3000, end: 3600 };
 }
 
 /// More are not read by the resolver of any libc (MAXNS).

@@ -1,7 +1,8 @@
-//! DHCPv4 server with one lease, for ever (RFC 2131 §4.3). Stateless: the guest's address is the assigned one, whoever
-//! asks, so every question is answered from the configuration alone.
+//! DHCPv4 server with one lease (RFC 2131 §4.3). Stateless: the guest's address is the assigned one, whoever asks, so every
+//! question is answered from the configuration alone. If that changes, whoever renews another address is refused.
 
 use super::Config;
+use super::config::Lifetimes;
 use super::frames::send_udp;
 use crate::base::{Addr, DropReason, Endpoint, Family, Mac};
 use crate::guest::{Facts, ToGuest};
@@ -20,6 +21,11 @@ pub(super) fn answer(
     let ask = dhcp::parse(payload).filter(|m| m.op == BOOTREQUEST).ok_or(DropReason::Dhcp)?;
     let lease = Lease::new(config).ok_or(DropReason::Disabled)?;
     let verdict = decide(&ask, &lease).ok_or(DropReason::Dhcp)?;
+    let lease = match verdict {
+        // Clients take a refusal only from the server that they have asked, under the address that it had then.
+        Verdict::Nak if packet.dst.is_unicast() => Lease { ours: packet.dst, ..lease },
+        _ => lease,
+    };
     let dst = destination(&ask, verdict, &lease, packet);
     // RFC 2131 §4.1: to one station, unless it cannot take that yet.
     let mac = if dst.addr.is_limited_broadcast() { Mac::BROADCAST } else { packet.src_mac };
@@ -151,7 +157,13 @@ fn options(config: &Config, ask: &Message<'_>, verdict: Verdict, lease: &Lease, 
         o.push((opt::MESSAGE, NAK_TEXT.to_vec()));
     } else {
         if matches!(verdict, Verdict::Offer | Verdict::Ack | Verdict::RapidAck) {
-            o.push((opt::LEASE_TIME, u32::MAX.to_be_bytes().to_vec()));
+            let lifetimes = config.lifetimes();
+            o.push((opt::LEASE_TIME, lifetimes.end.to_be_bytes().to_vec()));
+            if lifetimes != Lifetimes::INFINITE {
+                // RFC 2132 §9.11, §9.12: earlier than at half the time.
+                o.push((opt::RENEWAL_TIME, lifetimes.renew.to_be_bytes().to_vec()));
+                o.push((opt::REBINDING_TIME, lifetimes.rebind.to_be_bytes().to_vec()));
+            }
         }
         if verdict == Verdict::RapidAck {
             o.push((opt::RAPID_COMMIT, vec![]));

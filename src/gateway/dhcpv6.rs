@@ -1,9 +1,10 @@
-//! DHCPv6 server with one lease, for ever (RFC 8415 §18.3). Stateless: one IA_NA of a client, the one that holds the
+//! DHCPv6 server with one lease (RFC 8415 §18.3). Stateless: one IA_NA of a client, the one that holds the
 //! assigned address or else the first, is the binding; all others have none.
 
 use arrayvec::ArrayVec;
 
 use super::Config;
+use super::config::Lifetimes;
 use super::frames::send_udp;
 use crate::base::{Addr, DropReason, Endpoint, Family};
 use crate::guest::{Facts, ToGuest};
@@ -46,12 +47,17 @@ fn reply(config: &Config, ask: &Message<'_>) -> Option<Vec<u8>> {
         w.option(opt::RAPID_COMMIT, &[]);
     }
     let lease = config.assigned.v6;
+    let lifetimes = config.lifetimes();
     let binding = binding(&ias, lease);
     match ask.kind {
-        kind::SOLICIT => ias.iter().enumerate().for_each(|(i, ia)| grant(&mut w, ia, lease, binding == Some(i), false)),
-        kind::REQUEST => ias.iter().enumerate().for_each(|(i, ia)| grant(&mut w, ia, lease, binding == Some(i), true)),
+        kind::SOLICIT | kind::REQUEST => {
+            let claims = ask.kind == kind::REQUEST;
+            let bound = |i| lease.filter(|_| binding == Some(i)).map(|_| lifetimes);
+            ias.iter().enumerate().for_each(|(i, ia)| grant(&mut w, ia, lease, bound(i), claims));
+        }
         kind::RENEW | kind::REBIND => {
-            ias.iter().enumerate().for_each(|(i, ia)| extend(&mut w, ia, lease, binding == Some(i)));
+            let bound = |i| lease.filter(|_| binding == Some(i)).map(|_| lifetimes);
+            ias.iter().enumerate().for_each(|(i, ia)| extend(&mut w, ia, lease, bound(i)));
         }
         kind::CONFIRM => {
             confirm(&mut w, &ias, lease)?;
@@ -105,28 +111,28 @@ fn holds(ia: &Ia<'_>, guest: &Addr) -> bool {
 }
 
 /// §18.3.1, §18.3.2: the lease, or why there is none. Addresses in a Solicit are wishes, in a Request they are claims.
-fn grant(w: &mut Writer, ia: &Ia<'_>, lease: Option<(Addr, u8)>, bound: bool, claims: bool) {
+fn grant(w: &mut Writer, ia: &Ia<'_>, lease: Option<(Addr, u8)>, bound: Option<Lifetimes>, claims: bool) {
     let off_link = |(guest, len): (Addr, u8)| ia.addrs().any(|a| !a.same_prefix(&guest, len));
-    match lease {
-        Some(lease) if claims && ia.code == opt::IA_NA && off_link(lease) => {
-            w.ia(ia, 0, |w| w.status(Status::NotOnLink, "another link's address"));
+    match (lease, bound) {
+        (Some(lease), _) if claims && ia.code == opt::IA_NA && off_link(lease) => {
+            w.ia(ia, NO_TIME, |w| w.status(Status::NotOnLink, "another link's address"));
         }
-        Some((guest, _)) if bound => w.ia(ia, INFINITE, |w| w.addr(&guest, INFINITE)),
-        _ if ia.code == opt::IA_PD => w.ia(ia, 0, |w| w.status(Status::NoPrefixAvail, "no prefixes here")),
-        _ => w.ia(ia, 0, |w| w.status(Status::NoAddrsAvail, "no more addresses")),
+        (Some((guest, _)), Some(t)) => w.ia(ia, (t.renew, t.rebind), |w| w.addr(&guest, t.end)),
+        _ if ia.code == opt::IA_PD => w.ia(ia, NO_TIME, |w| w.status(Status::NoPrefixAvail, "no prefixes here")),
+        _ => w.ia(ia, NO_TIME, |w| w.status(Status::NoAddrsAvail, "no more addresses")),
     }
 }
 
 /// §18.3.4, §18.3.5: the lease again, and lifetime zero for addresses that are not the client's; no binding for others.
-fn extend(w: &mut Writer, ia: &Ia<'_>, lease: Option<(Addr, u8)>, bound: bool) {
-    match lease {
-        Some((guest, _)) if bound => w.ia(ia, INFINITE, |w| {
-            w.addr(&guest, INFINITE);
+fn extend(w: &mut Writer, ia: &Ia<'_>, lease: Option<(Addr, u8)>, bound: Option<Lifetimes>) {
+    match (lease, bound) {
+        (Some((guest, _)), Some(t)) => w.ia(ia, (t.renew, t.rebind), |w| {
+            w.addr(&guest, t.end);
             for wrong in ia.addrs().filter(|a| *a != guest).take(ADDRS_MAX) {
                 w.addr(&wrong, 0);
             }
         }),
-        _ => w.ia(ia, 0, |w| w.status(Status::NoBinding, "unknown here")),
+        _ => w.ia(ia, NO_TIME, |w| w.status(Status::NoBinding, "unknown here")),
     }
 }
 
@@ -147,7 +153,7 @@ fn confirm(w: &mut Writer, ias: &Ias<'_>, lease: Option<(Addr, u8)>) -> Option<(
 fn release(w: &mut Writer, ias: &Ias<'_>, lease: Option<(Addr, u8)>) {
     w.status(Status::Success, "done");
     for ia in ias.iter().filter(|ia| !lease.is_some_and(|(guest, _)| holds(ia, &guest))) {
-        w.ia(ia, 0, |w| w.status(Status::NoBinding, "unknown here"));
+        w.ia(ia, NO_TIME, |w| w.status(Status::NoBinding, "unknown here"));
     }
 }
 
@@ -175,7 +181,8 @@ fn settings(w: &mut Writer, config: &Config, ask: &Message<'_>) {
     }
 }
 
-const INFINITE: u32 = u32::MAX;
+/// T1 and T2 of associations that hold nothing.
+const NO_TIME: (u32, u32) = (0, 0);
 /// A client has one association an interface; what has more is not a client.
 const IAS_MAX: usize = 8;
 /// Addresses answered with lifetime zero in one association.

@@ -9,8 +9,9 @@
 //! - `arp`, `ndp`: questions for link-layer addresses. We answer for all unicast neighbours, except the guest's own
 //!   addresses; probes (RFC 5227, RFC 4862) fail for the addresses we use ourselves, and for no others.
 //! - `ra`: router advertisements, asked for and periodic.
-//! - `dhcp`, `dhcpv6`: servers with one lease that never ends. They keep no state: whoever asks gets the assigned address,
-//!   so nothing is lost at a restart and nothing can be exhausted.
+//! - `dhcp`, `dhcpv6`: servers with one lease, which never ends unless what they give may change. They keep no state: whoever
+//!   asks gets the assigned address, so nothing is lost at a restart and nothing can be exhausted.
+//! - `change`: what the guest is told is another now, and what it was told before is withdrawn.
 //! - `announce`: what the guest is told unasked.
 //! - `neighbours`: stations on the host's links, which the guest sees under their own MACs; everybody else has ours.
 //!
@@ -31,6 +32,7 @@
 
 mod announce;
 mod arp;
+mod change;
 mod config;
 mod dhcp;
 mod dhcpv6;
@@ -53,6 +55,7 @@ use crate::wire::{self, ETH_LEN, Packet, Transport};
 pub struct Gateway {
     config: Config,
     ra: ra::Schedule,
+    withdrawn: change::Withdrawn,
     /// When a claim to one of our addresses was last contested.
     defended: Option<Instant>,
     /// Of changes in the host's neighbour table.
@@ -64,7 +67,14 @@ pub struct Gateway {
 impl Gateway {
     pub fn new(config: Config, now: Instant) -> Gateway {
         let ra = ra::Schedule::new(config.seed, now);
-        Gateway { config, ra, defended: None, announcements: neighbours::rate(), searches: RateLimit::new(1, 1) }
+        Gateway {
+            config,
+            ra,
+            withdrawn: change::Withdrawn::default(),
+            defended: None,
+            announcements: neighbours::rate(),
+            searches: RateLimit::new(1, 1),
+        }
     }
 
     pub fn config(&self) -> &Config {

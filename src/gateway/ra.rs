@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::change::Withdrawn;
 use super::frames::send_icmpv6;
 use super::{Config, Gateway};
 use crate::base::{Addr, DropReason, Family, Instant, Mac};
@@ -38,6 +39,11 @@ impl Schedule {
     fn begin_again(&mut self, now: Instant) {
         self.next = now;
         self.initial_left = INITIAL_ADVERTISEMENTS;
+    }
+
+    /// What is advertised has changed: as soon as RFC 4861 §6.2.4 allows, and again in case that is lost.
+    fn has_changed(&mut self, now: Instant) {
+        self.begin_again(self.last_multicast.map_or(now, |t| now.max(t + MIN_DELAY)));
     }
 
     /// An advertisement to all nodes goes out now: plan the one after it (RFC 4861 §6.2.4).
@@ -102,6 +108,19 @@ impl Gateway {
         self.on_timer(facts, link);
     }
 
+    /// What is advertised has changed. `old`: the address that the router had, if it has another now. It is no router any
+    /// more (RFC 4861 §6.2.8); the guest keeps its routes until then.
+    pub(super) fn advertise_change(&mut self, old: Option<Addr>, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        self.ra.has_changed(facts.now);
+        self.on_timer(facts, link);
+        if let Some(old) = old {
+            let mut ceases = RouterAdvertisement::new(HOP_LIMIT, RaFlags::empty(), 0);
+            ceases.source_link_layer(facts.l2.mac_for(&old));
+            // One that is lost leaves the guest a router that we still are for whatever it sends.
+            let _ = send_icmpv6(&old, &ndp::ALL_NODES, Mac::BROADCAST, ceases.into_bytes(), facts, link);
+        }
+    }
+
     pub(super) fn answer_router_solicitation(
         &mut self,
         packet: &Packet,
@@ -126,12 +145,13 @@ impl Gateway {
 
     fn advertise(&self, dst: &Addr, mac: Mac, facts: &Facts<'_>, link: &mut dyn ToGuest) -> Result<(), DropReason> {
         let src = self.config.our_link_local.ok_or(DropReason::Disabled)?;
-        let message = advertisement(&self.config, facts.l2.mac_for(&src));
+        let withdrawn = self.withdrawn.as_of(facts.now);
+        let message = advertisement(&self.config, &withdrawn, facts.l2.mac_for(&src));
         send_icmpv6(&src, dst, mac, message, facts, link)
     }
 }
 
-fn advertisement(config: &Config, mac: Mac) -> Vec<u8> {
+fn advertisement(config: &Config, withdrawn: &Withdrawn, mac: Mac) -> Vec<u8> {
     // RFC 4861 §4.2: M where addresses come from DHCPv6, O where only the rest does.
     let flags = match (config.serves_dhcpv6(), config.assigned.v6) {
         (true, Some(_)) => RaFlags::MANAGED,
@@ -139,10 +159,17 @@ fn advertisement(config: &Config, mac: Mac) -> Vec<u8> {
         (false, _) => RaFlags::empty(),
     };
     let mut ra = RouterAdvertisement::new(HOP_LIMIT, flags, ROUTER_LIFETIME_S);
-    if let Some((addr, len)) = config.assigned.v6.filter(|(addr, len)| advertises_prefix(addr, *len)) {
+    let prefix_flags = |len| match len {
         // RFC 4862 §5.5.3: prefix and interface identifier make 128 bits, and the identifier of Ethernet has 64.
-        let autonomous = if len == 64 { PrefixFlags::AUTONOMOUS } else { PrefixFlags::empty() };
-        ra.prefix(&addr.masked(len), len, PrefixFlags::ON_LINK | autonomous, INFINITE, INFINITE);
+        64 => PrefixFlags::ON_LINK | PrefixFlags::AUTONOMOUS,
+        _ => PrefixFlags::ON_LINK,
+    };
+    if let Some((prefix, len)) = prefix(config) {
+        ra.prefix(&prefix, len, prefix_flags(len), INFINITE, INFINITE);
+    }
+    for (prefix, len) in &withdrawn.prefixes {
+        // Addresses of it begin nothing new. RFC 4862 §5.5.3 (e) leaves them two hours for what has begun.
+        ra.prefix(prefix, *len, prefix_flags(*len), 0, 0);
     }
     ra.source_link_layer(mac);
     if let Some(mtu) = config.mtu.filter(|m| *m >= MTU_MIN) {
@@ -152,15 +179,31 @@ fn advertisement(config: &Config, mac: Mac) -> Vec<u8> {
     if !resolvers.is_empty() {
         ra.resolvers(&resolvers, INFINITE);
     }
-    let room = (usize::from(MTU_MIN) - IPV6_LEN - ra.len() - 8) / 8 * 8;
+    if !withdrawn.resolvers.is_empty() {
+        // RFC 8106 §5.1: not to be used any more.
+        ra.resolvers(&withdrawn.resolvers, 0);
+    }
+    search(&mut ra, config.search_list(), INFINITE);
+    search(&mut ra, &withdrawn.search, 0);
+    ra.into_bytes()
+}
+
+/// As many of these domains as there is room for.
+fn search(ra: &mut RouterAdvertisement, domains: &[String], lifetime_s: u32) {
+    let room = (usize::from(MTU_MIN) - IPV6_LEN).saturating_sub(ra.len() + 8) / 8 * 8;
     let mut names = Names::plain();
-    for domain in config.search_list() {
+    for domain in domains {
         names.push(domain, room.min(ndp::DNSSL_MAX));
     }
     if !names.is_empty() {
-        ra.search(&names, INFINITE);
+        ra.search(&names, lifetime_s);
     }
-    ra.into_bytes()
+}
+
+/// What is advertised of the guest's address.
+pub(super) fn prefix(config: &Config) -> Option<(Addr, u8)> {
+    let (addr, len) = config.assigned.v6.filter(|(addr, len)| advertises_prefix(addr, *len))?;
+    Some((addr.masked(len), len))
 }
 
 /// RFC 4862 §5.5.3 (b) has hosts ignore link-local prefixes; one of 128 bits holds nobody but the guest itself.
@@ -197,7 +240,7 @@ mod tests {
     }
 
     fn options(c: &Config) -> Vec<(u8, Vec<u8>)> {
-        let b = advertisement(c, OUR_MAC);
+        let b = advertisement(c, &Withdrawn::default(), OUR_MAC);
         assert!(ndp::parse(&a("fe80::1"), &ndp::ALL_NODES, 255, &b).is_some());
         ndp::options_of(&b[16..]).into_iter().map(|(t, o)| (t, o.to_vec())).collect()
     }
@@ -220,7 +263,7 @@ mod tests {
             &[31, 3, 0, 0, 255, 255, 255, 255],
             b"\x07example\x03com\0\0\0\0",
         ];
-        assert_eq!(advertisement(&c, OUR_MAC), expect.concat());
+        assert_eq!(advertisement(&c, &Withdrawn::default(), OUR_MAC), expect.concat());
     }
 
     #[test]
@@ -236,7 +279,7 @@ mod tests {
 
     #[test]
     fn flags_follow_the_servers() {
-        let flags = |c: &Config| advertisement(c, OUR_MAC)[5];
+        let flags = |c: &Config| advertisement(c, &Withdrawn::default(), OUR_MAC)[5];
         assert_eq!(flags(&config()), 0x80);
         assert_eq!(flags(&Config { assigned: PerFamily::default(), ..config() }), 0x40);
         assert_eq!(flags(&Config { dhcpv6: false, ..config() }), 0);
@@ -257,7 +300,7 @@ mod tests {
     #[test]
     fn a_long_search_list_is_cut_to_the_smallest_mtu() {
         let search = (0..200).map(|i| format!("{}.example{i}.com", "x".repeat(40))).collect();
-        let b = advertisement(&Config { search, ..config() }, OUR_MAC);
+        let b = advertisement(&Config { search, ..config() }, &Withdrawn::default(), OUR_MAC);
         assert!(b.len() > 1000 && b.len() + IPV6_LEN <= 1280 && b.len().is_multiple_of(8), "{}", b.len());
     }
 

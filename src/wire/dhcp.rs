@@ -41,6 +41,8 @@ pub mod opt {
     pub const PARAMETER_LIST: u8 = 55;
     pub const MESSAGE: u8 = 56;
     pub const MAX_SIZE: u8 = 57;
+    pub const RENEWAL_TIME: u8 = 58;
+    pub const REBINDING_TIME: u8 = 59;
     pub const CLIENT_ID: u8 = 61;
     pub const RAPID_COMMIT: u8 = 80;
     pub const CLIENT_FQDN: u8 = 81;

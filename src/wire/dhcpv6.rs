@@ -164,13 +164,13 @@ impl Writer {
         self.0[at..at + 2].copy_from_slice(&(len as u16).to_be_bytes());
     }
 
-    /// An identity association; IA_NA and IA_PD have T1 and T2 (both `t` here), IA_TA has none (RFC 8415 §21.4, §21.5).
-    pub fn ia(&mut self, ia: &Ia<'_>, t_s: u32, fill: impl FnOnce(&mut Writer)) {
+    /// An identity association; IA_NA and IA_PD have T1 and T2, IA_TA has none (RFC 8415 §21.4, §21.5).
+    pub fn ia(&mut self, ia: &Ia<'_>, (t1_s, t2_s): (u32, u32), fill: impl FnOnce(&mut Writer)) {
         self.nest(ia.code, |w| {
             w.u32(ia.iaid);
             if ia.code != opt::IA_TA {
-                w.u32(t_s);
-                w.u32(t_s);
+                w.u32(t1_s);
+                w.u32(t2_s);
             }
             fill(w);
         });
@@ -258,7 +258,7 @@ mod tests {
         let mut w = Writer::new(kind::REPLY, m.xid);
         w.option(opt::SERVER_ID, &duid_ll(Mac([2; 6])));
         for ia in m.ias().flatten() {
-            w.ia(&ia, 9, |w| w.status(Status::NoAddrsAvail, "none"));
+            w.ia(&ia, (9, 9), |w| w.status(Status::NoAddrsAvail, "none"));
         }
         let d = v6::Message::from_bytes(&w.into_bytes()).unwrap();
         assert_eq!((d.msg_type(), d.xid()), (v6::MessageType::Reply, [1, 2, 3]));

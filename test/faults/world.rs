@@ -117,6 +117,7 @@ fn parts(link: Link, local: Local, listeners: Vec<(Proto, socket2::Socket, u16)>
         ra: true,
         dhcp: true,
         dhcpv6: true,
+        leases_end: false,
         dns_in_dhcp: false,
         search_in_dhcp: false,
         v4: true,

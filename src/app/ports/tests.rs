@@ -62,6 +62,7 @@ fn silent_gateway(our_mac: Mac) -> gateway::Config {
         ra: false,
         dhcp: false,
         dhcpv6: false,
+        leases_end: false,
         dns_in_dhcp: false,
         search_in_dhcp: false,
         v4: true,
