@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::captures::Archive;
 use super::desk::{Clerk, Unattended};
 use super::engine::Engine;
+use super::follow::Shown;
 use super::machine::is_stale;
 use super::rules::{ephemeral_ports, only_family};
 use crate::base::{Counters, Family, Instant, Token};
@@ -127,13 +128,13 @@ pub(super) struct Office {
     pub(super) archive: Archive,
     started: std::time::Instant,
     info: Info,
-    config: Value,
+    config: Shown,
     only: Option<Family>,
     ephemeral: RangeInclusive<u16>,
 }
 
 impl Controller {
-    /// `summary`: the effective configuration, a JSON object.
+    /// `shown`: the effective configuration, whenever it is asked for.
     ///
     /// # Errors
     /// The kernel's.
@@ -141,14 +142,14 @@ impl Controller {
         listener: UnixListener,
         config: &Config,
         (clerks, archive): (Vec<Clerk>, Archive),
-        summary: &str,
+        shown: Shown,
     ) -> io::Result<Controller> {
         let office = Office {
             started: std::time::Instant::now(),
             info: info(config, clerks.len()),
             clerks,
             archive,
-            config: serde_json::from_str(summary).unwrap_or_default(),
+            config: shown,
             only: only_family(config),
             ephemeral: ephemeral_ports(),
         };
@@ -246,7 +247,7 @@ impl Backend for Office {
     }
 
     fn config(&self) -> Value {
-        self.config.clone()
+        serde_json::from_str(&self.config.json()).unwrap_or_default()
     }
 
     fn stats(&self) -> Result<Stats, Failure> {

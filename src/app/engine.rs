@@ -9,6 +9,7 @@ use mio::{Events, Interest, Poll, Registry};
 
 use super::crew::{Crew, Seat, Seen};
 use super::desk::Desk;
+use super::follow::Following;
 use super::ports::{Forwarding, Ports};
 use super::share::Flows;
 use super::watchdog::Watchdog;
@@ -41,6 +42,8 @@ pub struct Parts {
     pub local: Option<Local>,
     /// The host's neighbour table, if it can be followed.
     pub neighbours: Option<host::Neighbours>,
+    /// The host's network, if it is followed.
+    pub following: Option<Following>,
 }
 
 /// What all workers have alike.
@@ -107,6 +110,7 @@ pub struct Engine {
     pub(super) neighbours: Option<host::Neighbours>,
     /// Other workers do not know all that we know of them.
     pub(super) neighbours_new: bool,
+    pub(super) following: Option<Following>,
     pub(super) ports: Ports,
     pub(super) watchdog: Watchdog,
     pub(super) api: Option<Api>,
@@ -151,7 +155,9 @@ impl Engine {
         let Flowing { tcp, udp, icmp, splice } = Flowing::new(&parts, registry, crew.as_ref())?;
         let Common { clock, l2, nat, gateway, protocols, descriptors, .. } = parts.common;
         let neighbours = parts.neighbours.as_ref().map(AsRawFd::as_raw_fd);
-        for (fd, kind) in [(parts.link.listener(), Kind::Plug), (neighbours, Kind::Neighbours)] {
+        let following = parts.following.as_ref().map(AsRawFd::as_raw_fd);
+        let sources = [(parts.link.listener(), Kind::Plug), (neighbours, Kind::Neighbours), (following, Kind::Follow)];
+        for (fd, kind) in sources {
             fd.map_or(Ok(()), |fd| registry.register(&mut SourceFd(&fd), only(kind), Interest::READABLE))?;
         }
         let mut engine = Engine {
@@ -185,6 +191,7 @@ impl Engine {
             nat,
             neighbours: parts.neighbours,
             neighbours_new: true,
+            following: parts.following,
             ports: Ports::new(parts.forwarding),
             watchdog: Watchdog::default(),
             descriptors,
@@ -198,6 +205,7 @@ impl Engine {
             crew.able = if let Link::Tap(_) = engine.link { crew.all() } else { 1 };
         }
         engine.register_link()?;
+        engine.register_followed()?;
         parts.listeners.into_iter().try_for_each(|l| engine.open(l))?;
         Ok(engine)
     }
@@ -290,6 +298,7 @@ impl Engine {
             self.greet(self.clock.now());
         }
         self.start_scanning();
+        self.begin_following();
     }
 
     /// Due timers and the caller's events. True: the caller says stop.

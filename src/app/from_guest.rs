@@ -255,7 +255,7 @@ fn learn(l2: &mut L2, nat: &Nat, packet: &Packet) {
     } else {
         &mut l2.guest_v6
     };
-    if *slot != Some(packet.src) && (nat.assigned.is(&packet.src) || !nat.is_taken(&packet.src)) {
+    if *slot != Some(packet.src) && (nat.is_assigned(&packet.src) || !nat.is_taken(&packet.src)) {
         *slot = Some(packet.src);
     }
 }

@@ -32,6 +32,7 @@ impl Engine {
             | Kind::SpliceUdpTarget
             | Kind::SpliceListenUdp => self.splice_event(token, ready, now),
             Kind::Neighbours => self.neighbours_changed(now),
+            Kind::Follow => self.follow_event(token, now),
             Kind::Api | Kind::ApiClient => self.api_event(token, now),
             _ => {}
         }
@@ -46,6 +47,7 @@ impl Engine {
             Kind::Udp => self.udp.on_timer(id, &facts, &mut self.timers),
             Kind::Icmp => self.icmp.on_timer(id, &facts, &mut self.timers),
             Kind::Neighbours => self.neighbours_changed(now),
+            Kind::Follow => self.follow_timer(token, now),
             Kind::ListenTcp => std::mem::take(&mut self.ports.stuck).into_iter().for_each(|id| self.accept(id, now)),
             Kind::SpliceClient | Kind::SpliceTarget | Kind::SpliceUdpClient => {
                 if let Some(splice) = &mut self.splice {

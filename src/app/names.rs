@@ -39,13 +39,16 @@ pub struct Names {
     pub host: PerFamily<Option<Addr>>,
     /// Contents of a resolv.conf of the guest's own, where the host's would not do inside.
     pub resolv_conf: Option<String>,
+    /// The same in any case.
+    pub text: String,
 }
 
 impl Names {
     pub fn new(config: &Config, host: &Resolv, guest: &Guest<'_>) -> Names {
         let mut names = Names { search: search(config, host), ..Names::default() };
         if config.dns == Dns::None {
-            names.resolv_conf = Some(names.file(host, guest));
+            names.text = names.file(host, guest);
+            names.resolv_conf = Some(names.text.clone());
             return names;
         }
         let all: Vec<Addr> = host.nameservers.v4.iter().chain(&host.nameservers.v6).copied().collect();
@@ -64,8 +67,9 @@ impl Names {
         let explicit = config.dns != Dns::FromHost || config.search != Search::FromHost;
         // A link-local server's zone is the name of an interface, which may be another one inside.
         let as_it_is = cut_off.is_empty() && !all.iter().any(|a| !a.is_v4() && a.is_link_local());
+        names.text = names.file(host, guest);
         if explicit || !as_it_is && !host.is_missing {
-            names.resolv_conf = Some(names.file(host, guest));
+            names.resolv_conf = Some(names.text.clone());
         }
         names
     }

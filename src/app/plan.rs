@@ -10,8 +10,8 @@ use crate::guest::{L2, Neighbours};
 use crate::host::{self, Network, Template};
 use crate::{gateway, ns};
 
-/// Every decision taken before the first system call inside the namespace.
-#[derive(Clone, Debug)]
+/// Every decision taken before the first system call inside the namespace, and again when the host's network has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub nat: Nat,
     pub outbound: Outbound,
@@ -19,6 +19,8 @@ pub struct Plan {
     pub interface: ns::Interface,
     /// The guest's resolv.conf, where the host's cannot serve there.
     pub resolv_conf: Option<String>,
+    /// What that says, or would say.
+    pub names: String,
     /// IP MTU of the guest link.
     pub mtu: u16,
 }
@@ -76,6 +78,7 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         dns_host: names.host,
         assigned: PerFamily::new(assigned.v4.map(|p| p.addr), assigned.v6.map(|p| p.addr)),
         loopback_clients: config.loopback_clients,
+        former: Vec::new(),
     };
     let gateway = gateway_config(config, &nat, &assigned, &names, seed);
     let interface = interface(config, name, v6, families);
@@ -84,6 +87,7 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         gateway,
         interface,
         resolv_conf: names.resolv_conf,
+        names: names.text,
         mtu: if config.mtu == 0 { KERNEL_MTU } else { config.mtu },
         nat,
     }
@@ -189,7 +193,7 @@ fn gateway_config(
         ra: config.ra,
         dhcp: config.dhcp,
         dhcpv6: config.dhcpv6,
-        leases_end: false,
+        leases_end: config.follows(),
         dns_in_dhcp: config.dhcp_dns,
         search_in_dhcp: config.dhcp_search,
         v4: config.v4,

@@ -210,7 +210,7 @@ impl Engine {
         self.arm_gateway();
     }
 
-    fn arm_gateway(&mut self) {
+    pub(super) fn arm_gateway(&mut self) {
         if let Some(at) = self.gateway.next_timer().filter(|at| *at < self.gateway_due) {
             self.gateway_due = at;
             self.timers.arm(at, Token::only(Kind::Gateway));

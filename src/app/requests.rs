@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use super::captures;
 use super::control::{self, Controller};
 use super::desk::Clerk;
+use super::follow::Shown;
 use super::tables::{self, Changer};
 use crate::config::Config;
 use crate::control::{pesto, service};
@@ -43,7 +44,7 @@ impl Doors {
         self.ours.is_some() || self.pesto.is_some()
     }
 
-    /// What the threads begin with. `clerks`: of every worker; `summary`: the effective configuration in JSON; `inside`: sockets
+    /// What the threads begin with. `clerks`: of every worker; `shown`: the effective configuration; `inside`: sockets
     /// can be made in the guest's namespace.
     ///
     /// # Errors
@@ -53,7 +54,7 @@ impl Doors {
         config: &Config,
         interface: &str,
         clerks: Vec<Clerk>,
-        summary: &str,
+        shown: Shown,
         inside: bool,
     ) -> io::Result<(Vec<Servant>, Option<Recordings>)> {
         let (mut servants, mut recordings) = (Vec::new(), None);
@@ -64,7 +65,7 @@ impl Doors {
         if let Some(listener) = self.ours {
             let (archive, writer) = captures::open(config, interface)?;
             recordings = Some(archive.recordings.clone());
-            let controller = Controller::new(listener, config, (clerks, archive), summary)?;
+            let controller = Controller::new(listener, config, (clerks, archive), shown)?;
             servants.push(Servant { name: "captures", socket: "--control", serve: Box::new(|| writer.run()) });
             servants.push(Servant { name: "control", socket: "--control", serve: Box::new(|| controller.run()) });
         }

@@ -16,6 +16,7 @@ use super::captures;
 use super::crew::Seat;
 use super::desk::Clerk;
 use super::engine::{Common, Engine, Parts, Protocols};
+use super::follow::{self, Beginning, Following, Shown};
 use super::links::{links, workers};
 use super::machine::Plugged;
 use super::place::Place;
@@ -29,7 +30,7 @@ use super::rules::{
 use super::summary::{Rules, summary};
 use super::supervise::{Guest, Supervisor};
 use super::workers::Recruit;
-use crate::base::{Clock, Counters, Family, PerFamily};
+use crate::base::{Clock, Counters};
 use crate::config::{Config, Control, Mode};
 use crate::control::slirp4netns::Api;
 use crate::fwd::{Local, Side};
@@ -59,14 +60,17 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     process::close_descriptors(inherited);
     let files = Files::open(config)?;
 
-    let network = host::read(&select(config)?)?;
+    let select = select(config)?;
+    let follower = follow::open(config, &select);
+    let network = host::read(&select)?;
     for notice in &network.notices {
         log::info!("{notice}");
     }
-    let neighbours = neighbours(&network);
+    let neighbours = follow::neighbours(&network);
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).context("the kernel gives no random bytes")?;
-    let plan = plan(config, &network, u64::from_ne_bytes(seed));
+    let seed = u64::from_ne_bytes(seed);
+    let plan = plan(config, &network, seed);
     check_source_addresses(config)?;
     let mut forwards = forwards(config)?;
     let rules = Rules { inbound: rules_on(&forwards, Side::Host), outbound: rules_on(&forwards, Side::Guest) };
@@ -74,6 +78,9 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let summary = Summary { socket: socket.map(PathBuf::from), ..summary(config, &network, &plan, rules) };
     let descriptors = spare(config, activated.control.is_some(), reaches_inside(config, &forwards));
     forwards.set_budget(port_descriptors(&forwards, descriptors));
+    let shown = Shown::new(&summary);
+    let beginning = Beginning { network: &network, plan: &plan, seed };
+    let following = follower.map(|host| Following::new(host, config, beginning, &shown));
 
     let daemon =
         if config.foreground { None } else { Some(process::daemonize().context("cannot go to the background")?) };
@@ -100,6 +107,8 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         daemon,
         caller,
         neighbours,
+        following,
+        shown,
         identity,
         summary,
     };
@@ -130,6 +139,9 @@ struct Opened {
     daemon: Option<Daemon>,
     caller: Caller,
     neighbours: Option<host::Neighbours>,
+    following: Option<Following>,
+    /// What the control thread is to say of the configuration.
+    shown: Shown,
     /// Whom to become when all is open.
     identity: Option<Identity>,
     /// What to tell the user when all went well.
@@ -207,7 +219,15 @@ fn instead_of_root() -> Option<Identity> {
 }
 
 fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> anyhow::Result<u8> {
-    let tap = guest.tap(&plan.interface)?;
+    let params = helper(config, Role::UPKEEP, opened.identity.filter(|_| guest.has_our_users()));
+    let mut tap = guest.tap(&plan.interface, config.keeps_up().then_some(|| sandbox::enter(&params)))?;
+    let upkeep = tap.as_mut().and_then(|tap| tap.upkeep.take());
+    let alone = upkeep.is_none();
+    if let Some(following) = &mut opened.following {
+        following.keep_up(upkeep);
+        let params = helper(config, Role::READER, Identity::instead_of_root());
+        following.read_names(|beneath| sandbox::enter_to_read(&params, beneath));
+    }
     for w in tap.iter().flat_map(|t| &t.warnings) {
         log::warn!("{w}");
     }
@@ -220,19 +240,20 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     // With requests, ports below 1024 may be asked for later.
     let asked = opened.api.is_some() || opened.doors.is_any();
     let bind_low_ports = needs_low_ports(&opened.forwarding.forwards) || asked;
+    let shown = opened.shown.clone();
     let (mut engine, others, doors, clerks) =
         engine(config, plan, tap, local, opened).context("cannot set up the event loop")?;
-    let json = summary.json(env!("CARGO_PKG_VERSION"), Some(std::process::id()));
-    let servants = doors.servants(config, &plan.interface.name, clerks, &json, local.is_some());
+    let servants = doors.servants(config, &plan.interface.name, clerks, shown, local.is_some());
     let (servants, recordings) = servants.context("cannot set up the threads for requests")?;
     supervisor.register(&mut engine)?;
     let role = role(config);
     let params = sandbox::Params {
         bind_low_ports,
+        configure: false,
         identity,
         chroot_fallback: config.chroot_fallback,
         role: Some(role),
-        alone: role != Role::RUN && local.is_none(),
+        alone: role != Role::RUN && local.is_none() && alone,
         ends_with_parent: false,
         lacks: config.lacks,
     };
@@ -291,8 +312,9 @@ fn engine(
     let links = links(plan.mtu, tap, opened.plugged, config.vhost_user, tee);
     let mut crew = seats.into_iter().zip(links).map(|(seat, link)| Recruit { seat, link, common: common.clone() });
     let Some(Recruit { seat, link, common }) = crew.next() else { return Err(io::ErrorKind::InvalidInput.into()) };
-    let Opened { listeners, forwarding, neighbours, doors, .. } = opened;
-    let mut engine = Engine::new(Parts { link, common, listeners, forwarding, local, neighbours }, seat)?;
+    let Opened { listeners, forwarding, neighbours, following, doors, .. } = opened;
+    let parts = Parts { link, common, listeners, forwarding, local, neighbours, following };
+    let mut engine = Engine::new(parts, seat)?;
     if let Some(api) = opened.api {
         engine.serve_api(api)?;
     }
@@ -312,22 +334,27 @@ fn role(config: &Config) -> Role {
     }
 }
 
+/// What is left of a helper of ours.
+fn helper(config: &Config, role: Role, identity: Option<Identity>) -> sandbox::Params {
+    sandbox::Params {
+        bind_low_ports: role == Role::BROKER,
+        configure: role == Role::UPKEEP,
+        identity,
+        chroot_fallback: config.chroot_fallback,
+        role: Some(role),
+        alone: true,
+        ends_with_parent: true,
+        lacks: config.lacks,
+    }
+}
+
 /// Starts what makes sockets in the guest's namespace, if anything needs them, and opens the ports that lead out of it.
 fn reach_inside(config: &Config, guest: &Guest, opened: &mut Opened) -> anyhow::Result<Option<Local>> {
     let f = &mut opened.forwarding;
     if !reaches_inside(config, &f.forwards) {
         return Ok(None);
     }
-    let identity = opened.identity.filter(|_| guest.has_our_users());
-    let params = sandbox::Params {
-        bind_low_ports: true,
-        identity,
-        chroot_fallback: config.chroot_fallback,
-        role: Some(Role::BROKER),
-        alone: true,
-        ends_with_parent: true,
-        lacks: config.lacks,
-    };
+    let params = helper(config, Role::BROKER, opened.identity.filter(|_| guest.has_our_users()));
     let Some(mut broker) = guest.broker(|| sandbox::enter(&params))? else { return Ok(None) };
     broker.ready()?;
     let ports = bind(&f.forwards, Side::Guest, opened.descriptors, &f.options, &mut broker)?;
@@ -407,13 +434,6 @@ pub(super) fn select(config: &Config) -> anyhow::Result<host::Select> {
     })
 }
 
-/// Without them the guest sees our MAC everywhere, and misses nothing else.
-fn neighbours(network: &host::Network) -> Option<host::Neighbours> {
-    let index = |f: Family| network.families[f].as_ref().and_then(|t| t.interface.as_ref()).map_or(0, |i| i.index);
-    let opened = host::Neighbours::open(PerFamily::new(index(Family::V4), index(Family::V6)));
-    opened.inspect_err(|e| log::debug!("cannot follow the host's neighbour table: {e}")).ok()
-}
-
 fn spawn(config: &Config, plan: &Plan, joined: bool, open_files: OpenFiles) -> ns::Spawn {
     let (command, netns_only) = match &config.mode {
         Mode::Spawn { command, netns_only, .. } => (command.clone(), *netns_only),
@@ -424,6 +444,7 @@ fn spawn(config: &Config, plan: &Plan, joined: bool, open_files: OpenFiles) -> n
         command,
         hostname: config.hostname.clone(),
         resolv_conf: plan.resolv_conf.as_ref().map(|s| s.clone().into_bytes()),
+        upkeep: config.keeps_up(),
         user_namespace: !netns_only && !joined,
         pid_namespace: config.pidns,
         program: config.personality.name(),

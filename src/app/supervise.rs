@@ -31,11 +31,15 @@ pub enum Guest {
 
 impl Guest {
     /// Makes the tap in the guest's namespace, or takes it over from the child that has made it. `None`: there is no
-    /// namespace.
-    pub fn tap(&mut self, interface: &Interface) -> Result<Option<ns::Tap>, ns::Error> {
+    /// namespace. `confine`: how whoever changes it later gives up privileges, if it is to be changed and has any to give up.
+    pub fn tap<E>(
+        &mut self,
+        interface: &Interface,
+        confine: Option<impl FnOnce() -> Result<(), E>>,
+    ) -> Result<Option<ns::Tap>, ns::Error> {
         match self {
             Guest::Spawned(child) => child.tap().map(Some),
-            Guest::Attached(namespace) => namespace.attach(interface).map(Some),
+            Guest::Attached(namespace) => namespace.attach(interface, confine).map(Some),
             Guest::Machine { .. } => Ok(None),
         }
     }

@@ -17,7 +17,7 @@ use crate::wire::{Offload, Parsed, TcpFlags, Transport};
 /// Messages of one turn: no flood of them may keep a worker from all else.
 const MESSAGES: usize = 16;
 /// How long a worker may take to tell what it has counted: longer than any turn.
-const COUNTING: Duration = Duration::from_secs(1);
+pub(super) const COUNTING: Duration = Duration::from_secs(1);
 /// Flows that are adopted between two looks at how many there may be.
 const ADOPTED: usize = 64;
 
@@ -119,6 +119,8 @@ impl Engine {
                 self.crew.iter_mut().for_each(|crew| crew.told = Some(Seen::of(&self.l2)));
                 self.guest_may_be_found(now);
             }
+            Message::Network(leading) => self.lead_as(*leading),
+            Message::Uses(addrs, reply) => drop(reply.send(self.own_uses(&addrs, now))),
             // Who asked and does not wait any more needs no answer; the same below.
             Message::Count(reply) => drop(reply.send(self.own_counters())),
             Message::Rings(rings, generation) => self.take_rings(rings, generation),

@@ -44,7 +44,8 @@ impl Recruit {
     fn work(self) -> io::Result<()> {
         let Recruit { seat, link, common } = self;
         let forwarding = Forwarding::nothing();
-        let parts = Parts { link, common, listeners: Vec::new(), forwarding, local: None, neighbours: None };
+        let parts =
+            Parts { link, common, listeners: Vec::new(), forwarding, local: None, neighbours: None, following: None };
         let mut engine = Engine::new(parts, seat)?;
         faults::begin();
         loop {

@@ -50,10 +50,12 @@ pub enum Kind {
     Crew = 22,
     /// Requests of the control thread.
     Desk = 23,
+    /// The host's network changed.
+    Follow = 24,
 }
 
 impl Kind {
-    const ALL: [Kind; 23] = [
+    const ALL: [Kind; 24] = [
         Kind::Link,
         Kind::Tcp,
         Kind::Udp,
@@ -77,6 +79,7 @@ impl Kind {
         Kind::Ring,
         Kind::Crew,
         Kind::Desk,
+        Kind::Follow,
     ];
 }
 

@@ -250,6 +250,7 @@ impl Builder {
             Opt::NsMacAddr => c.ns_mac = Some(given.parse("MAC address", value::mac)?),
             Opt::Gateway => set(&mut c.gateway, given.parse("gateway", value::unicast)?),
             Opt::Interface => c.interface = Some(given.parse("interface", value::interface)?),
+            Opt::NoFollow => c.follow = false,
             Opt::Outbound => set(&mut c.outbound_addr, given.parse("source address", value::unicast_or_loopback)?),
             Opt::OutboundIf4 => c.outbound_if.v4 = Some(given.parse("interface", value::interface)?),
             Opt::OutboundIf6 => c.outbound_if.v6 = Some(given.parse("interface", value::interface)?),

@@ -52,6 +52,7 @@ pub(super) fn defaults(personality: Personality) -> Config {
         ns_mac: None,
         gateway: PerFamily::default(),
         interface: None,
+        follow: personality == Personality::Spelt,
         outbound_addr: PerFamily::default(),
         outbound_if: PerFamily::default(),
         dns: Dns::FromHost,

@@ -39,6 +39,7 @@ pub(super) enum Opt {
     MacAddr,
     Gateway,
     Interface,
+    NoFollow,
     Outbound,
     OutboundIf4,
     OutboundIf6,

@@ -284,6 +284,8 @@ pub struct Config {
     pub gateway: PerFamily<Option<Addr>>,
     /// Template interface.
     pub interface: Option<String>,
+    /// What changes of the host's network while we run changes for the guest as well.
+    pub follow: bool,
     pub outbound_addr: PerFamily<Option<Addr>>,
     pub outbound_if: PerFamily<Option<String>>,
 
@@ -339,6 +341,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// The guest's network follows the host's. Without a link there is nothing to follow with.
+    pub fn follows(&self) -> bool {
+        self.follow && !self.splice_only
+    }
+
+    /// And what we have configured in its namespace.
+    pub fn keeps_up(&self) -> bool {
+        self.follows() && self.config_net
+    }
+
     pub const DEFAULT_MTU: u16 = 65520;
     pub const DEFAULT_MAC: Mac = Mac([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
     /// Least MTU of a link for IPv6 (RFC 8200 §5).

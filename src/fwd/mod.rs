@@ -6,7 +6,7 @@ mod nat;
 pub mod ports;
 
 pub use local::Local;
-pub use nat::{Nat, Outbound};
+pub use nat::{Former, Nat, Outbound};
 pub use ports::Rule;
 
 /// The forwarded transports.

@@ -11,7 +11,7 @@ const DNS_PORTS: [u16; 2] = [53, 853];
 const STAND_IN_V4: Addr = Addr::v4([169, 254, 2, 2]);
 
 /// The translated addresses, each per family; `None` switches a rule off.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nat {
     /// The gateway as told to the guest; the IPv6 one may be link-local.
     pub gateway: PerFamily<Option<Addr>>,
@@ -29,6 +29,18 @@ pub struct Nat {
     pub assigned: PerFamily<Option<Addr>>,
     /// Clients on the host's loopback come in as the gateway even where no address of the guest's leads there.
     pub loopback_clients: bool,
+    /// What held before the host's network changed, for a guest that may not have learnt it yet; the latest first.
+    pub former: Vec<Former>,
+}
+
+/// Rules that hold no more, and still lead somewhere: behind all others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Former {
+    pub map_host_loopback: PerFamily<Option<Addr>>,
+    pub dns_forward: PerFamily<Option<Addr>>,
+    /// For `dns_forward`, as of now.
+    pub dns_host: PerFamily<Option<Addr>>,
+    pub assigned: PerFamily<Option<Addr>>,
 }
 
 impl Nat {
@@ -41,21 +53,34 @@ impl Nat {
         {
             return Endpoint::new(resolver, dst.port);
         }
+        let former = |n: &Former| n.dns_host[f].filter(|_| n.dns_forward.is(&dst.addr));
+        if DNS_PORTS.contains(&dst.port)
+            && self.translated(dst.addr).is_none()
+            && let Some(resolver) = self.former.iter().find_map(former)
+        {
+            return Endpoint::new(resolver, dst.port);
+        }
         Endpoint::new(self.address_to_host(dst.addr), dst.port)
     }
 
     /// The same for protocols without ports.
     pub fn address_to_host(&self, dst: Addr) -> Addr {
+        // The guest's own address of today leads nowhere but to itself.
+        let former = |n: &Former| n.map_host_loopback.is(&dst) && !self.assigned.is(&dst);
+        match self.translated(dst) {
+            Some(addr) => addr,
+            None if self.former.iter().any(former) => loopback(dst.family()),
+            None => dst,
+        }
+    }
+
+    /// Where the rules of now lead.
+    fn translated(&self, dst: Addr) -> Option<Addr> {
         let f = dst.family();
         if self.map_host_loopback.is(&dst) {
-            return loopback(f);
+            return Some(loopback(f));
         }
-        if self.map_guest_addr.is(&dst)
-            && let Some(assigned) = self.assigned[f]
-        {
-            return assigned;
-        }
-        dst
+        self.assigned[f].filter(|_| self.map_guest_addr.is(&dst))
     }
 
     /// True for addresses whose packets from the guest do not go, or not all, to the station that may have them on a link
@@ -67,6 +92,12 @@ impl Nat {
             || self.assigned.is(addr)
             || self.our_link_local == Some(*addr) && !self.gateway.is(addr)
             || *addr == STAND_IN_V4 && self.gateway.v4.is_none()
+            || self.former.iter().any(|n| n.map_host_loopback.is(addr) || n.dns_forward.is(addr) || n.assigned.is(addr))
+    }
+
+    /// True for addresses that are the guest's, or may be still.
+    pub fn is_assigned(&self, addr: &Addr) -> bool {
+        self.assigned.is(addr) || self.former.iter().any(|n| n.assigned.is(addr))
     }
 
     /// The source a guest sees for a packet that came from `src` on the host, or `None` if there is no address to show.
@@ -83,7 +114,7 @@ impl Nat {
                 _ => self.stand_in(&src),
             };
         }
-        if self.assigned.is(&src) || guest == Some(src) || src.is_unspecified() {
+        if self.is_assigned(&src) || guest == Some(src) || src.is_unspecified() {
             return self.map_guest_addr[f].or_else(|| self.stand_in(&src));
         }
         Some(src)
@@ -107,7 +138,7 @@ fn loopback(f: Family) -> Addr {
 }
 
 /// What every socket towards the host's network is bound to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outbound {
     /// Source address, if not the kernel's choice.
     pub addr: PerFamily<Option<Addr>>,
@@ -212,6 +243,44 @@ mod tests {
         assert!(!n.is_taken(&a("192.0.2.1")) && !n.is_taken(&a("fe80::1")));
         let none = Nat { gateway: PerFamily::default(), ..n };
         assert!(none.is_taken(&a("169.254.2.2")) && none.is_taken(&a("fe80::1")));
+    }
+
+    /// A guest in another network, which has not renewed its lease.
+    fn moved() -> Nat {
+        let former = Former {
+            map_host_loopback: nat().map_host_loopback,
+            dns_forward: nat().dns_forward,
+            dns_host: PerFamily::new(Some(a("198.51.100.53")), None),
+            assigned: nat().assigned,
+        };
+        Nat {
+            gateway: PerFamily::new(Some(a("198.51.100.1")), Some(a("fe80::9"))),
+            our_link_local: Some(a("fe80::9")),
+            map_host_loopback: PerFamily::new(Some(a("198.51.100.1")), Some(a("fe80::9"))),
+            assigned: PerFamily::new(Some(a("198.51.100.7")), Some(a("2001:db8:9::7"))),
+            former: vec![former],
+            ..Nat::default()
+        }
+    }
+
+    #[test]
+    fn former_addresses_lead_on_behind_those_of_now() {
+        let to = |s: &str, port| moved().to_host(Endpoint::new(a(s), port)).addr;
+        assert_eq!(to("169.254.1.1", 53), a("198.51.100.53"));
+        assert_eq!(to("192.0.2.1", 80), a("127.0.0.1"));
+        assert_eq!(to("198.51.100.1", 80), a("127.0.0.1"));
+        assert_eq!(to("203.0.113.1", 80), a("203.0.113.1"));
+        let mut n = moved();
+        n.map_guest_addr.v4 = Some(a("192.0.2.1"));
+        assert_eq!(n.address_to_host(a("192.0.2.1")), a("198.51.100.7"));
+        n.map_guest_addr.v4 = Some(a("169.254.1.1"));
+        assert_eq!(n.to_host(Endpoint::new(a("169.254.1.1"), 53)).addr, a("198.51.100.7"));
+    }
+
+    #[test]
+    fn nobody_else_is_shown_under_an_address_that_the_guest_may_have_still() {
+        assert_eq!(moved().to_guest(a("192.0.2.7"), None), Some(a("198.51.100.1")));
+        assert!(moved().is_taken(&a("192.0.2.7")) && moved().is_taken(&a("192.0.2.1")));
     }
 
     #[test]

@@ -132,7 +132,9 @@ impl AsRawFd for Follower {
 fn matters(message: &RouteNetlinkMessage) -> bool {
     match message {
         RouteNetlinkMessage::NewLink(m) => !m.header.change_mask.is_empty(),
-        RouteNetlinkMessage::DelLink(_) | RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => true,
+        RouteNetlinkMessage::DelLink(_) | RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
+            true
+        }
         RouteNetlinkMessage::NewRoute(m) | RouteNetlinkMessage::DelRoute(m) => is_of_main_table(m),
         _ => false,
     }

@@ -21,6 +21,7 @@ mod choose;
 mod dump;
 mod follow;
 mod neighbours;
+mod reader;
 mod resolv;
 mod sockdiag;
 
@@ -33,6 +34,7 @@ pub use follow::{Follower, Look};
 pub use neighbours::Neighbours;
 #[doc(hidden)]
 pub use neighbours::neighbours_in;
+pub use reader::Reader;
 pub use resolv::Resolv;
 pub use sockdiag::SockDiag;
 #[doc(hidden)]

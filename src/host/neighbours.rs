@@ -59,6 +59,14 @@ impl Neighbours {
         self.table.addresses().filter_map(|a| Some((a, self.table.shown(&a)?)))
     }
 
+    /// From now on those of these links come first: `template` as in [`Neighbours::open`], `tell` as in
+    /// [`Neighbours::from_host`].
+    pub fn prefer(&mut self, template: PerFamily<u32>, tell: &mut dyn FnMut(Addr, Option<Mac>)) {
+        let new = Table { template, entries: self.table.entries.clone() };
+        self.table.differences(&new, tell);
+        self.table = new;
+    }
+
     /// Takes the news, and calls `tell` with each address whose MAC is another now, or which has none any more. To be
     /// called when the descriptor is readable, and at the time returned, if any.
     pub fn from_host(&mut self, now: Instant, tell: &mut dyn FnMut(Addr, Option<Mac>)) -> Option<Instant> {

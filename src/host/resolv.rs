@@ -21,13 +21,18 @@ pub struct Resolv {
 impl Resolv {
     /// A file that is missing or damaged counts as far as it can be read: names are not the guest's only need.
     pub fn read(path: &Path) -> Resolv {
-        let mut found = match std::fs::read(path) {
-            Ok(bytes) => Resolv::parse(&bytes[..bytes.len().min(FILE_MAX_BYTES)]),
+        match std::fs::read(path) {
+            Ok(bytes) => Resolv::of(Some(&bytes[..bytes.len().min(FILE_MAX_BYTES)])),
             Err(e) => {
                 log::debug!("{} not read: {e}", path.display());
-                Resolv { is_missing: e.kind() == std::io::ErrorKind::NotFound, ..Resolv::default() }
+                Resolv { is_missing: e.kind() == std::io::ErrorKind::NotFound, ..Resolv::of(None) }
             }
-        };
+        }
+    }
+
+    /// Of a file that says this. `None`: there is none.
+    pub(super) fn of(text: Option<&[u8]>) -> Resolv {
+        let mut found = text.map_or_else(|| Resolv { is_missing: true, ..Resolv::default() }, Resolv::parse);
         // "If no nameserver entries are present, the default is to use the name server on the local machine."
         if found.is_empty() {
             found.nameservers.v4.push(IpAddr::from(Ipv4Addr::LOCALHOST).into());

@@ -3,17 +3,19 @@
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
+use nix::sys::prctl;
 use nix::sys::wait::waitpid;
 
-use super::{Broker, Error, Interface, Tap, Watch, configure, report};
+use super::upkeep::{self, Keeper};
+use super::{Broker, Error, Interface, Tap, Upkeep, Watch, configure, report};
 use crate::sys::process::Fork;
-use crate::sys::{fdpass, netns, process};
+use crate::sys::{fdpass, netns, process, signal};
 
 /// How the user names a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,11 +77,16 @@ impl Namespace {
         Ok(Namespace { net, user, watch, name: target.to_string() })
     }
 
-    /// Makes the tap inside. To be called while this process has one thread.
+    /// Makes the tap inside, and if `confine` is given, stays there to change it: that is how it gives up its privileges, all
+    /// but CAP_NET_ADMIN. To be called while this process has one thread.
     ///
     /// # Errors
     /// What went wrong inside.
-    pub fn attach(&self, interface: &Interface) -> Result<Tap, Error> {
+    pub fn attach<E>(
+        &self,
+        interface: &Interface,
+        confine: Option<impl FnOnce() -> Result<(), E>>,
+    ) -> Result<Tap, Error> {
         let (ours, theirs) = fdpass::pair().map_err(Error::io("cannot make a socket pair"))?;
         match process::fork().map_err(Error::io("cannot start a process to set up the namespace"))? {
             Fork::Child => {
@@ -88,13 +95,23 @@ impl Namespace {
                 let hidden = process::hide_from_tracers().map_err(Error::io("cannot switch off tracing"));
                 let outcome = hidden.and_then(|()| self.enter()).and_then(|()| configure::make(interface));
                 let sent = report::send(theirs.as_fd(), &outcome);
-                process::exit_now(i32::from(outcome.is_err() || sent.is_err()))
+                let made = outcome.is_ok() && sent.is_ok();
+                // Only the parent holds the tap from here on.
+                drop(outcome);
+                if let Some(confine) = confine.filter(|_| made) {
+                    keep_up(theirs, interface, confine);
+                }
+                process::exit_now(i32::from(!made))
             }
             Fork::Parent(child) => {
                 drop(theirs);
-                let tap = report::recv(ours.as_fd());
+                let made = report::recv(ours.as_fd());
+                if made.is_ok() && confine.is_some() {
+                    let upkeep = Some(Upkeep::new(ours, Some(child.as_raw()))?);
+                    return made.map(|tap| Tap { upkeep, ..tap });
+                }
                 while waitpid(child, None) == Err(nix::Error::EINTR) {}
-                tap
+                made
             }
         }
     }
@@ -137,6 +154,21 @@ impl Namespace {
             };
             Error::Failed(format!("cannot join the network namespace {}: {e}{hint}", self.name))
         })
+    }
+}
+
+/// What the child does that has made the interface and stays. Returns at the end of its channel.
+fn keep_up<E>(channel: OwnedFd, interface: &Interface, confine: impl FnOnce() -> Result<(), E>) {
+    // The terminal's keys are for the parent to act on.
+    let blocked = signal::block_all();
+    // A pipe among the standard streams would keep its reader waiting after we have let go of it.
+    process::let_go_of_std_fds();
+    process::close_inherited(Some(channel.as_raw_fd()));
+    let _ = prctl::set_name(c"spelt-upkeep");
+    let Ok(mut keeper) = Keeper::new(interface, None) else { return };
+    // The parent hears of a failure when it asks for something, and tells it then.
+    if blocked.is_ok() && confine().is_ok() {
+        while upkeep::serve(&channel, &mut keeper) {}
     }
 }
 

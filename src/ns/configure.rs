@@ -37,7 +37,8 @@ pub fn make(interface: &Interface) -> Result<Tap, Error> {
         }
     };
     let link_local = (interface.configure && interface.ipv6).then(|| eui64_link_local(&mac));
-    let mut tap = Tap { fds, name: interface.name.clone(), mac, offloads, link_local, warnings: Vec::new() };
+    let mut tap =
+        Tap { fds, name: interface.name.clone(), mac, offloads, link_local, warnings: Vec::new(), upkeep: None };
     if interface.configure && interface.ipv6 {
         refuse_router_advertisements(&interface.name);
     }
@@ -50,7 +51,15 @@ fn bring_up_loopback(interface: &Interface) -> Result<Tap, Error> {
     let outcome = netlink.apply(&[set_link(LOOPBACK_INDEX, true, vec![])]);
     outcome.and_then(|mut o| o.pop().unwrap_or(Ok(()))).map_err(Error::io("cannot bring up `lo`"))?;
     let (offloads, warnings) = (Offloads::default(), Vec::new());
-    Ok(Tap { fds: Vec::new(), name: interface.name.clone(), mac: Mac([0; 6]), offloads, link_local: None, warnings })
+    Ok(Tap {
+        fds: Vec::new(),
+        name: interface.name.clone(),
+        mac: Mac([0; 6]),
+        offloads,
+        link_local: None,
+        warnings,
+        upkeep: None,
+    })
 }
 
 fn apply(interface: &Interface, index: u32, tap: &mut Tap) -> Result<(), Error> {
@@ -180,7 +189,7 @@ fn route_step(index: u32, name: &str, route: &Route, interface: &Interface) -> (
 
 /// Routes on the link first, then those through gateways, which must be on the link. Those the kernel makes for an
 /// address by itself are left out: they would be there twice.
-fn in_order(interface: &Interface) -> Vec<&Route> {
+pub(super) fn in_order(interface: &Interface) -> Vec<&Route> {
     let made_by_kernel = |r: &&Route| on_link(r) && interface.addrs.iter().any(|a| a.network() == r.dst);
     let mut routes: Vec<&Route> = interface.routes.iter().filter(|r| !made_by_kernel(r)).collect();
     routes.sort_by_key(|r| !on_link(r));
@@ -214,7 +223,7 @@ fn address_generation(index: u32, mode: In6AddrGenMode) -> Change {
     set_link(index, false, vec![LinkAttribute::AfSpecUnspec(vec![inet6])])
 }
 
-fn add_address(index: u32, prefix: Prefix) -> Change {
+pub(super) fn add_address(index: u32, prefix: Prefix) -> Change {
     let mut m = AddressMessage::default();
     let ip = prefix.addr.to_ip();
     m.header.family = family_of(prefix.addr.family());
@@ -235,7 +244,7 @@ fn add_address(index: u32, prefix: Prefix) -> Change {
     (RouteNetlinkMessage::NewAddress(m), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-fn add_route(index: u32, route: &Route, interface: &Interface) -> Change {
+pub(super) fn add_route(index: u32, route: &Route, interface: &Interface) -> Change {
     let mut m = RouteMessage::default();
     m.header.address_family = family_of(route.family());
     m.header.destination_prefix_length = route.dst.len;
@@ -284,7 +293,7 @@ fn gateway(addr: &Addr, family: Family) -> RouteAttribute {
     }
 }
 
-fn to_route_address(addr: &Addr) -> RouteAddress {
+pub(super) fn to_route_address(addr: &Addr) -> RouteAddress {
     match addr.to_ip() {
         IpAddr::V4(a) => RouteAddress::Inet(a),
         IpAddr::V6(a) => RouteAddress::Inet6(a),

@@ -5,16 +5,20 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::upkeep::{self, Keeper, Resolv};
 use super::{Error, Spawn, Tap, configure, report};
 use crate::sys::process::Fork;
+use crate::sys::signal::Signals;
 use crate::sys::{fdpass, process, signal};
 
 /// Whoever started us, as the host knows them.
@@ -33,22 +37,24 @@ pub fn main(what: &Spawn, ids: Ids, channel: OwnedFd) -> ! {
     log::set_max_level(log::LevelFilter::Off);
     process::close_inherited(Some(channel.as_raw_fd()));
     let _ = prctl::set_name(c"spelt-init");
-    let outcome = prepare(what, ids);
+    let mut resolv_conf = None;
+    let outcome = prepare(what, ids, &mut resolv_conf);
     let sent = report::send(channel.as_fd(), &outcome);
     if outcome.is_err() || sent.is_err() {
         process::exit_now(1);
     }
+    // Before the command can change anything.
+    let keeper = what.upkeep.then(|| Keeper::new(&what.interface, resolv_conf)).and_then(Result::ok);
     // Only the parent holds the tap from here on: its end is the end of the link.
     drop(outcome);
     // Death of the parent before the death signal was armed shows here.
     if !matches!(fdpass::recv(channel.as_fd(), GO.len()), Ok((word, _)) if word == GO) {
         process::exit_now(1);
     }
-    drop(channel);
-    process::exit_now(run(what))
+    process::exit_now(run(what, keeper.map(|keeper| (channel, keeper))))
 }
 
-fn prepare(what: &Spawn, ids: Ids) -> Result<Tap, Error> {
+fn prepare(what: &Spawn, ids: Ids, resolv_conf: &mut Option<Resolv>) -> Result<Tap, Error> {
     let step = |e: nix::Error| io::Error::from(e);
     prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(step)
@@ -77,7 +83,8 @@ fn prepare(what: &Spawn, ids: Ids) -> Result<Tap, Error> {
     warn("unprivileged ping is off inside", ping);
     warn("the host name stays", set_hostname(what));
     if let Some(text) = &what.resolv_conf {
-        warn("the command gets no resolv.conf of its own", replace_resolv_conf(text));
+        let replaced = replace_resolv_conf(text).map(|file| *resolv_conf = Some(Resolv { file, text: text.clone() }));
+        warn("the command gets no resolv.conf of its own", replaced);
     }
     if what.pid_namespace {
         warn("/proc shows the host's processes", mount_proc());
@@ -121,7 +128,7 @@ fn set_hostname(what: &Spawn) -> io::Result<()> {
 
 /// Puts a file of ours over /etc/resolv.conf, or over what it links to. The file lives in a tmpfs that is mounted on
 /// /proc only while the file is made: a bind mount holds it afterwards. To be called before the new /proc.
-fn replace_resolv_conf(text: &[u8]) -> io::Result<()> {
+fn replace_resolv_conf(text: &[u8]) -> io::Result<fs::File> {
     let target = fs::canonicalize(RESOLV_CONF).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => {
             io::Error::other("/etc/resolv.conf does not exist, so there is nothing to put one over")
@@ -130,9 +137,14 @@ fn replace_resolv_conf(text: &[u8]) -> io::Result<()> {
     })?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("tmpfs"), PROC, Some("tmpfs"), flags, Some("size=64k,nr_inodes=4,mode=0755"))?;
-    let file = Path::new(PROC).join("resolv.conf");
-    let made = fs::write(&file, text)
-        .and_then(|()| Ok(mount(Some(&file), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?));
+    let path = Path::new(PROC).join("resolv.conf");
+    let make = || -> io::Result<fs::File> {
+        let file = fs::File::options().read(true).write(true).create_new(true).open(&path)?;
+        file.write_all_at(text, 0)?;
+        mount(Some(&path), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        Ok(file)
+    };
+    let made = make();
     umount2(PROC, MntFlags::MNT_DETACH)?;
     made
 }
@@ -142,8 +154,8 @@ fn mount_proc() -> io::Result<()> {
     Ok(mount(Some("proc"), PROC, Some("proc"), flags, None::<&str>)?)
 }
 
-/// Starts the command and looks after it and its orphans; returns its status.
-fn run(what: &Spawn) -> i32 {
+/// Starts the command and looks after it and its orphans, and after the interface; returns the command's status.
+fn run(what: &Spawn, mut upkeep: Option<(OwnedFd, Keeper)>) -> i32 {
     let command = match process::fork() {
         Ok(Fork::Child) => become_command(what),
         Ok(Fork::Parent(pid)) => pid,
@@ -152,16 +164,36 @@ fn run(what: &Spawn) -> i32 {
             return EXIT_FAILED;
         }
     };
+    // Signals as events, where there is something else to wait for.
+    let mut signals = upkeep.as_ref().and_then(|_| Signals::new(&Signal::iterator().collect::<Vec<_>>()).ok());
     loop {
         if let Some(status) = reap(command) {
             return status;
         }
-        let Ok(got) = signal::wait() else { continue };
+        let got = match (&mut signals, &mut upkeep) {
+            (Some(signals), Some(served)) => {
+                if !wait_or_serve(signals, served) {
+                    upkeep = None;
+                }
+                signals.take().unwrap_or_default()
+            }
+            _ => signal::wait().ok(),
+        };
         // What the terminal sends, its whole process group has got already.
-        if got.number != libc::SIGCHLD && got.from_process {
+        if let Some(got) = got.filter(|got| got.number != libc::SIGCHLD && got.from_process) {
             pass_on(command, got.number);
         }
     }
+}
+
+/// Returns when there may be a signal. False: there is nothing else to wait for any more.
+fn wait_or_serve(signals: &Signals, (channel, keeper): &mut (OwnedFd, Keeper)) -> bool {
+    let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut fds, PollTimeout::NONE).is_err() {
+        return true;
+    }
+    let requested = fds[1].any().unwrap_or(true);
+    !requested || upkeep::serve(channel, keeper)
 }
 
 /// Takes all that have ended; the command's status if it was among them.

@@ -22,6 +22,9 @@
 //! **[`Broker`]**: a process that stays inside and makes sockets there, for those who talk to the guest's own sockets
 //! without a packet in between.
 //!
+//! **[`Upkeep`]**: changes the interface when the host's network has changed; with a command by way of init, else by the child
+//! that has made it.
+//!
 //! All children are forks of a process that must have one thread.
 //!
 //! System calls, only at set-up: clone3, clone (fork), close_range, prctl, rt_sigprocmask, rt_sigaction, rt_sigtimedwait,
@@ -30,7 +33,7 @@
 //! `SIOCGIFINDEX`, `SIOCGIFHWADDR`, `NS_GET_USERNS`, `NS_GET_NSTYPE`), setns, netlink as in `host`, poll, prlimit64, execve,
 //! setsockopt (`SO_RCVTIMEO`), wait4, kill, exit_group. At run time: read (inotify), newfstatat (watch), poll, wait4,
 //! sendmsg, recvmsg (the broker's replies), pidfd_send_signal; of the broker: recvmsg, sendmsg, socket, setsockopt, bind,
-//! listen, ioctl (`SIOCGIFINDEX`), close, at its start dup2.
+//! listen, ioctl (`SIOCGIFINDEX`), close, at its start dup2; of upkeep: see there.
 
 mod attach;
 pub mod broker;
@@ -39,6 +42,7 @@ mod device;
 mod init;
 mod report;
 mod spawn;
+pub mod upkeep;
 mod watch;
 
 use std::os::fd::OwnedFd;
@@ -49,10 +53,11 @@ pub use crate::sys::tun::Offloads;
 pub use attach::{Namespace, Target, UserNamespace};
 pub use broker::Broker;
 pub use spawn::{Child, Spawn, spawn};
+pub use upkeep::Upkeep;
 pub use watch::Watch;
 
 /// The interface to make in the namespace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// 1–15 bytes.
     pub name: String,
@@ -93,6 +98,8 @@ pub struct Tap {
     pub link_local: Option<Addr>,
     /// What could not be done and is no reason to give up; one sentence each.
     pub warnings: Vec<String>,
+    /// How to change it, if that was asked for.
+    pub upkeep: Option<Upkeep>,
 }
 
 /// Why there is no guest.

@@ -68,6 +68,7 @@ fn decode(m: &[u8], fds: Vec<OwnedFd>) -> Option<Tap> {
         offloads: Offloads { vnet_header, csum, tso, uso },
         link_local: Some(Addr::v6(*link_local)).filter(|a| !a.is_unspecified()),
         warnings: lines.collect(),
+        upkeep: None,
     })
 }
 
@@ -91,6 +92,7 @@ mod tests {
             offloads: Offloads { vnet_header: true, csum: true, tso: true, uso: false },
             link_local: Some("fe80::7".parse::<std::net::Ipv6Addr>().unwrap().into()),
             warnings,
+            upkeep: None,
         }
     }
 

@@ -7,7 +7,7 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::{Broker, Error, Interface, Namespace, Tap, Target, init, report};
+use super::{Broker, Error, Interface, Namespace, Tap, Target, Upkeep, init, report};
 use crate::sys::process::{Cloned, Fork, OpenFiles};
 use crate::sys::{fdpass, netns, pidfd, process};
 
@@ -21,6 +21,8 @@ pub struct Spawn {
     pub hostname: Option<String>,
     /// Contents of a file to be seen as /etc/resolv.conf inside.
     pub resolv_conf: Option<Vec<u8>>,
+    /// The interface may be changed later: see [`Tap::upkeep`].
+    pub upkeep: bool,
     /// A user namespace, in which the command is root. Without one only root can do this, of the host or of the user
     /// namespace this process is in.
     pub user_namespace: bool,
@@ -38,6 +40,7 @@ pub struct Child {
     process: Cloned,
     channel: Option<OwnedFd>,
     user_namespace: bool,
+    upkeep: bool,
     status: Option<u8>,
 }
 
@@ -57,9 +60,13 @@ pub fn spawn(what: &Spawn) -> Result<Child, Error> {
             drop(ours);
             init::main(what, ids, theirs)
         }
-        Fork::Parent(process) => {
-            Ok(Child { process, channel: Some(ours), user_namespace: what.user_namespace, status: None })
-        }
+        Fork::Parent(process) => Ok(Child {
+            process,
+            channel: Some(ours),
+            user_namespace: what.user_namespace,
+            upkeep: what.upkeep,
+            status: None,
+        }),
     }
 }
 
@@ -70,7 +77,12 @@ impl Child {
     /// What went wrong inside.
     pub fn tap(&mut self) -> Result<Tap, Error> {
         let channel = self.channel.as_ref().ok_or_else(|| Error::Failed("the command runs already".into()))?;
-        report::recv(channel.as_fd())
+        let mut tap = report::recv(channel.as_fd())?;
+        if self.upkeep {
+            let own = channel.try_clone().map_err(Error::io("cannot keep the channel into the namespace"))?;
+            tap.upkeep = Some(Upkeep::new(own, None)?);
+        }
+        Ok(tap)
     }
 
     /// Starts a process inside that makes sockets for us, as [`Namespace::broker`]. To be called when [`Child::tap`] has

@@ -35,6 +35,7 @@ pub mod table;
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use caps::Capability;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -55,6 +56,8 @@ pub use table::Role;
 pub struct Params {
     /// Keep CAP_NET_BIND_SERVICE, for listeners below port 1024 that are opened later. Only of use to root.
     pub bind_low_ports: bool,
+    /// Keep CAP_NET_ADMIN, to change the guest's interface inside.
+    pub configure: bool,
     /// Become this user and group; for processes started as root that have no child to look after.
     pub identity: Option<Identity>,
     /// Where pivot_root is impossible (the root is the initial RAM file system), use chroot instead.
@@ -85,6 +88,19 @@ pub struct Error {
 pub fn enter(params: &Params) -> Result<(), Error> {
     enter_process(params)?;
     confine_thread(params)
+}
+
+/// Gives up all but reading beneath these directories: for a process that reads files and does nothing else.
+///
+/// # Errors
+/// See [`Error`].
+pub fn enter_to_read(params: &Params, beneath: &[PathBuf]) -> Result<(), Error> {
+    // No other user exists in a user namespace, and there is none that we have to make.
+    params.identity.filter(|_| is_privileged()).map_or(Ok(()), change_user)?;
+    prctl::set_no_new_privs().map_err(fail("no_new_privs", ""))?;
+    let files = landlock::give_up_files_but(beneath, params.alone);
+    tolerate(params.lacks.files, files.map_err(|cause| Error { step: "Landlock", cause, hint: LANDLOCK_HINT }))?;
+    finish(params)
 }
 
 /// The first half of [`enter`], after which threads can be made that have the same to give up.
@@ -118,8 +134,17 @@ pub fn is_privileged() -> bool {
 pub fn confine_thread(params: &Params) -> Result<(), Error> {
     let children = unshare(CloneFlags::CLONE_NEWPID).map_err(fail("a new PID namespace", LIMIT_HINT));
     tolerate(params.lacks.namespaces, children)?;
-    let keep: &[Capability] = if params.bind_low_ports { &[Capability::CAP_NET_BIND_SERVICE] } else { &[] };
-    drop_all_but(keep).map_err(|cause| Error { step: "dropping capabilities", cause, hint: "" })?;
+    finish(params)
+}
+
+/// No capabilities, no tracing, and the filter.
+fn finish(params: &Params) -> Result<(), Error> {
+    let kept = [
+        params.bind_low_ports.then_some(Capability::CAP_NET_BIND_SERVICE),
+        params.configure.then_some(Capability::CAP_NET_ADMIN),
+    ];
+    let keep: Vec<Capability> = kept.into_iter().flatten().collect();
+    drop_all_but(&keep).map_err(|cause| Error { step: "dropping capabilities", cause, hint: "" })?;
     prctl::set_dumpable(false).map_err(fail("switching off core dumps and tracing", ""))?;
     if params.ends_with_parent {
         // Not before: every change of credentials takes it back (prctl(2)).

@@ -21,10 +21,16 @@ impl Role {
     pub const CARD: Role = Role(8);
     /// Makes sockets in a namespace.
     pub const BROKER: Role = Role(16);
+    /// Changes the interface in a namespace.
+    pub const UPKEEP: Role = Role(32);
+    /// Reads a file whenever it changes.
+    pub const READER: Role = Role(64);
 
     pub const NAMESPACE: Role = Role(Role::RUN.0 | Role::ATTACH.0);
     pub const ENGINE: Role = Role(Role::NAMESPACE.0 | Role::MACHINE.0 | Role::CARD.0);
-    pub const ALL: Role = Role(Role::ENGINE.0 | Role::BROKER.0);
+    /// Those who help whoever serves a guest.
+    pub const HELPERS: Role = Role(Role::BROKER.0 | Role::UPKEEP.0 | Role::READER.0);
+    pub const ALL: Role = Role(Role::ENGINE.0 | Role::HELPERS.0);
 
     pub fn contains(self, one: Role) -> bool {
         self.0 & one.0 == one.0
@@ -32,7 +38,7 @@ impl Role {
 
     /// One by one.
     pub fn all() -> impl Iterator<Item = Role> {
-        [Role::RUN, Role::ATTACH, Role::MACHINE, Role::CARD, Role::BROKER].into_iter()
+        [Role::RUN, Role::ATTACH, Role::MACHINE, Role::CARD, Role::BROKER, Role::UPKEEP, Role::READER].into_iter()
     }
 }
 
@@ -93,18 +99,28 @@ const VM: Role = Role(Role::MACHINE.0 | Role::CARD.0);
 const NOT_RUN: Role = Role(Role::ENGINE.0 & !Role::RUN.0);
 const NOT_CARD: Role = Role(Role::ALL.0 & !Role::CARD.0);
 const ALL: Role = Role::ALL;
+const HELPERS: Role = Role::HELPERS;
+const HELPERS_THAT_CLOSE: Role = Role(Role::HELPERS.0 & !Role::UPKEEP.0);
+const READER: Role = Role::READER;
+const UPKEEP: Role = Role::UPKEEP;
+/// All that are asked for something.
+const ASKED: Role = Role(Role::ALL.0 & !Role::READER.0);
+const CLOSING: Role = Role(Role::ALL.0 & !Role::UPKEEP.0);
+const SOCKETED: Role = Role(Role::ENGINE.0 | Role::BROKER.0);
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 const COMMON: &[Call] = calls!(
     // Bytes and frames.
     SYS_read, ENGINE, ALWAYS, "frames of a tap, signals, events, what is left in pipes";
     SYS_write, ENGINE, ALWAYS, "messages, captures, wake-ups, readiness, last words";
-    SYS_write, Role::BROKER, ALWAYS, "last words", rare: "after a bug";
+    SYS_write, HELPERS, ALWAYS, "last words", rare: "after a bug";
     SYS_writev, NAMESPACE, ALWAYS, "frames to a tap";
-    SYS_recvmsg, ALL, ALWAYS, "data of connections, error queues, requests of hypervisors and clients, the broker's channel";
+    SYS_recvmsg, ASKED, ALWAYS, "data of connections, error queues, requests of hypervisors and clients, the broker's channel";
     SYS_sendmsg, ALL, ALWAYS, "data of connections, frames and replies to hypervisors, the broker's channel";
     SYS_recvfrom, ENGINE, ALWAYS, "acknowledged data, frames of hypervisors, netlink";
     SYS_sendto, ENGINE, ALWAYS, "system log, service manager, netlink, answers at the control socket";
+    SYS_recvfrom, UPKEEP, ALWAYS, "netlink";
+    SYS_sendto, UPKEEP, ALWAYS, "netlink";
     SYS_recvmmsg, ENGINE, ALWAYS, "datagrams";
     SYS_sendmmsg, ENGINE, ALWAYS, "datagrams";
     SYS_splice, NAMESPACE, ALWAYS, "connections of loopbacks";
@@ -122,8 +138,8 @@ const COMMON: &[Call] = calls!(
     SYS_socket, ENGINE, SOCKETS, "flows and listeners; the system log that comes back; indexes of devices";
     SYS_socket, Role::BROKER, SOCKETS_INSIDE, "sockets inside; who listens there";
     SYS_connect, ENGINE, ALWAYS, "flows, the system log";
-    SYS_bind, ALL, ALWAYS, "flows and listeners";
-    SYS_listen, ALL, ALWAYS, "listeners";
+    SYS_bind, SOCKETED, ALWAYS, "flows and listeners";
+    SYS_listen, SOCKETED, ALWAYS, "listeners";
     SYS_accept4, ENGINE, ALWAYS, "clients of listeners, hypervisors, the control socket";
     SYS_shutdown, ENGINE, ALWAYS, "half-closed connections";
     SYS_getsockopt, ENGINE, ALWAYS, "room in send buffers, errors, path MTU, who a client is";
@@ -137,7 +153,8 @@ const COMMON: &[Call] = calls!(
     SYS_ioctl, VM, REQUESTS, "not to wait; indexes of devices";
     SYS_ioctl, Role::BROKER, INDEX, "indexes of devices", rare: "for listeners at link-local addresses";
     SYS_pipe2, NAMESPACE, ALWAYS, "connections of loopbacks";
-    SYS_close, ALL, ALWAYS, "everything";
+    SYS_close, CLOSING, ALWAYS, "everything";
+    SYS_close, UPKEEP, ALWAYS, "descriptors that nobody has asked for", rare: "if who serves the guest sends some";
     SYS_dup3, NOT_RUN, ALWAYS, "letting go of the terminal", rare: "what newer processors have for dup2";
     // Memory. None of it can be executed.
     SYS_mmap, ENGINE, NOT_EXECUTABLE, "memory of ours and of hypervisors";
@@ -145,11 +162,12 @@ const COMMON: &[Call] = calls!(
     SYS_madvise, ENGINE, ALWAYS, "memory of threads that end";
     SYS_mprotect, ENGINE, NOT_EXECUTABLE, "growth of a thread's memory";
     SYS_mremap, ENGINE, ALWAYS, "large buffers that grow", rare: "if the log or a list grows large";
+    SYS_mremap, UPKEEP, ALWAYS, "large buffers that grow", rare: "if there are a thousand routes";
     SYS_brk, ENGINE, ALWAYS, "growth of the first thread's memory", rare: "if there is room behind it";
-    SYS_mmap, Role::BROKER, NOT_EXECUTABLE, "memory", rare: "it has enough from the start";
-    SYS_munmap, Role::BROKER, ALWAYS, "memory that goes back", rare: "it has enough from the start";
-    SYS_mprotect, Role::BROKER, NOT_EXECUTABLE, "memory", rare: "it has enough from the start";
-    SYS_brk, Role::BROKER, ALWAYS, "memory", rare: "it has enough from the start";
+    SYS_mmap, HELPERS, NOT_EXECUTABLE, "memory", rare: "it has enough from the start";
+    SYS_munmap, HELPERS, ALWAYS, "memory that goes back", rare: "it has enough from the start";
+    SYS_mprotect, HELPERS, NOT_EXECUTABLE, "memory", rare: "it has enough from the start";
+    SYS_brk, HELPERS, ALWAYS, "memory", rare: "it has enough from the start";
     SYS_getrandom, ENGINE, ALWAYS, "secrets of hash tables";
     // Files that are open.
     SYS_fstat, ENGINE, ALWAYS, "what others send us; where the log ends", rare: "some C libraries have newfstatat";
@@ -159,25 +177,31 @@ const COMMON: &[Call] = calls!(
         refused: libc::ENOENT;
     SYS_readlinkat, ENGINE, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
     SYS_getcwd, ENGINE, ALWAYS, "where the program is, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
+    SYS_openat, READER, TO_READ, "resolv.conf";
+    SYS_read, READER, ALWAYS, "resolv.conf, and what happens to it";
+    SYS_inotify_add_watch, READER, ALWAYS, "a file that is another by now";
+    SYS_inotify_rm_watch, READER, ALWAYS, "a link that leads elsewhere", rare: "if resolv.conf becomes another link";
+    SYS_clock_gettime, READER, ALWAYS, "the time", rare: "where the kernel's clock cannot be read without a call";
+    SYS_readlinkat, READER, ALWAYS, "where resolv.conf leads", rare: "what newer processors have for readlink";
     // Processes.
     SYS_sched_getaffinity, ENGINE, ALWAYS, "processors, when not found in /sys", rare: "if threads compete for memory";
     SYS_wait4, NAMESPACE, ALWAYS, "how the command or the broker ended";
     SYS_pidfd_send_signal, NAMESPACE, ALWAYS, "signals to the command, the broker's end";
     SYS_kill, RUN, PROBE, "whether a process group exists", rare: "if the command had the terminal";
     SYS_getpid, ENGINE, ALWAYS, "messages of the system log; abort";
-    SYS_getpid, Role::BROKER, ALWAYS, "abort", rare: "after a bug";
+    SYS_getpid, HELPERS, ALWAYS, "abort", rare: "after a bug";
     SYS_gettid, ALL, ALWAYS, "abort", rare: "after a bug";
     SYS_tgkill, ALL, ABORT, "abort", rare: "after a bug";
     SYS_tkill, ALL, ABORT_OF_MUSL, "abort", rare: "after a bug";
     SYS_rt_sigprocmask, ENGINE, ALWAYS, "the terminal's foreground; abort; the end of threads";
-    SYS_rt_sigprocmask, Role::BROKER, ALWAYS, "abort", rare: "after a bug";
+    SYS_rt_sigprocmask, HELPERS, ALWAYS, "abort", rare: "after a bug";
     SYS_rt_sigaction, Role::CARD, FAULTS, "a hypervisor's memory may go; other faults; abort";
     SYS_rt_sigaction, NOT_CARD, FAULTS, "faults that are not ours to handle; abort", rare: "after a bug";
     SYS_rt_sigreturn, ENGINE, ALWAYS, "memory of a hypervisor that has gone", rare: "if a hypervisor breaks its word";
     SYS_sigaltstack, ENGINE, ALWAYS, "the end of threads";
     SYS_exit, ENGINE, ALWAYS, "the end of threads";
     SYS_exit_group, ENGINE, ALWAYS, "the end";
-    SYS_exit_group, Role::BROKER, ALWAYS, "the end", rare: "if we are killed before we kill it";
+    SYS_exit_group, HELPERS, ALWAYS, "the end", rare: "if we are killed before we kill it";
 );
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 const COMMON: &[Call] = &[];
@@ -186,17 +210,23 @@ const COMMON: &[Call] = &[];
 const MACHINES: &[Call] = calls!(
     SYS_epoll_wait, ENGINE, ALWAYS, "events";
     SYS_poll, ENGINE, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
+    SYS_poll, READER, ALWAYS, "events";
+    SYS_readlink, READER, ALWAYS, "where resolv.conf leads";
     SYS_dup2, NOT_RUN, ALWAYS, "letting go of the terminal";
     SYS_readlink, ENGINE, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
 );
 #[cfg(not(target_arch = "x86_64"))]
 const MACHINES: &[Call] = calls!(
     SYS_ppoll, ENGINE, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
+    SYS_ppoll, READER, ALWAYS, "events";
 );
 
 /// Beside what a flow's descriptors need: a build that checks itself asks, before it closes one, whether it is open.
 const UNOPTIMIZED: &[Call] = if cfg!(debug_assertions) {
-    calls!(SYS_fcntl, Role::BROKER, IS_OPEN, "whether what is closed was open";)
+    calls!(
+        SYS_fcntl, HELPERS_THAT_CLOSE, IS_OPEN, "whether what is closed was open";
+        SYS_fcntl, UPKEEP, IS_OPEN, "the same", rare: "if who serves the guest sends descriptors";
+    )
 } else {
     &[]
 };
@@ -327,6 +357,9 @@ const INDEX: &[&[Test]] = &[INDEX_OF_NAME];
 
 const NOT_EXECUTABLE: &[&[Test]] = &[&[Test::Bits(2, libc::PROT_EXEC as u32, 0)]];
 
+/// Not to write, nor to make.
+const TO_READ: &[&[Test]] = &[&[Test::Bits(2, (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u32, 0)]];
+
 const PROBE: &[&[Test]] = &[&[Test::Is(1, 0)]];
 const ABORT: &[&[Test]] = &[&[Test::Own(0), Test::Is(2, libc::SIGABRT as u32)]];
 const ABORT_OF_MUSL: &[&[Test]] = &[&[Test::Is(1, libc::SIGABRT as u32)]];
@@ -366,6 +399,8 @@ mod tests {
             libc::SYS_bpf,
             libc::SYS_io_uring_setup,
         ];
-        assert!(all().all(|call| !never.contains(&call.number) || call.refused.is_some()));
+        let reads =
+            |call: &Call| call.number == libc::SYS_openat && call.roles == Role::READER && !call.only.is_empty();
+        assert!(all().all(|call| !never.contains(&call.number) || call.refused.is_some() || reads(call)));
     }
 }

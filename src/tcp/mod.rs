@@ -227,6 +227,11 @@ impl Tcp {
         self.scratch = vec![0; SCRATCH_BYTES];
     }
 
+    /// For sockets that are opened from now on.
+    pub fn set_outbound(&mut self, outbound: Outbound) {
+        self.outbound = outbound;
+    }
+
     /// Flows there may be from now on; those beyond stay.
     pub fn set_limit(&mut self, limit: usize) {
         self.flows.set_limit(limit);

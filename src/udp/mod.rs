@@ -318,6 +318,11 @@ impl Udp {
         std::mem::take(&mut self.handed_back)
     }
 
+    /// For sockets that are opened from now on.
+    pub fn set_outbound(&mut self, outbound: Outbound) {
+        self.config.outbound = outbound;
+    }
+
     /// Flows there may be from now on; those beyond stay.
     pub fn set_limit(&mut self, limit: usize) {
         self.table.set_limit(limit);

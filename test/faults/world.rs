@@ -160,7 +160,15 @@ fn parts(link: Link, local: Local, listeners: Vec<(Proto, socket2::Socket, u16)>
         target: None,
         forward: ForwardId::from_number(1).unwrap(),
     });
-    Parts { link, common, listeners: listeners.collect(), forwarding, local: Some(local), neighbours: None }
+    Parts {
+        link,
+        common,
+        listeners: listeners.collect(),
+        forwarding,
+        local: Some(local),
+        neighbours: None,
+        following: None,
+    }
 }
 
 /// A port of the host's that the engine is to listen at.

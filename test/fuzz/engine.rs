@@ -349,5 +349,5 @@ pub fn parts(link: Link) -> Parts {
         udp_timeouts: (Duration::from_millis(2), Duration::from_millis(4)),
     };
     let forwarding = Forwarding::nothing();
-    Parts { link, common, listeners: Vec::new(), forwarding, local: None, neighbours: None }
+    Parts { link, common, listeners: Vec::new(), forwarding, local: None, neighbours: None, following: None }
 }

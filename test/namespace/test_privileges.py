@@ -108,16 +108,22 @@ class Root(PrivilegeCase):
         self.assertEqual((now["Groups"], now["NoNewPrivs"]), ("", "1"))
 
     def test_root_becomes_nobody_in_the_namespace_too(self):
-        """What makes sockets there. It keeps the right to bind low ports, and ends with the other."""
+        """What makes sockets there keeps the right to bind low ports, what changes the interface that to administer networks,
+        and what reads resolv.conf none. All end with the other."""
         pid = self.attach_as_root(self.root_owned_namespace().path, "-T", "auto")
-        inside, = lab.descendants(pid) - {pid}
-        now = status(inside)
-        self.assertEqual((*ids(inside), now["Groups"], now["NoNewPrivs"]), ("65534", "65534", "", "1"))
-        self.assertEqual([int(now[f"Cap{kind}"], 16) for kind in ("Prm", "Eff", "Inh", "Bnd", "Amb")],
-                         [1 << 10, 1 << 10, 0, 0, 0])
-        os.kill(inside, signal.SIGSTOP)
+        helpers = {lab.comm(helper): helper for helper in lab.descendants(pid) - {pid}}
+        rights = {"spelt-broker": 1 << 10, "spelt-upkeep": 1 << 12, "spelt-reader": 0}
+        self.assertEqual(set(helpers), set(rights))
+        for name, helper in helpers.items():
+            lab.wait_until(lambda: status(helper)["Seccomp"] == "2", 5, f"the filter of {name}")
+            now = status(helper)
+            self.assertEqual((*ids(helper), now["Groups"], now["NoNewPrivs"]), ("65534", "65534", "", "1"), name)
+            self.assertEqual([int(now[f"Cap{kind}"], 16) for kind in ("Prm", "Eff", "Inh", "Bnd", "Amb")],
+                             [rights[name], rights[name], 0, 0, 0], name)
+            os.kill(helper, signal.SIGSTOP)
         self.kill(pid)
-        self.assert_ended(inside)
+        for helper in helpers.values():
+            self.assert_ended(helper)
 
     def test_root_of_a_container_becomes_nobody(self):
         """Such a root has no CAP_SYS_ADMIN, but may enter a user namespace that it made."""

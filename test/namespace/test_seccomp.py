@@ -16,7 +16,9 @@ import lab
 from support import V4, V6, Case, limit
 from test_privileges import status
 
-ROLES = ("run", "attach", "machine", "card", "broker")
+SERVING = ("run", "attach", "machine", "card")
+HELPING = ("broker", "upkeep", "reader")
+ROLES = SERVING + HELPING
 CALL = re.compile(r"(?:<\.\.\. )?(\w+)(?:\(| resumed>)")
 
 # Programs find that the kernel lacks a system call: number and errno, then the program's command line.
@@ -96,7 +98,7 @@ class Forbidden(Case):
 
     def test_they_end_the_process(self):
         for role in ROLES:
-            for call in (*self.CALLS, *(["openat"] if role == "broker" else [])):
+            for call in (*self.CALLS, *(["openat"] if role in ("broker", "upkeep") else [])):
                 done = self.make(role, call)
                 self.assertEqual(done.returncode, -signal.SIGSYS, (role, call, done.stdout))
                 line, = done.stderr.splitlines()
@@ -104,7 +106,7 @@ class Forbidden(Case):
 
     def test_files_are_not_there(self):
         """A C library looks for some on its own, and does without."""
-        for role in ROLES[:-1]:
+        for role in SERVING:
             done = self.make(role, "openat")
             self.assertEqual(json.loads(done.stdout), {"result": -1, "errno": 2}, done.stderr)
 
@@ -113,7 +115,8 @@ class Forbidden(Case):
             done = self.make("run", "panic")
         self.assertEqual((done.returncode, "as after a bug" in done.stderr), (101, True), done.stderr)
         self.assertNotIn("filter", done.stderr)
-        self.assertEqual(self.make("broker", "abort").returncode, -signal.SIGABRT)
+        for role in HELPING:
+            self.assertEqual(self.make(role, "abort").returncode, -signal.SIGABRT, role)
 
 
 class Lacking(Case):
@@ -176,7 +179,8 @@ class Idle(Case):
             yield
         lab.wait_until(lambda: self.is_complete(path), 10, "the end of the trace")
         for name, calls in calls_in(path):
-            self.seen["broker" if name == "spelt-broker" else role] |= calls
+            helper = name.removeprefix("spelt-")
+            self.seen[helper if helper in HELPING else role] |= calls
 
     def is_complete(self, path):
         """The tracer ends with the last process that it follows."""
@@ -269,6 +273,17 @@ class Idle(Case):
                 return "log truncated" in file.readline()
         lab.wait_until(more, 20, "a full log")
 
+    def follow_scenario(self, guest):
+        """The host gets an address, and another resolver for a while."""
+        self.addCleanup(self.lab.resolv_conf, f"nameserver {lab.REMOTE4}", f"nameserver {lab.REMOTE6}", "search lab.test")
+        self.lab.resolv_conf("nameserver 127.0.0.53")
+        self.lab.ip("host", "addr add 192.0.2.99/24 dev eth0")
+        try:
+            argv = ["ip", "-netns", os.path.basename(guest.path), "addr"]
+            lab.wait_until(lambda: "192.0.2.99" in self.lab.call(argv).stdout, 10, "the address inside")
+        finally:
+            self.lab.ip("host", "addr del 192.0.2.99/24 dev eth0")
+
     def run_scenario(self):
         with self.traced("run"):
             guest = self.lab.guest("--queues", "2", "--threads", "2", "-t", "8001", "-u", "8001", "-T", "6001", "--debug")
@@ -285,6 +300,7 @@ class Idle(Case):
         with self.traced("attach", as_root=True):
             self.lab.attach(guest.path, "-t", "auto", "-T", "auto", "-l", log, "--log-size", "40960", "--trace")
             self.auto_scenario(guest, log)
+            self.follow_scenario(guest)
             self.lab.call(["ip", "netns", "delete", name])
 
     def machine_scenarios(self):
@@ -302,10 +318,10 @@ class Idle(Case):
         idle = []
         for call in json.loads(self.lab.call([self.lab.tool, "calls"]).stdout):
             # One role of those that serve a guest is enough.
-            for group in (ROLES[:-1], ROLES[-1:]):
+            for group in (SERVING, *((helper,) for helper in HELPING)):
                 roles = set(group) & set(call["roles"])
                 if roles and not call["rare"] and not any(call["name"] in self.seen[role] for role in roles):
                     idle.append((call["name"], *sorted(roles)))
         self.assertEqual(idle, [])
         for role in ROLES:
-            self.assertIn("close", self.seen[role], role)
+            self.assertIn("sendmsg", self.seen[role], role)

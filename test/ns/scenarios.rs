@@ -72,6 +72,7 @@ pub fn spawn_of(interface: Interface, command: Vec<String>) -> Spawn {
         hostname: None,
         resolv_conf: Some(b"nameserver 192.0.2.53\n".to_vec()),
         user_namespace: true,
+        upkeep: false,
         pid_namespace: std::env::var_os("NO_PID_NAMESPACE").is_none(),
         program: "spelt",
         open_files: Some(process::raise_open_files().unwrap()),
@@ -85,6 +86,9 @@ pub fn command() -> Vec<String> {
         _ => vec!["true".into()],
     }
 }
+
+/// Nobody changes the interface later.
+const NOT_TO_STAY: Option<fn() -> Result<(), String>> = None;
 
 fn run_command(then: impl FnOnce(&ns::Child) -> Result<(), String>) -> Result<i32, String> {
     run_in(interface(true), then)
@@ -141,7 +145,7 @@ fn attach(interface: Interface, until_gone: bool) -> Result<i32, String> {
     };
     let user = std::env::var_os("USERNS").map(PathBuf::from);
     let namespace = Namespace::open(&target, user.as_deref(), false).map_err(|e| e.to_string())?;
-    let tap = namespace.attach(&interface).map_err(|e| e.to_string())?;
+    let tap = namespace.attach(&interface, NOT_TO_STAY).map_err(|e| e.to_string())?;
     let o = tap.offloads;
     println!("{} vnet_header {} csum {} tso {} uso {}", tap.name, o.vnet_header, o.csum, o.tso, o.uso);
     if let Target::Pid(pid) = target {
@@ -244,7 +248,10 @@ fn time() -> Result<i32, String> {
         lap(4);
         let namespace = Namespace::open(&Target::Pid(guest.pid()), None, false).map_err(e)?;
         let tap = namespace
-            .attach(&Interface { addrs: vec![interface(true).addrs[1]], routes: vec![], ..interface(true) })
+            .attach(
+                &Interface { addrs: vec![interface(true).addrs[1]], routes: vec![], ..interface(true) },
+                NOT_TO_STAY,
+            )
             .map_err(e)?;
         lap(5);
         let mut broker = guest.broker(broker::confine).map_err(e)?;

@@ -42,7 +42,15 @@ fn engine() -> Engine {
         host: Namespace::here(false, false),
         guest: Namespace { sockets: Box::new(Here), diag: Some(SockDiag::open().unwrap()) },
     };
-    let parts = Parts { link: Link::None, common, listeners: Vec::new(), forwarding, local: None, neighbours: None };
+    let parts = Parts {
+        link: Link::None,
+        common,
+        listeners: Vec::new(),
+        forwarding,
+        local: None,
+        neighbours: None,
+        following: None,
+    };
     Engine::new(parts, Seat::alone().unwrap()).unwrap()
 }
 

@@ -178,6 +178,14 @@ pub(in crate::config) static OPTIONS: &[Def] = {
             Addresses,
             "Host interface to take addresses and routes from [default: that of the default route]",
         ),
+        flag(
+            Opt::NoFollow,
+            "no-follow",
+            NO,
+            SPELT,
+            Addresses,
+            "Leave the guest's network as it is when the host's changes: addresses, routes, name servers",
+        ),
         value(
             Opt::Outbound,
             "outbound",

@@ -157,6 +157,20 @@ fn pasta_attaches() {
 }
 
 #[test]
+fn only_spelt_follows_and_not_if_told_so() {
+    for line in ["run", "attach 1", "vm"] {
+        assert!(spelt(line).follows(), "{line}");
+        assert_eq!(spelt(line).keeps_up(), line != "vm", "{line}");
+    }
+    for line in ["run --no-follow", "attach --no-follow 1", "vm --no-follow", "run --splice-only"] {
+        assert!(!spelt(line).follows() && !spelt(line).keeps_up(), "{line}");
+    }
+    assert!(!spelt("attach --no-config-net 1").keeps_up());
+    assert!(!pasta("--config-net 1").follows());
+    assert!(refused("pasta", "--no-follow 1").contains("--no-follow"));
+}
+
+#[test]
 fn spelt_runs() {
     for line in ["run ls -l -m 3", "run -- ls -l -m 3"] {
         let c = spelt(line);

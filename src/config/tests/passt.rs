@@ -23,7 +23,10 @@ fn a_machine_is_told_everything_and_gets_no_ports() {
     assert_eq!((c.mtu, c.unsupported()), (65520, None));
     // The same by its own name, but for what must be there.
     let control = Control::Default;
-    assert_eq!(spelt("vm"), Config { personality: Personality::Spelt, lacks: Lacks::default(), control, ..c });
+    assert_eq!(
+        spelt("vm"),
+        Config { personality: Personality::Spelt, lacks: Lacks::default(), control, follow: true, ..c }
+    );
 }
 
 #[test]

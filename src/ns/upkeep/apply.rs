@@ -1,0 +1,327 @@
+//! From what the interface has of ours to what it is to have, in the guest's namespace.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, CacheInfo};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
+use nix::net::if_::if_nametoindex;
+
+use super::super::configure::{add_address, add_route, in_order, to_route_address};
+use super::super::{Error, Interface};
+use super::Wanted;
+use crate::base::{Addr, Family, Prefix};
+use crate::sys::netlink::{Change, Netlink};
+
+/// Knows what of the interface is ours, and changes it.
+pub struct Keeper {
+    netlink: Netlink,
+    index: u32,
+    interface: Interface,
+    /// Ours that have become former ones.
+    former: Vec<Prefix>,
+    routes: Vec<RouteMessage>,
+    /// IPv4 addresses are chosen by the order in which they came, unless routes say which.
+    sources: bool,
+    resolv_conf: Option<Resolv>,
+}
+
+/// A file of ours that the guest sees as its resolv.conf.
+pub struct Resolv {
+    pub file: File,
+    /// What we have written there last.
+    pub text: Vec<u8>,
+}
+
+impl Keeper {
+    /// To be called when the interface has just been made, inside, and nobody else could change it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(interface: &Interface, resolv_conf: Option<Resolv>) -> Result<Keeper, Error> {
+        let netlink = Netlink::open().map_err(Error::io("cannot open netlink inside the namespace"))?;
+        let index = if_nametoindex(interface.name.as_str()).map_err(io::Error::from);
+        let index = index.map_err(Error::io(format!("cannot find the interface `{}`", interface.name)))?;
+        let routes = messages(index, interface, None);
+        let (interface, former) = (interface.clone(), Vec::new());
+        Ok(Keeper { netlink, index, interface, former, routes, sources: false, resolv_conf })
+    }
+
+    /// Returns the first thing that went wrong, and how many others did.
+    pub(super) fn set(&mut self, wanted: Wanted) -> Result<(), String> {
+        let Wanted { addrs, former, routes, resolv_conf } = wanted;
+        let ours: Vec<Prefix> = self.interface.addrs.iter().chain(&self.former).copied().collect();
+        let former: Vec<Prefix> = former.into_iter().filter(|p| ours.contains(p) && !addrs.contains(p)).collect();
+        let carries_v6 = self.interface.ipv6;
+        let usable = |f: Family| f == Family::V4 || carries_v6;
+        let interface = Interface {
+            addrs: addrs.into_iter().filter(|p| usable(p.addr.family())).collect(),
+            routes: routes.into_iter().filter(|r| usable(r.family())).collect(),
+            ..self.interface.clone()
+        };
+        self.sources |= former.iter().any(|p| p.addr.is_v4());
+        let source = interface.addrs.iter().map(|p| p.addr).find(Addr::is_v4).filter(|_| self.sources);
+        let new_routes = messages(self.index, &interface, source);
+        let mut steps = Steps::default();
+        self.add_addresses(&interface.addrs, &former, &mut steps);
+        let stale = self.add_routes(&new_routes, &mut steps);
+        for route in stale {
+            steps.push((RouteNetlinkMessage::DelRoute(route), 0), GONE, || "remove a route".into());
+        }
+        let gone: Vec<Prefix> =
+            ours.into_iter().filter(|p| !interface.addrs.contains(p) && !former.contains(p)).collect();
+        for prefix in &gone {
+            steps.push(delete_address(self.index, *prefix), GONE, || format!("remove address {prefix}"));
+        }
+        if !gone.is_empty() {
+            self.add_again(&interface, &former, &new_routes, &mut steps);
+        }
+        (self.interface, self.former, self.routes) = (interface, former, new_routes);
+        let mut faults = steps.apply(&mut self.netlink);
+        faults.extend(resolv_conf.and_then(|text| self.write_resolv_conf(text.into_bytes())));
+        match faults.len() {
+            0 => Ok(()),
+            1 => Err(faults.remove(0)),
+            n => Err(format!("{}; and {} more", faults[0], n - 1)),
+        }
+    }
+
+    fn add_addresses(&self, addrs: &[Prefix], former: &[Prefix], steps: &mut Steps) {
+        for prefix in addrs {
+            let what = || format!("add address {prefix}");
+            if self.former.contains(prefix) && !prefix.addr.is_v4() {
+                steps.push(with_preference(self.index, *prefix, FOR_EVER), &[], what);
+            } else if !self.interface.addrs.contains(prefix) && !self.former.contains(prefix) {
+                steps.push(add_address(self.index, *prefix), THERE, what);
+            }
+        }
+        // RFC 4862 §5.5.4: nothing new begins with them.
+        for prefix in former.iter().filter(|p| !p.addr.is_v4() && !self.former.contains(p)) {
+            steps.push(with_preference(self.index, *prefix, 0), &[], || format!("deprecate address {prefix}"));
+        }
+    }
+
+    /// Returns those of before that are still to be removed.
+    fn add_routes(&self, new: &[RouteMessage], steps: &mut Steps) -> Vec<RouteMessage> {
+        let mut stale: Vec<RouteMessage> = self.routes.iter().filter(|r| !new.contains(r)).cloned().collect();
+        for route in new.iter().filter(|r| !self.routes.contains(r)) {
+            let replaced = stale.iter().position(|old| name(old) == name(route)).map(|at| stale.remove(at));
+            // One of the same name is exchanged without a moment between.
+            let flags = NLM_F_CREATE | if replaced.is_some() { NLM_F_REPLACE } else { NLM_F_EXCL };
+            let what = || format!("add route {}", shown(route));
+            steps.push((RouteNetlinkMessage::NewRoute(route.clone()), flags), THERE, what);
+        }
+        stale
+    }
+
+    /// With an address the kernel may have removed more: other addresses of the same subnet (`promote_secondaries`), and routes.
+    fn add_again(&self, interface: &Interface, former: &[Prefix], routes: &[RouteMessage], steps: &mut Steps) {
+        for prefix in interface.addrs.iter().chain(former).filter(|p| p.addr.is_v4()) {
+            steps.push(add_address(self.index, *prefix), THERE, || format!("add address {prefix} again"));
+        }
+        // An IPv6 address has one prefix at a time.
+        for prefix in interface.addrs.iter().filter(|p| !p.addr.is_v4() && !self.interface.addrs.contains(p)) {
+            steps.push(add_address(self.index, *prefix), THERE, || format!("add address {prefix}"));
+        }
+        for route in routes {
+            let change = (RouteNetlinkMessage::NewRoute(route.clone()), NLM_F_CREATE | NLM_F_EXCL);
+            steps.push(change, THERE, || format!("add route {} again", shown(route)));
+        }
+    }
+
+    /// A file that somebody else has written to is theirs.
+    fn write_resolv_conf(&mut self, text: Vec<u8>) -> Option<String> {
+        let Resolv { file, text: last } = self.resolv_conf.as_mut()?;
+        if text == *last {
+            return None;
+        }
+        let mut found = vec![0; last.len() + 1];
+        let mut write = || -> io::Result<bool> {
+            let len = file.read_at(&mut found, 0)?;
+            if found[..len] != *last {
+                return Ok(false);
+            }
+            file.write_all_at(&text, 0)?;
+            file.set_len(text.len() as u64).map(|()| true)
+        };
+        match write() {
+            Ok(true) => {
+                *last = text;
+                None
+            }
+            Ok(false) => Some("resolv.conf has been changed inside, and stays as it is".into()),
+            Err(e) => Some(format!("cannot write resolv.conf: {e}")),
+        }
+    }
+}
+
+/// Changes, which errors of each are none, and what to call it.
+#[derive(Default)]
+struct Steps {
+    changes: Vec<Change>,
+    meaning: Vec<(&'static [i32], String)>,
+}
+
+impl Steps {
+    fn push(&mut self, change: Change, tolerates: &'static [i32], what: impl FnOnce() -> String) {
+        self.changes.push(change);
+        self.meaning.push((tolerates, what()));
+    }
+
+    /// What went wrong; a sentence each.
+    fn apply(self, netlink: &mut Netlink) -> Vec<String> {
+        match netlink.apply(&self.changes) {
+            Err(e) => vec![format!("cannot speak netlink: {e}")],
+            Ok(outcome) => {
+                let fault = |((tolerates, what), result): ((&[i32], String), io::Result<()>)| {
+                    let e = result.err()?;
+                    (!tolerates.contains(&e.raw_os_error().unwrap_or(0))).then(|| format!("cannot {what}: {e}"))
+                };
+                self.meaning.into_iter().zip(outcome).filter_map(fault).collect()
+            }
+        }
+    }
+}
+
+/// The routes that we make, each after those it depends on. `source`: the address that IPv4 begins with.
+fn messages(index: u32, interface: &Interface, source: Option<Addr>) -> Vec<RouteMessage> {
+    let message = |route| match add_route(index, route, interface).0 {
+        RouteNetlinkMessage::NewRoute(mut m) => {
+            let source = source.filter(|_| route.family() == Family::V4);
+            m.attributes.extend(source.map(|a| RouteAttribute::PrefSource(to_route_address(&a))));
+            Some(m)
+        }
+        _ => None,
+    };
+    in_order(interface).into_iter().filter_map(message).collect()
+}
+
+/// By what the kernel tells routes of one table apart: family, destination and metric.
+fn name(m: &RouteMessage) -> (u8, u8, Option<RouteAttribute>, u32) {
+    let find = |is: fn(&RouteAttribute) -> bool| m.attributes.iter().find(|a| is(a)).cloned();
+    let metric = match find(|a| matches!(a, RouteAttribute::Priority(_))) {
+        Some(RouteAttribute::Priority(n)) => n,
+        // IP6_RT_PRIO_USER.
+        _ if m.header.address_family == netlink_packet_route::AddressFamily::Inet6 => 1024,
+        _ => 0,
+    };
+    let dst = find(|a| matches!(a, RouteAttribute::Destination(_)));
+    (u8::from(m.header.address_family), m.header.destination_prefix_length, dst, metric)
+}
+
+fn shown(m: &RouteMessage) -> String {
+    let dst = m.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Destination(netlink_packet_route::route::RouteAddress::Inet(a)) => Some(a.to_string()),
+        RouteAttribute::Destination(netlink_packet_route::route::RouteAddress::Inet6(a)) => Some(a.to_string()),
+        _ => None,
+    });
+    dst.map_or("default".into(), |dst| format!("{dst}/{}", m.header.destination_prefix_length))
+}
+
+fn delete_address(index: u32, prefix: Prefix) -> Change {
+    match add_address(index, prefix).0 {
+        RouteNetlinkMessage::NewAddress(m) => (RouteNetlinkMessage::DelAddress(m), 0),
+        other => (other, 0),
+    }
+}
+
+/// An address that is there, with another preferred lifetime.
+fn with_preference(index: u32, prefix: Prefix, preferred_s: u32) -> Change {
+    let (mut message, _) = add_address(index, prefix);
+    if let RouteNetlinkMessage::NewAddress(m) = &mut message {
+        let mut lifetimes = CacheInfo::default();
+        (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (preferred_s, FOR_EVER);
+        m.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+    }
+    (message, NLM_F_REPLACE)
+}
+
+const FOR_EVER: u32 = u32::MAX;
+/// The guest may have been quicker, one way or the other; and it may have no IPv6.
+const THERE: &[i32] = &[libc::EEXIST, libc::EACCES, libc::EOPNOTSUPP, libc::EAFNOSUPPORT];
+const GONE: &[i32] = &[libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV, libc::EAFNOSUPPORT];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Route;
+
+    fn addr(s: &str) -> Addr {
+        s.parse::<std::net::IpAddr>().unwrap().into()
+    }
+
+    fn keeper(addrs: &[&str], routes: Vec<Route>) -> Keeper {
+        let interface = interface(addrs, routes);
+        let routes = messages(1, &interface, None);
+        let netlink = Netlink::open().unwrap();
+        Keeper { netlink, index: 1, interface, former: Vec::new(), routes, sources: false, resolv_conf: None }
+    }
+
+    fn interface(addrs: &[&str], routes: Vec<Route>) -> Interface {
+        Interface {
+            name: "lo".into(),
+            mac: None,
+            mtu: None,
+            queues: 1,
+            fewer_will_do: false,
+            queue_frames: 1,
+            loopback_only: false,
+            configure: true,
+            ipv6: true,
+            addrs: addrs.iter().map(|a| Prefix::new(addr(a), if a.contains(':') { 64 } else { 24 })).collect(),
+            routes,
+        }
+    }
+
+    #[test]
+    fn a_default_route_is_exchanged_and_others_come_before_old_ones_go() {
+        let office = Route::new(Prefix::new(addr("203.0.113.0"), 24), Some(addr("192.0.2.9")));
+        let k = keeper(&["192.0.2.7"], vec![Route::default_via(addr("192.0.2.1")), office]);
+        let new = interface(&["192.0.2.7"], vec![Route::default_via(addr("192.0.2.2"))]);
+        let mut steps = Steps::default();
+        let stale = k.add_routes(&messages(1, &new, None), &mut steps);
+        assert_eq!(steps.changes.len(), 1);
+        assert_eq!(steps.changes[0].1, NLM_F_CREATE | NLM_F_REPLACE);
+        assert_eq!(stale.iter().map(shown).collect::<Vec<_>>(), ["203.0.113.0/24"]);
+    }
+
+    #[test]
+    fn what_stays_is_not_touched() {
+        let routes = vec![Route::default_via(addr("192.0.2.1")), Route::default_via(addr("fe80::1"))];
+        let k = keeper(&["192.0.2.7", "2001:db8::7"], routes.clone());
+        let mut steps = Steps::default();
+        let same = interface(&["192.0.2.7", "2001:db8::7"], routes);
+        k.add_addresses(&same.addrs, &[], &mut steps);
+        assert!(k.add_routes(&messages(1, &same, None), &mut steps).is_empty() && steps.changes.is_empty());
+    }
+
+    #[test]
+    fn a_metric_that_the_kernel_chooses_is_one() {
+        let with = |gateway: &str, metric| {
+            let route = Route { metric, ..Route::default_via(addr(gateway)) };
+            name(&messages(1, &interface(&["192.0.2.7"], vec![route]), None)[0])
+        };
+        assert_eq!(with("192.0.2.1", None), with("192.0.2.2", Some(0)));
+        assert_eq!(with("fe80::1", None), with("fe80::2", Some(1024)));
+        assert_ne!(with("192.0.2.1", None), with("192.0.2.1", Some(1024)));
+    }
+
+    #[test]
+    fn a_resolv_conf_that_somebody_else_has_written_stays() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"nameserver 192.0.2.1\n", 0).unwrap();
+        let mut k = keeper(&[], vec![]);
+        let content = || std::io::read_to_string(&file).unwrap();
+        k.resolv_conf = Some(Resolv { file: file.try_clone().unwrap(), text: b"nameserver 192.0.2.1\n".to_vec() });
+        assert_eq!(k.write_resolv_conf(b"short\n".to_vec()), None);
+        assert_eq!(content(), "short\n");
+        file.write_all_at(b"S", 0).unwrap();
+        assert!(k.write_resolv_conf(b"nameserver 192.0.2.2\n".to_vec()).unwrap().contains("changed inside"));
+        let mut left = [0; 6];
+        file.read_exact_at(&mut left, 0).unwrap();
+        assert_eq!(&left, b"Short\n");
+    }
+}
