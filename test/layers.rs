@@ -30,6 +30,7 @@ const LAYERS: [(&str, u8); 26] = [
     ("logging", 3),
     ("app", 4),
     ("doctor", 4),
+    ("respond", 4),
     ("ctl", 5),
     ("pesto", 5),
     ("lib", 6),

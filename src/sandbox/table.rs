@@ -21,10 +21,12 @@ impl Role {
     pub const CARD: Role = Role(8);
     /// Makes sockets in a namespace.
     pub const BROKER: Role = Role(16);
+    /// Answers neighbours, and carries no traffic.
+    pub const RESPONDER: Role = Role(32);
 
     pub const NAMESPACE: Role = Role(Role::RUN.0 | Role::ATTACH.0);
     pub const ENGINE: Role = Role(Role::NAMESPACE.0 | Role::MACHINE.0 | Role::CARD.0);
-    pub const ALL: Role = Role(Role::ENGINE.0 | Role::BROKER.0);
+    pub const ALL: Role = Role(Role::ENGINE.0 | Role::BROKER.0 | Role::RESPONDER.0);
 
     pub fn contains(self, one: Role) -> bool {
         self.0 & one.0 == one.0
@@ -32,7 +34,7 @@ impl Role {
 
     /// One by one.
     pub fn all() -> impl Iterator<Item = Role> {
-        [Role::RUN, Role::ATTACH, Role::MACHINE, Role::CARD, Role::BROKER].into_iter()
+        [Role::RUN, Role::ATTACH, Role::MACHINE, Role::CARD, Role::BROKER, Role::RESPONDER].into_iter()
     }
 }
 
@@ -93,74 +95,92 @@ const VM: Role = Role(Role::MACHINE.0 | Role::CARD.0);
 const NOT_RUN: Role = Role(Role::ENGINE.0 & !Role::RUN.0);
 const NOT_CARD: Role = Role(Role::ALL.0 & !Role::CARD.0);
 const ALL: Role = Role::ALL;
+const RESPONDER: Role = Role::RESPONDER;
+/// What has traffic, or sockets for it.
+const TRAFFIC: Role = Role(Role::ENGINE.0 | Role::BROKER.0);
+/// What has a log and a control socket.
+const SERVING: Role = Role(Role::ENGINE.0 | Role::RESPONDER.0);
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 const COMMON: &[Call] = calls!(
     // Bytes and frames.
-    SYS_read, ENGINE, ALWAYS, "frames of a tap, signals, events, what is left in pipes";
-    SYS_write, ENGINE, ALWAYS, "messages, captures, wake-ups, readiness, last words";
+    SYS_read, SERVING, ALWAYS, "frames of a tap, signals, events, what is left in pipes";
+    SYS_write, SERVING, ALWAYS, "messages, captures, wake-ups, readiness, last words";
     SYS_write, Role::BROKER, ALWAYS, "last words", rare: "after a bug";
     SYS_writev, NAMESPACE, ALWAYS, "frames to a tap";
-    SYS_recvmsg, ALL, ALWAYS, "data of connections, error queues, requests of hypervisors and clients, the broker's channel";
-    SYS_sendmsg, ALL, ALWAYS, "data of connections, frames and replies to hypervisors, the broker's channel";
-    SYS_recvfrom, ENGINE, ALWAYS, "acknowledged data, frames of hypervisors, netlink";
-    SYS_sendto, ENGINE, ALWAYS, "system log, service manager, netlink, answers at the control socket";
-    SYS_recvmmsg, ENGINE, ALWAYS, "datagrams";
-    SYS_sendmmsg, ENGINE, ALWAYS, "datagrams";
+    SYS_recvmsg, BOUND, ALWAYS, "data of connections, error queues, requests of hypervisors and clients, the broker's channel";
+    SYS_sendmsg, TRAFFIC, ALWAYS, "data of connections, frames and replies to hypervisors, the broker's channel";
+    SYS_recvfrom, SERVING, ALWAYS, "acknowledged data, frames of hypervisors, netlink";
+    SYS_sendto, SERVING, ALWAYS, "system log, service manager, netlink, answers at the control socket";
+    SYS_recvmmsg, SERVING, ALWAYS, "datagrams";
+    SYS_sendmmsg, SERVING, ALWAYS, "datagrams";
     SYS_splice, NAMESPACE, ALWAYS, "connections of loopbacks";
     SYS_pwrite64, ENGINE, ALWAYS, "log file";
     SYS_pread64, ENGINE, ALWAYS, "log file whose oldest part goes";
     SYS_ftruncate, ENGINE, ALWAYS, "log file whose oldest part has gone, capture that ends within a frame";
     // Waiting.
-    SYS_epoll_pwait, ENGINE, ALWAYS, "events", rare: "what musl and processors of Arm have for epoll_wait";
+    SYS_epoll_pwait, SERVING, ALWAYS, "events", rare: "what musl and processors of Arm have for epoll_wait";
     SYS_epoll_ctl, ENGINE, ALWAYS, "sockets of flows";
     SYS_futex, ENGINE, ALWAYS, "locks, and the end of threads";
-    SYS_restart_syscall, ENGINE, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
+    SYS_restart_syscall, SERVING, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
     SYS_sched_yield, ENGINE, ALWAYS, "messages between workers", rare: "if two workers send at once";
-    SYS_clock_gettime, ENGINE, ALWAYS, "the time", rare: "where the kernel's clock cannot be read without a call";
+    SYS_clock_gettime, SERVING, ALWAYS, "the time", rare: "where the kernel's clock cannot be read without a call";
     // Sockets.
     SYS_socket, ENGINE, SOCKETS, "flows and listeners; the system log that comes back; indexes of devices";
     SYS_socket, Role::BROKER, SOCKETS_INSIDE, "sockets inside; who listens there";
     SYS_connect, ENGINE, ALWAYS, "flows, the system log";
     SYS_bind, ALL, ALWAYS, "flows and listeners";
-    SYS_listen, ALL, ALWAYS, "listeners";
-    SYS_accept4, ENGINE, ALWAYS, "clients of listeners, hypervisors, the control socket";
+    SYS_listen, TRAFFIC, ALWAYS, "listeners";
+    SYS_accept4, SERVING, ALWAYS, "clients of listeners, hypervisors, the control socket";
     SYS_shutdown, ENGINE, ALWAYS, "half-closed connections";
-    SYS_getsockopt, ENGINE, ALWAYS, "room in send buffers, errors, path MTU, who a client is";
+    SYS_getsockopt, SERVING, ALWAYS, "room in send buffers, errors, path MTU, who a client is";
     SYS_setsockopt, ENGINE, OPTIONS, "how sockets of flows and listeners behave";
     SYS_setsockopt, Role::BROKER, OPTIONS_INSIDE, "what is bound inside";
     SYS_getsockname, ENGINE, ALWAYS, "what clients and listeners are bound to";
     SYS_getpeername, ENGINE, ALWAYS, "the ends of flows, for who asks; whether a target has answered",
         rare: "over the control socket, or if a client has gone";
-    SYS_fcntl, ENGINE, DESCRIPTORS, "not to wait; sizes of pipes; one descriptor more";
+    SYS_fcntl, SERVING, DESCRIPTORS, "not to wait; sizes of pipes; one descriptor more";
     SYS_ioctl, NAMESPACE, REQUESTS_OF_NAMESPACES, "a tap stays; not to wait; indexes of devices; the terminal";
     SYS_ioctl, VM, REQUESTS, "not to wait; indexes of devices";
     SYS_ioctl, Role::BROKER, INDEX, "indexes of devices", rare: "for listeners at link-local addresses";
     SYS_pipe2, NAMESPACE, ALWAYS, "connections of loopbacks";
     SYS_close, ALL, ALWAYS, "everything";
     SYS_dup3, NOT_RUN, ALWAYS, "letting go of the terminal", rare: "what newer processors have for dup2";
+    SYS_epoll_ctl, RESPONDER, ALWAYS, "clients of the control socket";
+    SYS_socket, RESPONDER, &[LOCAL], "the system log that comes back", rare: "if the system log is started anew";
+    SYS_connect, RESPONDER, ALWAYS, "the same", rare: "if the system log is started anew";
+    SYS_setsockopt, RESPONDER, GROUPS, "groups of a link that has come back", rare: "if an uplink is made anew";
+    SYS_ioctl, RESPONDER, &[NOT_TO_WAIT], "not to wait";
     // Memory. None of it can be executed.
     SYS_mmap, ENGINE, NOT_EXECUTABLE, "memory of ours and of hypervisors";
     SYS_munmap, ENGINE, ALWAYS, "memory that goes back";
     SYS_madvise, ENGINE, ALWAYS, "memory of threads that end";
     SYS_mprotect, ENGINE, NOT_EXECUTABLE, "growth of a thread's memory";
-    SYS_mremap, ENGINE, ALWAYS, "large buffers that grow", rare: "if the log or a list grows large";
-    SYS_brk, ENGINE, ALWAYS, "growth of the first thread's memory", rare: "if there is room behind it";
+    SYS_mremap, SERVING, ALWAYS, "large buffers that grow", rare: "if the log or a list grows large";
+    SYS_brk, SERVING, ALWAYS, "growth of the first thread's memory", rare: "if there is room behind it";
     SYS_mmap, Role::BROKER, NOT_EXECUTABLE, "memory", rare: "it has enough from the start";
     SYS_munmap, Role::BROKER, ALWAYS, "memory that goes back", rare: "it has enough from the start";
     SYS_mprotect, Role::BROKER, NOT_EXECUTABLE, "memory", rare: "it has enough from the start";
     SYS_brk, Role::BROKER, ALWAYS, "memory", rare: "it has enough from the start";
     SYS_getrandom, ENGINE, ALWAYS, "secrets of hash tables";
+    SYS_mmap, RESPONDER, NOT_EXECUTABLE, "memory", rare: "if many targets are asked for";
+    SYS_munmap, RESPONDER, ALWAYS, "memory that goes back", rare: "if many targets are asked for";
+    SYS_getrandom, RESPONDER, ALWAYS, "secrets of hash tables", rare: "if they were not needed before";
+    SYS_futex, RESPONDER, ALWAYS, "locks", rare: "there is one thread";
     // Files that are open.
-    SYS_fstat, ENGINE, ALWAYS, "what others send us; where the log ends", rare: "some C libraries have newfstatat";
+    SYS_pwrite64, RESPONDER, ALWAYS, "log file", rare: "if there is one";
+    SYS_pread64, RESPONDER, ALWAYS, "log file whose oldest part goes", rare: "if there is one";
+    SYS_ftruncate, RESPONDER, ALWAYS, "log file whose oldest part has gone", rare: "if there is one";
+    SYS_statx, RESPONDER, ALWAYS, "length of the log file", rare: "if there is one";
+    SYS_fstat, SERVING, ALWAYS, "what others send us; where the log ends", rare: "some C libraries have newfstatat";
     SYS_newfstatat, ENGINE, ALWAYS, "the same; whether a namespace's name is there";
     SYS_statx, ENGINE, ALWAYS, "length of the log file, of a capture and of memory";
-    SYS_openat, ENGINE, ALWAYS, "processors that C libraries look for in /sys", rare: "if threads compete for memory",
+    SYS_openat, SERVING, ALWAYS, "processors that C libraries look for in /sys", rare: "if threads compete for memory",
         refused: libc::ENOENT;
-    SYS_readlinkat, ENGINE, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
-    SYS_getcwd, ENGINE, ALWAYS, "where the program is, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
+    SYS_readlinkat, SERVING, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
+    SYS_getcwd, SERVING, ALWAYS, "where the program is, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
     // Processes.
-    SYS_sched_getaffinity, ENGINE, ALWAYS, "processors, when not found in /sys", rare: "if threads compete for memory";
+    SYS_sched_getaffinity, SERVING, ALWAYS, "processors, when not found in /sys", rare: "if threads compete for memory";
     SYS_wait4, NAMESPACE, ALWAYS, "how the command or the broker ended";
     SYS_pidfd_send_signal, NAMESPACE, ALWAYS, "signals to the command, the broker's end";
     SYS_kill, RUN, PROBE, "whether a process group exists", rare: "if the command had the terminal";
@@ -171,12 +191,15 @@ const COMMON: &[Call] = calls!(
     SYS_tkill, ALL, ABORT_OF_MUSL, "abort", rare: "after a bug";
     SYS_rt_sigprocmask, ENGINE, ALWAYS, "the terminal's foreground; abort; the end of threads";
     SYS_rt_sigprocmask, Role::BROKER, ALWAYS, "abort", rare: "after a bug";
+    SYS_rt_sigprocmask, RESPONDER, ALWAYS, "abort", rare: "after a bug";
+    SYS_getpid, RESPONDER, ALWAYS, "messages of the system log; abort", rare: "if there is a system log";
+    SYS_sigaltstack, RESPONDER, ALWAYS, "the end of the first thread", rare: "as the C library likes it";
     SYS_rt_sigaction, Role::CARD, FAULTS, "a hypervisor's memory may go; other faults; abort";
     SYS_rt_sigaction, NOT_CARD, FAULTS, "faults that are not ours to handle; abort", rare: "after a bug";
     SYS_rt_sigreturn, ENGINE, ALWAYS, "memory of a hypervisor that has gone", rare: "if a hypervisor breaks its word";
     SYS_sigaltstack, ENGINE, ALWAYS, "the end of threads";
     SYS_exit, ENGINE, ALWAYS, "the end of threads";
-    SYS_exit_group, ENGINE, ALWAYS, "the end";
+    SYS_exit_group, SERVING, ALWAYS, "the end";
     SYS_exit_group, Role::BROKER, ALWAYS, "the end", rare: "if we are killed before we kill it";
 );
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
@@ -184,14 +207,14 @@ const COMMON: &[Call] = &[];
 
 #[cfg(target_arch = "x86_64")]
 const MACHINES: &[Call] = calls!(
-    SYS_epoll_wait, ENGINE, ALWAYS, "events";
-    SYS_poll, ENGINE, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
+    SYS_epoll_wait, SERVING, ALWAYS, "events";
+    SYS_poll, SERVING, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
     SYS_dup2, NOT_RUN, ALWAYS, "letting go of the terminal";
-    SYS_readlink, ENGINE, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
+    SYS_readlink, SERVING, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
 );
 #[cfg(not(target_arch = "x86_64"))]
 const MACHINES: &[Call] = calls!(
-    SYS_ppoll, ENGINE, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
+    SYS_ppoll, SERVING, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
 );
 
 /// Beside what a flow's descriptors need: a build that checks itself asks, before it closes one, whether it is open.
@@ -291,6 +314,8 @@ const OPTIONS_INSIDE: &[&[Test]] = &[
     &v6(libc::IPV6_FREEBIND),
     &general(libc::SO_BINDTODEVICE),
 ];
+/// `PACKET_ADD_MEMBERSHIP`; no filter of packets, which are locked besides.
+const GROUPS: &[&[Test]] = &[&option(libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP)];
 /// Since 4.20.
 const IPV6_MULTICAST_ALL: i32 = 29;
 

@@ -20,6 +20,7 @@ pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod output;
+pub mod packet;
 pub mod pidfd;
 pub mod probe;
 pub mod process;
