@@ -1,12 +1,16 @@
 //! The command lines of `spelt respond` and `spelt announce`.
 
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Parser;
 
 use super::core::{Settings, Uplink};
+use super::ndppd::{self, BYTES_MAX};
 use super::rules::{Method, Patience, Rules};
 use crate::base::{Addr, Mac, Prefix};
 use crate::config::{Control, RunAs, Verbosity};
@@ -56,7 +60,8 @@ pub struct Respond {
     pub exclude: Vec<Prefix>,
     /// Read interfaces and prefixes from a file of ndppd's form
     #[arg(short, long, value_name = "FILE", help_heading = "For whom",
-          conflicts_with_all = ["interface", "subnet", "arp", "exclude", "auto", "via", "router"])]
+          conflicts_with_all = ["interface", "subnet", "arp", "exclude", "auto", "via", "timeout", "retries", "ttl",
+                                "deadtime", "keep_alive", "router"])]
     pub config: Option<PathBuf>,
 
     /// Only if the kernel has a route to it by another link, and it answers there
@@ -126,8 +131,22 @@ pub struct Respond {
 }
 
 impl Respond {
-    /// What the options for one link mean.
-    pub fn settings(&self) -> Settings {
+    /// What is asked for, by a file or by options for one link.
+    ///
+    /// # Errors
+    /// The file cannot be read, or not be honoured.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        let Some(path) = &self.config else { return Ok(self.one_link()) };
+        let file = || format!("the configuration file '{}'", path.display());
+        let mut bytes = Vec::new();
+        let opened = File::open(path).with_context(|| format!("cannot open {}", file()))?;
+        opened.take(BYTES_MAX as u64 + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", file()))?;
+        let text = String::from_utf8(bytes).with_context(|| format!("{} is no text", file()))?;
+        let found = ndppd::parse(&text).map_err(anyhow::Error::msg).with_context(file)?;
+        Ok(self.with(found.uplinks, found.behind))
+    }
+
+    fn one_link(&self) -> Settings {
         let method = match (&self.via, self.auto) {
             (Some(_), _) => Method::Via(0),
             (None, true) => Method::Auto,

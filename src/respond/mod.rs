@@ -8,6 +8,7 @@ mod frames;
 mod kernel;
 mod limit;
 mod links;
+mod ndppd;
 mod reason;
 mod rules;
 mod run;

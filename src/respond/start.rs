@@ -40,7 +40,7 @@ pub fn main(args: Vec<OsString>) -> u8 {
 fn start(options: &Respond) -> anyhow::Result<()> {
     // Not ours; but a path may still name one of them.
     let inherited = process::open_descriptors();
-    let settings = options.settings();
+    let settings = options.settings()?;
     if settings.uplinks.iter().all(|u| u.rules.prefixes().next().is_none()) {
         bail!("nobody is answered for: give '--subnet' or '--arp'");
     }

@@ -5,6 +5,7 @@ import os
 import time
 
 import respond_world
+from lab import wait_until
 from respond_world import (BRIDGE_MAC, CONTAINER, CONTAINER4, HOST, HOST_MAC, INNER, ROUTER, ROUTER_MAC, Wire, fields,
                            packed, solicitation)
 from support import Case
@@ -266,6 +267,52 @@ class Providers(Behind):
         self.assertIn([HOST, group, HOST_MAC], asked)
         told = fields(path, f"icmpv6.type == 136 && ipv6.src == {CONTAINER}", "ipv6.dst", "icmpv6.nd.na.flag")
         self.assertEqual(told[0], ["ff02::1", "0x20000000"])
+
+
+NDPPD = f"""
+route-ttl 30000
+proxy eth0 {{
+    router no
+    ttl 30000
+    rule {INNER}/113 {{ METHOD }}   # which is all of the bridge's
+}}
+"""
+
+
+class Ndppd(Behind):
+    """Its configuration, read by both."""
+
+    def file(self, method, **changes):
+        text = NDPPD.replace("METHOD", method)
+        for before, after in changes.items():
+            text = text.replace(before, after)
+        path = self.lab.file("ndppd.conf")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text)
+        return path
+
+    def test_each_method_works(self):
+        for method in ("static", "auto", "iface br0"):
+            with self.subTest(method), self.world.responding("-c", self.file(method)) as responder:
+                self.assertTrue(self.world.reaches(CONTAINER))
+                self.assertEqual(responder.event("asked"), 0 if method == "static" else 1)
+
+    def test_what_cannot_be_honoured_is_refused(self):
+        path = self.file("static", router="autowire yes\n router")
+        done = self.world.call("host", self.lab.program.path, "respond", "-c", path, check=False)
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertIn(f"the configuration file '{path}': line 4: 'autowire yes' is not supported", done.stderr)
+
+    def test_ndppd_itself_where_the_provider_is_particular(self):
+        """What the guard is for: it drops ndppd's answers, which speak for the container and come from the host."""
+        path = self.file("static")
+        with self.world.running(["ndppd", "-c", path], "host"):
+            self.assertTrue(wait_until(lambda: self.world.reaches(CONTAINER, wait="0.3"), 5, "ndppd"))
+            self.world.guard()
+            try:
+                self.assertFalse(self.world.reaches(CONTAINER))
+            finally:
+                self.world.call("router", "nft", "delete", "table", "ip6", "guard")
 
 
 class Refused(Behind):
