@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Parser;
 
 use super::core::{Settings, Uplink};
+use super::engine::Engine;
 use super::ndppd::{self, BYTES_MAX};
 use super::rules::{Method, Patience, Rules};
 use crate::base::{Addr, Mac, Prefix};
@@ -60,7 +61,7 @@ pub struct Respond {
     pub exclude: Vec<Prefix>,
     /// Read interfaces and prefixes from a file of ndppd's form
     #[arg(short, long, value_name = "FILE", help_heading = "For whom",
-          conflicts_with_all = ["interface", "subnet", "arp", "exclude", "auto", "via", "timeout", "retries", "ttl",
+          conflicts_with_all = ["interface", "subnet", "arp", "exclude", "when", "timeout", "retries", "ttl",
                                 "deadtime", "keep_alive", "router"])]
     pub config: Option<PathBuf>,
 
@@ -70,6 +71,15 @@ pub struct Respond {
     /// Only if it answers on this link
     #[arg(long, value_name = "IFACE", group = "when", help_heading = "When")]
     pub via: Option<String>,
+    /// Only if a container of this network of Podman's has it; PREFIX is then anything, if not given
+    #[arg(long, value_name = "NAME", value_parser = network, group = "when", help_heading = "When")]
+    pub podman_network: Vec<String>,
+    /// The same of Docker's
+    #[arg(long, value_name = "NAME", value_parser = network, group = "when", help_heading = "When")]
+    pub docker_network: Vec<String>,
+    /// Where the engine is asked [default: /run/podman/podman.sock or /run/docker.sock]
+    #[arg(long, value_name = "PATH", help_heading = "When")]
+    pub engine_socket: Option<PathBuf>,
     /// How long to wait for such an answer, before asking again
     #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds, help_heading = "When")]
     pub timeout: Duration,
@@ -147,12 +157,17 @@ impl Respond {
     }
 
     fn one_link(&self) -> Settings {
+        let containers = self.engine().is_some();
         let method = match (&self.via, self.auto) {
             (Some(_), _) => Method::Via(0),
             (None, true) => Method::Auto,
+            (None, false) if containers => Method::Containers,
             (None, false) => Method::Static,
         };
         let mut rules = Rules::default();
+        if containers && self.subnet.is_empty() {
+            rules.serve(Prefix::any(crate::base::Family::V6), method);
+        }
         self.subnet.iter().chain(&self.arp).for_each(|prefix| rules.serve(*prefix, method));
         self.exclude.iter().for_each(|prefix| rules.exclude(*prefix));
         let uplink = Uplink {
@@ -162,6 +177,16 @@ impl Respond {
             router: self.router,
         };
         self.with(vec![uplink], self.via.iter().cloned().collect())
+    }
+
+    /// Whose container networks are followed.
+    pub fn engine(&self) -> Option<Engine> {
+        let (networks, default) = match (&self.podman_network, &self.docker_network) {
+            (none, networks) if none.is_empty() => (networks, "/run/docker.sock"),
+            (networks, _) => (networks, "/run/podman/podman.sock"),
+        };
+        let socket = self.engine_socket.clone().unwrap_or_else(|| default.into());
+        (!networks.is_empty()).then(|| Engine { socket, networks: networks.clone() })
     }
 
     fn patience(&self) -> Patience {
@@ -230,6 +255,13 @@ pub fn v4_prefix(text: &str) -> Result<Prefix, String> {
     prefix(text).and_then(|p| if p.addr.is_v4() { Ok(p) } else { Err("IPv6 goes with '--subnet'".into()) })
 }
 
+/// A name as engines take them, which is a part of a path as it stands.
+fn network(text: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    let named = text.len() <= 128 && text.bytes().all(fits) && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if named { Ok(text.into()) } else { Err("a network's name has letters, digits, '_', '-' and '.'".into()) }
+}
+
 /// From a millisecond to a day.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let advice = || "give a number of seconds, from 0.001 to 86400".to_string();
@@ -256,6 +288,7 @@ Examples:
   spelt respond -i eth0 --subnet 2001:db8:1::/64 --via docker0
   spelt respond -i eth0 --subnet 2001:db8:1::/64 --exclude 2001:db8:1::/112
   spelt respond -i eth0 --subnet 2001:db8:1::/64 --arp 192.0.2.16/28 --auto
+  spelt respond -i eth0 --docker-network web
   spelt respond -c /etc/ndppd.conf";
 
 const ANNOUNCE_EXAMPLES: &str = "\

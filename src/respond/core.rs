@@ -76,6 +76,8 @@ pub struct Responder {
     behind: Vec<Option<u32>>,
     sessions: Sessions,
     limits: Limits,
+    /// Of container networks.
+    containers: BTreeSet<Addr>,
     announced: BTreeSet<Key>,
     announce_at: Option<Instant>,
     pub counters: Counters,
@@ -89,6 +91,7 @@ impl Responder {
             uplinks: vec![None; settings.uplinks.len()],
             behind: vec![None; settings.behind.len()],
             sessions: Sessions::default(),
+            containers: BTreeSet::new(),
             announced: BTreeSet::new(),
             announce_at: None,
             counters: Counters::default(),
@@ -113,6 +116,10 @@ impl Responder {
         self.sessions.len()
     }
 
+    pub fn containers(&self) -> usize {
+        self.containers.len()
+    }
+
     /// The kernel's links and addresses have changed, or are known now.
     pub fn set_links(&mut self, links: Links) {
         let place = |u: &Uplink| links.named(&u.name).ok().and_then(|l| Some((l.index, l.mac?)));
@@ -134,6 +141,23 @@ impl Responder {
         }
         self.announce_at = Some(now);
         self.due(now, out);
+    }
+
+    /// The addresses that containers have now.
+    pub fn set_containers(&mut self, now_there: BTreeSet<Addr>, out: &mut Vec<Outgoing>) {
+        let before = std::mem::replace(&mut self.containers, now_there);
+        let news: Vec<Addr> = self.containers.difference(&before).copied().collect();
+        for uplink in 0..self.settings.uplinks.len() {
+            let serves = |rules: &Rules, a: &Addr| rules.ruling(a) == Ruling::By(Method::Containers);
+            for target in &news {
+                if serves(&self.settings.uplinks[uplink].rules, target) {
+                    self.appeared(Key { uplink, target: *target }, out);
+                }
+            }
+            for target in before.difference(&self.containers) {
+                self.announced.remove(&Key { uplink, target: *target });
+            }
+        }
     }
 
     /// A frame that came from an uplink; `v4`: through the socket for ARP.
@@ -237,6 +261,10 @@ impl Responder {
             Ruling::Excluded => Err(Reason::Excluded),
             Ruling::NotServed => Err(Reason::NotServed),
             Ruling::By(Method::Static) => Ok(self.answer(uplink, question, out)),
+            Ruling::By(Method::Containers) if self.containers.contains(&question.target) => {
+                Ok(self.answer(uplink, question, out))
+            }
+            Ruling::By(Method::Containers) => Err(Reason::Absent),
             Ruling::By(Method::Via(number)) => {
                 let way = self.behind[number].map_or(Way::Nowhere, |index| Way::Through { index, on_link: true });
                 self.seek(key, question, now, || way, out)
@@ -305,7 +333,7 @@ impl Responder {
 
     /// Nobody outside can have it.
     fn is_behind(&self, key: Key, now: Instant) -> bool {
-        self.sessions.step(&key, now) == Some(Step::Answer)
+        self.sessions.step(&key, now) == Some(Step::Answer) || self.containers.contains(&key.target)
     }
 
     /// An address is there that was not: neighbours hear of it, and if wanted the routers are asked from it.

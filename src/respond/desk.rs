@@ -40,6 +40,7 @@ impl Backend for Desk<'_> {
             Method::Static => "static".to_string(),
             Method::Auto => "auto".to_string(),
             Method::Via(number) => format!("via {}", settings.behind[number]),
+            Method::Containers => "containers".to_string(),
         };
         let uplink = |u: &super::core::Uplink| {
             let served: Vec<Value> = u
@@ -71,6 +72,7 @@ impl Backend for Desk<'_> {
         Ok(json!({
             "events": events.collect::<serde_json::Map<String, Value>>(),
             "targets": self.responder.sessions(),
+            "containers": self.responder.containers(),
             "drops": drops.collect::<Vec<_>>(),
         }))
     }

@@ -102,9 +102,11 @@ fn way(m: &RouteMessage) -> Way {
         RouteAttribute::MultiPath(hops) => hops.first().map(|h| h.interface_index),
         _ => None,
     });
-    let has_gateway = m.attributes.iter().any(|a| {
-        links::gateway(a).is_some()
-            || matches!(a, RouteAttribute::MultiPath(hops) if hops.iter().any(|h| h.attributes.iter().any(|a| links::gateway(a).is_some())))
+    let has_gateway = m.attributes.iter().any(|a| match a {
+        RouteAttribute::MultiPath(hops) => {
+            hops.iter().any(|h| h.attributes.iter().any(|a| links::gateway(a).is_some()))
+        }
+        a => links::gateway(a).is_some(),
     });
     let on_link = !has_gateway && m.header.destination_prefix_length < bits;
     index.map_or(Way::Nowhere, |index| Way::Through { index, on_link })

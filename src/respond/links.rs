@@ -44,6 +44,13 @@ pub struct Links {
     own: BTreeSet<Addr>,
 }
 
+impl From<Vec<Link>> for Links {
+    fn from(all: Vec<Link>) -> Links {
+        let own = all.iter().flat_map(|l| &l.addresses).copied().collect();
+        Links { all, own }
+    }
+}
+
 impl Links {
     /// Reads them.
     ///

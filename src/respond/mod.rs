@@ -2,15 +2,17 @@
 
 mod announce;
 mod args;
-mod core;
+pub mod core;
 mod desk;
-mod frames;
+pub mod engine;
+pub mod frames;
+pub mod http;
 mod kernel;
 mod limit;
-mod links;
-mod ndppd;
-mod reason;
-mod rules;
+pub mod links;
+pub mod ndppd;
+pub mod reason;
+pub mod rules;
 mod run;
 mod sessions;
 mod sockets;

@@ -248,7 +248,8 @@ mod tests {
     fn what_can_be_honoured_is() {
         let text = "route-ttl 30000\n# a comment\nproxy eth0 { // another\n  router no\n timeout 250 ttl 60000\n\
                     retries 5 keepalive yes deadtime 1000 autowire no promiscuous no\n\
-                    rule 2001:db8::/64 { iface \"br0\" }\n rule 2001:db8:1::1/64 {\n auto\n } /* x\n */ rule 2001:db8:2::1 { static } }\n\
+                    rule 2001:db8::/64 { iface \"br0\" }\n rule 2001:db8:1::1/64 {\n auto\n } /* x\n */\n\
+                    rule 2001:db8:2::1 { static } }\n\
                     address-ttl 1\nproxy eth1 { ttl 5000 rule 2001:db8:3::/64 { iface br0 autovia no } }\n";
         let found = parse(text).unwrap();
         assert_eq!(found.behind, ["br0"]);

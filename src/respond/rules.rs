@@ -15,6 +15,8 @@ pub enum Method {
     Auto,
     /// If it answers on the inner link with this number.
     Via(usize),
+    /// If a container network that is followed has it.
+    Containers,
 }
 
 /// How a target is asked for behind, and how long what was found is believed.

@@ -13,6 +13,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::core::{Outgoing, Responder};
 use super::desk::Desk;
+use super::engine::Follower;
 use super::kernel::{Kernel, News};
 use super::sockets::{Place, Sockets};
 use crate::base::{Clock, Instant};
@@ -25,6 +26,7 @@ pub struct Parts {
     pub sockets: Sockets,
     pub kernel: Kernel,
     pub news: News,
+    pub follower: Option<Follower>,
     pub control: Option<Service>,
     pub signals: Signals,
 }
@@ -46,7 +48,8 @@ pub struct Loop {
 const SIGNALS: Token = Token(0);
 const NEWS: Token = Token(1);
 const CONTROL: Token = Token(2);
-const SOCKETS: usize = 8;
+const CONTAINERS: Token = Token(3);
+const SOCKETS: usize = 4;
 
 /// Batches of one socket before others have their turn.
 const BATCHES: usize = 8;
@@ -64,6 +67,9 @@ impl Loop {
             register(parts.news.as_raw_fd(), NEWS)?;
             if let Some(control) = &parts.control {
                 register(control.as_raw_fd(), CONTROL)?;
+            }
+            if let Some(follower) = &parts.follower {
+                register(follower.as_raw_fd(), CONTAINERS)?;
             }
             for (i, socket) in parts.sockets.all.iter().enumerate() {
                 register(socket.packets.as_raw_fd(), Token(SOCKETS + i))?;
@@ -92,6 +98,8 @@ impl Loop {
     pub fn run(&mut self) -> anyhow::Result<()> {
         self.parts.responder.begin(self.clock.now(), &mut self.out);
         self.flush();
+        // What came before is not told of again.
+        self.hear_containers()?;
         let mut events = Events::with_capacity(16);
         loop {
             let mut asked = false;
@@ -109,6 +117,7 @@ impl Loop {
                     }
                     NEWS => self.hear_news(),
                     CONTROL => asked = true,
+                    CONTAINERS => self.hear_containers()?,
                     Token(n) => self.ready[n - SOCKETS] = true,
                 }
             }
@@ -152,6 +161,17 @@ impl Loop {
         if self.parts.news.drain() {
             self.look_at = Some(self.clock.now().max(self.looked_at + LOOK_INTERVAL));
         }
+    }
+
+    fn hear_containers(&mut self) -> anyhow::Result<()> {
+        let Parts { follower: Some(follower), responder, .. } = &mut self.parts else { return Ok(()) };
+        let told = follower.take().context("the process that follows the container engine has ended")?;
+        if let Some(addresses) = told {
+            log::debug!("{} addresses of containers", addresses.len());
+            responder.set_containers(addresses, &mut self.out);
+            self.flush();
+        }
+        Ok(())
     }
 
     /// Reads the links again, when it is time.

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::args::Respond;
 use super::core::{Responder, Settings};
+use super::engine::Follower;
 use super::kernel::{Kernel, News};
 use super::run::{Loop, Parts};
 use super::sockets::Sockets;
@@ -18,6 +19,7 @@ use crate::logging::{self, LogSetup, Only};
 use crate::sandbox::{self, Identity, Role};
 use crate::sys::service::{self, Notifier};
 use crate::sys::signal::Signals;
+use crate::sys::text::Clean;
 use crate::sys::{blocked, process};
 
 /// Carries out `spelt respond`, whose name is the first of `args`, and returns the exit status.
@@ -59,6 +61,11 @@ fn start(options: &Respond) -> anyhow::Result<()> {
     let runas = options.runas.as_ref().map(Identity::of).transpose().map_err(anyhow::Error::msg)?.flatten();
     let identity = runas.or_else(|| if options.runas.is_none() { Identity::instead_of_root() } else { None });
 
+    let lacks = if options.allow_degraded { Lacks::DEGRADED } else { Lacks::default() };
+    // Before there is a socket for frames, which that process is to have nothing of.
+    let engine = options.engine().filter(|_| !options.check);
+    let follower = engine.map(|engine| Follower::start(engine, lacks)).transpose()?;
+
     let (mut responder, mut kernel, news) = (Responder::new(settings), Kernel::open()?, News::subscribe()?);
     let links = kernel.links()?;
     check_links(responder.settings(), &links)?;
@@ -68,37 +75,55 @@ fn start(options: &Respond) -> anyhow::Result<()> {
         return tell(&summary(responder.settings()));
     }
     sockets.follow(&responder).context("cannot hear a link")?;
-    let listener = place::listen(&options.control())?;
-    let pid_file =
-        |p| process::PidFile::create(p).with_context(|| format!("cannot write the PID file '{}'", p.display()));
-    let pid_file = options.pid_file.as_deref().map(pid_file).transpose()?;
-    let owner = Owner::here(sandbox::is_privileged());
-    let control = listener.map(|listener| Service::new(listener, owner)).transpose();
-    let control = control.context("cannot serve the control socket")?;
     let signals = Signals::new(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).context("cannot take signals")?;
-    let summary = summary(responder.settings());
-    let mut serving = Loop::new(Parts { responder, sockets, kernel, news, control, signals })?;
-    confine(options, identity)?;
+    let parts = Parts { responder, sockets, kernel, news, follower, control: control(options)?, signals };
+    serve(options, parts, identity, lacks, &manager)
+}
+
+fn control(options: &Respond) -> anyhow::Result<Option<Service>> {
+    let owner = Owner::here(sandbox::is_privileged());
+    let listener = place::listen(&options.control())?;
+    listener.map(|listener| Service::new(listener, owner)).transpose().context("cannot serve the control socket")
+}
+
+fn serve(
+    options: &Respond,
+    parts: Parts,
+    identity: Option<Identity>,
+    lacks: Lacks,
+    manager: &Notifier,
+) -> anyhow::Result<()> {
+    let create =
+        |p| process::PidFile::create(p).with_context(|| format!("cannot write the PID file '{}'", p.display()));
+    let pid_file = options.pid_file.as_deref().map(create).transpose()?;
+    let summary = summary(parts.responder.settings());
+    let mut serving = Loop::new(parts)?;
+    let code = Clean::list();
+    confine(options, identity, lacks)?;
     log::info!("{summary}");
     if let Some(file) = pid_file {
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
     logging::started();
-    tell_manager(&manager, &format!("READY=1\nSTATUS={summary}"));
+    tell_manager(manager, &format!("READY=1\nSTATUS={summary}"));
+    // Reading the command line and isolating takes more code than all the rest.
+    if let Err(e) = code.and_then(|code| code.let_go()) {
+        log::debug!("the code of the start stays in memory: {e}");
+    }
     serving.run()?;
-    tell_manager(&manager, "STOPPING=1\nSTATUS=Ending");
+    tell_manager(manager, "STOPPING=1\nSTATUS=Ending");
     Ok(())
 }
 
 /// From here on there are no files, no capabilities, and few system calls.
-fn confine(options: &Respond, identity: Option<Identity>) -> anyhow::Result<()> {
+fn confine(options: &Respond, identity: Option<Identity>, lacks: Lacks) -> anyhow::Result<()> {
     blocked::tell_in("spelt", logging::last_resort());
     sandbox::enter(&sandbox::Params {
         identity,
         chroot_fallback: options.chroot_fallback,
         role: Some(Role::RESPONDER),
         alone: true,
-        lacks: if options.allow_degraded { Lacks::DEGRADED } else { Lacks::default() },
+        lacks,
         ..sandbox::Params::default()
     })?;
     Ok(())

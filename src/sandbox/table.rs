@@ -23,10 +23,12 @@ impl Role {
     pub const BROKER: Role = Role(16);
     /// Answers neighbours, and carries no traffic.
     pub const RESPONDER: Role = Role(32);
+    /// Asks a container engine, for a responder.
+    pub const FOLLOWER: Role = Role(64);
 
     pub const NAMESPACE: Role = Role(Role::RUN.0 | Role::ATTACH.0);
     pub const ENGINE: Role = Role(Role::NAMESPACE.0 | Role::MACHINE.0 | Role::CARD.0);
-    pub const ALL: Role = Role(Role::ENGINE.0 | Role::BROKER.0 | Role::RESPONDER.0);
+    pub const ALL: Role = Role(Role::ENGINE.0 | Role::BROKER.0 | Role::RESPONDER.0 | Role::FOLLOWER.0);
 
     pub fn contains(self, one: Role) -> bool {
         self.0 & one.0 == one.0
@@ -34,7 +36,7 @@ impl Role {
 
     /// One by one.
     pub fn all() -> impl Iterator<Item = Role> {
-        [Role::RUN, Role::ATTACH, Role::MACHINE, Role::CARD, Role::BROKER, Role::RESPONDER].into_iter()
+        [Role::RUN, Role::ATTACH, Role::MACHINE, Role::CARD, Role::BROKER, Role::RESPONDER, Role::FOLLOWER].into_iter()
     }
 }
 
@@ -98,6 +100,9 @@ const ALL: Role = Role::ALL;
 const RESPONDER: Role = Role::RESPONDER;
 /// What has traffic, or sockets for it.
 const TRAFFIC: Role = Role(Role::ENGINE.0 | Role::BROKER.0);
+const FOLLOWER: Role = Role::FOLLOWER;
+const BOUND: Role = Role(TRAFFIC.0 | Role::RESPONDER.0);
+const SMALL: Role = Role(Role::BROKER.0 | Role::RESPONDER.0 | Role::FOLLOWER.0);
 /// What has a log and a control socket.
 const SERVING: Role = Role(Role::ENGINE.0 | Role::RESPONDER.0);
 
@@ -129,7 +134,7 @@ const COMMON: &[Call] = calls!(
     SYS_socket, ENGINE, SOCKETS, "flows and listeners; the system log that comes back; indexes of devices";
     SYS_socket, Role::BROKER, SOCKETS_INSIDE, "sockets inside; who listens there";
     SYS_connect, ENGINE, ALWAYS, "flows, the system log";
-    SYS_bind, ALL, ALWAYS, "flows and listeners";
+    SYS_bind, BOUND, ALWAYS, "flows and listeners";
     SYS_listen, TRAFFIC, ALWAYS, "listeners";
     SYS_accept4, SERVING, ALWAYS, "clients of listeners, hypervisors, the control socket";
     SYS_shutdown, ENGINE, ALWAYS, "half-closed connections";
@@ -139,13 +144,36 @@ const COMMON: &[Call] = calls!(
     SYS_getsockname, ENGINE, ALWAYS, "what clients and listeners are bound to";
     SYS_getpeername, ENGINE, ALWAYS, "the ends of flows, for who asks; whether a target has answered",
         rare: "over the control socket, or if a client has gone";
-    SYS_fcntl, SERVING, DESCRIPTORS, "not to wait; sizes of pipes; one descriptor more";
+    SYS_fcntl, ENGINE, DESCRIPTORS, "not to wait; sizes of pipes; one descriptor more";
     SYS_ioctl, NAMESPACE, REQUESTS_OF_NAMESPACES, "a tap stays; not to wait; indexes of devices; the terminal";
     SYS_ioctl, VM, REQUESTS, "not to wait; indexes of devices";
     SYS_ioctl, Role::BROKER, INDEX, "indexes of devices", rare: "for listeners at link-local addresses";
     SYS_pipe2, NAMESPACE, ALWAYS, "connections of loopbacks";
     SYS_close, ALL, ALWAYS, "everything";
     SYS_dup3, NOT_RUN, ALWAYS, "letting go of the terminal", rare: "what newer processors have for dup2";
+    SYS_recvfrom, FOLLOWER, ALWAYS, "answers of the engine";
+    SYS_read, FOLLOWER, ALWAYS, "the same", rare: "some C libraries read sockets by it";
+    SYS_sendto, FOLLOWER, ALWAYS, "addresses for the responder; the system log";
+    SYS_write, FOLLOWER, ALWAYS, "requests, messages";
+    SYS_socket, FOLLOWER, STREAMS, "to the engine, and the system log that comes back";
+    SYS_connect, FOLLOWER, ALWAYS, "the same";
+    SYS_setsockopt, FOLLOWER, TIMES, "not to wait for an engine for ever";
+    SYS_ioctl, FOLLOWER, &[NOT_TO_WAIT], "not to wait for the system log", rare: "if the system log is started anew";
+    SYS_mmap, FOLLOWER, NOT_EXECUTABLE, "memory", rare: "if a network has many containers";
+    SYS_munmap, FOLLOWER, ALWAYS, "memory that goes back", rare: "if a network has many containers";
+    SYS_mremap, FOLLOWER, ALWAYS, "memory", rare: "if a network has many containers";
+    SYS_brk, FOLLOWER, ALWAYS, "memory", rare: "if a network has many containers";
+    SYS_clock_gettime, FOLLOWER, ALWAYS, "the time", rare: "where the kernel's clock cannot be read without a call";
+    SYS_restart_syscall, FOLLOWER, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
+    SYS_futex, FOLLOWER, ALWAYS, "locks", rare: "there is one thread";
+    SYS_getrandom, FOLLOWER, ALWAYS, "secrets of hash tables", rare: "if they were not needed before";
+    SYS_getpid, FOLLOWER, ALWAYS, "messages of the system log; abort", rare: "if there is a system log";
+    SYS_rt_sigprocmask, FOLLOWER, ALWAYS, "abort", rare: "after a bug";
+    SYS_exit_group, FOLLOWER, ALWAYS, "the end";
+    SYS_pwrite64, FOLLOWER, ALWAYS, "log file", rare: "if there is one";
+    SYS_pread64, FOLLOWER, ALWAYS, "log file whose oldest part goes", rare: "if there is one";
+    SYS_ftruncate, FOLLOWER, ALWAYS, "log file whose oldest part has gone", rare: "if there is one";
+    SYS_statx, FOLLOWER, ALWAYS, "length of the log file", rare: "if there is one";
     SYS_epoll_ctl, RESPONDER, ALWAYS, "clients of the control socket";
     SYS_socket, RESPONDER, &[LOCAL], "the system log that comes back", rare: "if the system log is started anew";
     SYS_connect, RESPONDER, ALWAYS, "the same", rare: "if the system log is started anew";
@@ -165,6 +193,7 @@ const COMMON: &[Call] = calls!(
     SYS_getrandom, ENGINE, ALWAYS, "secrets of hash tables";
     SYS_mmap, RESPONDER, NOT_EXECUTABLE, "memory", rare: "if many targets are asked for";
     SYS_munmap, RESPONDER, ALWAYS, "memory that goes back", rare: "if many targets are asked for";
+    SYS_madvise, RESPONDER, CODE, "code that only the start needs";
     SYS_getrandom, RESPONDER, ALWAYS, "secrets of hash tables", rare: "if they were not needed before";
     SYS_futex, RESPONDER, ALWAYS, "locks", rare: "there is one thread";
     // Files that are open.
@@ -209,20 +238,19 @@ const COMMON: &[Call] = &[];
 const MACHINES: &[Call] = calls!(
     SYS_epoll_wait, SERVING, ALWAYS, "events";
     SYS_poll, SERVING, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
+    SYS_poll, FOLLOWER, ALWAYS, "the engine's events, the responder's end";
     SYS_dup2, NOT_RUN, ALWAYS, "letting go of the terminal";
     SYS_readlink, SERVING, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
 );
 #[cfg(not(target_arch = "x86_64"))]
 const MACHINES: &[Call] = calls!(
     SYS_ppoll, SERVING, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
+    SYS_ppoll, FOLLOWER, ALWAYS, "the engine's events, the responder's end";
 );
 
 /// Beside what a flow's descriptors need: a build that checks itself asks, before it closes one, whether it is open.
-const UNOPTIMIZED: &[Call] = if cfg!(debug_assertions) {
-    calls!(SYS_fcntl, Role::BROKER, IS_OPEN, "whether what is closed was open";)
-} else {
-    &[]
-};
+const UNOPTIMIZED: &[Call] =
+    if cfg!(debug_assertions) { calls!(SYS_fcntl, SMALL, IS_OPEN, "whether what is closed was open";) } else { &[] };
 
 const TYPE: u32 = 0xf;
 const STREAM: Test = Test::Bits(1, TYPE, libc::SOCK_STREAM as u32);
@@ -242,6 +270,7 @@ const SOCKETS: &[&[Test]] = &[
     &[V6, DATAGRAM, Test::Is(2, libc::IPPROTO_ICMPV6 as u32)],
     LOCAL,
 ];
+const STREAMS: &[&[Test]] = &[&[Test::Is(0, libc::AF_UNIX as u32), STREAM, Test::Is(2, 0)], LOCAL];
 const SOCKETS_INSIDE: &[&[Test]] = &[
     &[V4, STREAM, TCP],
     &[V6, STREAM, TCP],
@@ -316,6 +345,7 @@ const OPTIONS_INSIDE: &[&[Test]] = &[
 ];
 /// `PACKET_ADD_MEMBERSHIP`; no filter of packets, which are locked besides.
 const GROUPS: &[&[Test]] = &[&option(libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP)];
+const TIMES: &[&[Test]] = &[&general(libc::SO_RCVTIMEO), &general(libc::SO_SNDTIMEO)];
 /// Since 4.20.
 const IPV6_MULTICAST_ALL: i32 = 29;
 
@@ -352,6 +382,7 @@ const INDEX: &[&[Test]] = &[INDEX_OF_NAME];
 
 const NOT_EXECUTABLE: &[&[Test]] = &[&[Test::Bits(2, libc::PROT_EXEC as u32, 0)]];
 
+const CODE: &[&[Test]] = &[&[Test::Is(2, libc::MADV_DONTNEED as u32)]];
 const PROBE: &[&[Test]] = &[&[Test::Is(1, 0)]];
 const ABORT: &[&[Test]] = &[&[Test::Own(0), Test::Is(2, libc::SIGABRT as u32)]];
 const ABORT_OF_MUSL: &[&[Test]] = &[&[Test::Is(1, libc::SIGABRT as u32)]];

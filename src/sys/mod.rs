@@ -34,6 +34,7 @@ pub mod sockopt;
 pub mod splice;
 pub mod tap;
 pub mod terminal;
+pub mod text;
 pub mod tun;
 pub mod unix;
 pub mod watch;

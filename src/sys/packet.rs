@@ -13,6 +13,8 @@ use super::{result, unbroken};
 
 /// Frames that one call takes or sends at most.
 pub const BATCH: usize = 32;
+/// The kernel's room for frames that wait; net.core.rmem_max may allow less.
+const ROOM_BYTES: i32 = 1 << 20;
 /// Longest frame that is read; what is longer comes cut, with its length.
 pub const ROOM: usize = 1514;
 
@@ -76,6 +78,8 @@ impl Packets {
         let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
         attach(fd.as_fd(), &program(&kind.tests()))?;
         super::sockopt::set(fd.as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)?;
+        // As much as a user may have, for crowds that come while this process waits for its turn.
+        super::sockopt::set(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, ROOM_BYTES)?;
         Ok(Packets { fd, kind })
     }
 

@@ -111,13 +111,13 @@ class World:
         subprocess.run(self.inside("router", ["nft", "-f", "-"]), input=GUARD, text=True, check=True, timeout=10)
 
     @contextlib.contextmanager
-    def responding(self, *options, name="host"):
-        """`spelt respond` on eth0, ready, with a control socket; its path is given."""
+    def responding(self, *options, name="host", tracer=lambda argv: argv):
+        """`spelt respond` on eth0, ready, with a control socket; `tracer` may put a command before it."""
         if not any(o in ("-c", "--config") for o in options):
             options = ("-i", "eth0", *options)
         control = self.lab.file("respond") + ".socket"
         argv = [self.lab.program.path, "respond", "--control", control, *options]
-        with self.running(argv, name) as process:
+        with self.running(tracer(argv), name) as process:
             lab.wait_until(lambda: os.path.exists(control) or process.poll() is not None, 5, "the control socket")
             lab.wait_until(lambda: "Answering for" in self.errors(process), 5, f"the responder:\n{self.errors(process)}")
             yield Responder(self, process, control)

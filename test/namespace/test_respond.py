@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import time
 
 import respond_world
-from lab import wait_until
+from fake_engine import FakeEngine
+from lab import descendants, wait_until
 from respond_world import (BRIDGE_MAC, CONTAINER, CONTAINER4, HOST, HOST_MAC, INNER, ROUTER, ROUTER_MAC, Wire, fields,
                            packed, solicitation)
 from support import Case
@@ -134,6 +136,8 @@ class Static(Behind):
             self.assertEqual((now["Seccomp"], now["NoNewPrivs"], now["Threads"]), ("2", "1", "1"))
             self.assertEqual(now["Uid"].split()[0], "65534")
             self.assertEqual(os.listdir(f"/proc/{pid}/root"), [])
+            # The client that has just asked is gone for it, too.
+            time.sleep(0.3)
             before = status(pid)["voluntary_ctxt_switches"]
             time.sleep(1)
             self.assertEqual(status(pid)["voluntary_ctxt_switches"], before)
@@ -313,6 +317,69 @@ class Ndppd(Behind):
                 self.assertFalse(self.world.reaches(CONTAINER))
             finally:
                 self.world.call("router", "nft", "delete", "table", "ip6", "guard")
+
+
+class Containers(Behind):
+    """Those of an engine's network, while they are there."""
+
+    def test_they_are_followed_as_they_come_and_go(self):
+        engine = self.closing(FakeEngine(self.lab.file("engine"), f"{CONTAINER}/112", "203.0.113.65/26"))
+        options = ("--docker-network", "web", "--engine-socket", engine.path, "-a", "203.0.113.64/26")
+        with self.world.responding(*options) as responder:
+            wait_until(lambda: responder.stats()["containers"] == 2, 5, "the containers")
+            self.assertTrue(self.world.reaches(CONTAINER))
+            self.assertTrue(self.world.reaches(CONTAINER4))
+            wire = self.wire
+            wire.send(solicitation(f"{INNER}6"))
+            self.assertIsNone(wire.answer(timeout=0.2))
+            engine.change(f"{INNER}6")
+            told = wire.answer(timeout=2)
+            self.assertEqual((told[22:38], told[38:54]), (packed(f"{INNER}6"), packed("ff02::1")))
+            wire.send(solicitation(f"{INNER}6"))
+            self.assertEqual(wire.answer()[38:54], packed(ROUTER))
+            wire.send(solicitation(CONTAINER))
+            self.assertIsNone(wire.answer(timeout=0.2))
+            self.assertEqual((responder.drops(), engine.lists), ({"absent": 2}, 2))
+            # An engine that is started anew has another socket.
+            engine.stop()
+            engine.addresses = (CONTAINER,)
+            engine.start()
+            self.assertEqual(wire.answer(timeout=5)[22:38], packed(CONTAINER))
+
+    def test_who_talks_to_the_engine_reads_no_frames(self):
+        engine = self.closing(FakeEngine(self.lab.file("engine"), CONTAINER))
+        with self.world.responding("--podman-network", "web", "--engine-socket", engine.path) as responder:
+            pid = responder.pid()
+            wait_until(lambda: responder.stats()["containers"] == 1, 5, "the containers")
+            follower, = descendants(pid)
+            now = status(follower)
+            self.assertEqual((now["CapEff"], now["CapPrm"], now["Seccomp"], now["NoNewPrivs"]), ("0" * 16, "0" * 16, "2", "1"))
+            # Standard streams, the pair, the log, and the engine's events; no packet socket.
+            self.assertEqual(packet_sockets(follower), [])
+            self.assertEqual(len(packet_sockets(pid)), 1)
+            os.kill(follower, signal.SIGKILL)
+            self.assertEqual(responder.process.wait(5), 1)
+            self.assertIn("the process that follows the container engine has ended", self.world.errors(responder.process))
+
+    def test_it_ends_with_the_responder(self):
+        engine = self.closing(FakeEngine(self.lab.file("engine"), CONTAINER))
+        with self.world.responding("--docker-network", "web", "--engine-socket", engine.path) as responder:
+            follower, = descendants(responder.pid())
+        wait_until(lambda: not os.path.exists(f"/proc/{follower}"), 5, "its end")
+
+    def test_an_engine_that_has_no_such_network_is_named(self):
+        engine = self.closing(FakeEngine(self.lab.file("engine")))
+        with self.world.responding("--docker-network", "webb", "--engine-socket", engine.path) as responder:
+            wait_until(lambda: "network 'webb': there is none of this name" in self.world.errors(responder.process), 5, "a word")
+
+
+def packet_sockets(pid):
+    """Of the process, by their inodes."""
+    with open(f"/proc/{pid}/net/packet", encoding="ascii") as file:
+        inodes = {line.split()[-1] for line in file.readlines()[1:]}
+    directory = f"/proc/{pid}/fd"
+    found = [os.readlink(os.path.join(directory, name)) for name in os.listdir(directory)]
+    return [f for f in found if f.startswith("socket:[") and f[8:-1] in inodes]
 
 
 class Refused(Behind):

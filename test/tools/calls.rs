@@ -7,7 +7,7 @@ use spelt::sandbox::{self, Role, table};
 
 #[derive(Parser)]
 pub struct Options {
-    /// Become one of these instead of listing: run, attach, machine, card, broker
+    /// Become one of these instead of listing: run, attach, machine, card, broker, responder, follower
     #[arg(long = "as", requires = "make", value_parser = role)]
     role: Option<Role>,
     /// And make this call, or 'panic' or 'abort'
@@ -57,12 +57,14 @@ fn role(text: &str) -> Result<Role, String> {
     ROLES.iter().find(|(name, _)| *name == text).map(|(_, role)| *role).ok_or_else(|| "there is no such role".into())
 }
 
-const ROLES: [(&str, Role); 5] = [
+const ROLES: [(&str, Role); 7] = [
     ("run", Role::RUN),
     ("attach", Role::ATTACH),
     ("machine", Role::MACHINE),
     ("card", Role::CARD),
     ("broker", Role::BROKER),
+    ("responder", Role::RESPONDER),
+    ("follower", Role::FOLLOWER),
 ];
 
 const fn list(first: &[i64]) -> [i64; 6] {

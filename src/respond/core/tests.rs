@@ -7,7 +7,7 @@ use super::super::args::prefix;
 use super::super::testing::{OUR_MAC, THEIR_MAC, a, ask_v4, solicit};
 use super::*;
 use crate::base::Clock;
-use crate::wire::ndp;
+use crate::wire::{arp, ndp};
 
 const UPLINK: u32 = 2;
 const BRIDGE: u32 = 3;
@@ -222,6 +222,22 @@ fn routers_hear_of_new_addresses_and_do_not_forget_them() {
     let out = bench.wait(13_000);
     assert_eq!(sources(&out), [a("2001:db8::5"), a("2001:db8::6"), a("2001:db8::1")]);
     assert_eq!(bench.responder.deadline(), Some(bench.now + every));
+}
+
+#[test]
+fn containers_are_announced_when_they_come_and_answered_for_while_they_stay() {
+    let served = [("::/0", Method::Containers), ("192.0.2.0/24", Method::Containers)];
+    let mut bench = Bench::new(&served, |_| {});
+    let set = |list: &[&str]| list.iter().map(|t| a(t)).collect::<BTreeSet<_>>();
+    let mut out = Vec::new();
+    bench.responder.set_containers(set(&["2001:db8::5", "192.0.2.9", "10.0.0.1"]), &mut out);
+    assert_eq!(out.len(), 2, "not for what no rule serves");
+    assert_eq!(arp::parse(&out[0].frame[14..]).unwrap().sender, a("192.0.2.9"));
+    assert_eq!(bench.hear(&solicit("fe80::7", "2001:db8::5")).len(), 1);
+    bench.refused(&solicit("fe80::7", "2001:db8::6"), Reason::Absent);
+    bench.refused(&solicit("2001:db8::5", "2001:db8::6"), Reason::SpoofedSource);
+    bench.responder.set_containers(set(&["192.0.2.9"]), &mut Vec::new());
+    bench.refused(&solicit("fe80::7", "2001:db8::5"), Reason::Absent);
 }
 
 proptest::proptest! {
