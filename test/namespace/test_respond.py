@@ -202,7 +202,7 @@ class Asked(Behind):
                                    "1", "--keep-alive") as responder:
             self.assertTrue(self.world.reaches(CONTAINER))
             time.sleep(1)
-            self.assertIn(responder.event("found"), range(3, 6))
+            self.assertGreaterEqual(responder.event("found"), 3)
             self.assertEqual(responder.event("heard"), 1)
 
     def test_routes_decide(self):
