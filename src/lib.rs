@@ -28,3 +28,4 @@ pub mod app;
 pub mod ctl;
 pub mod doctor;
 pub mod pesto;
+pub mod respond;

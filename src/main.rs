@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use spelt::config::{self, Command};
 use spelt::sys::{process, signal};
-use spelt::{app, ctl, doctor, logging, pesto};
+use spelt::{app, ctl, doctor, logging, pesto, respond};
 
 fn main() -> ExitCode {
     signal::prepare();
@@ -16,6 +16,8 @@ fn main() -> ExitCode {
     match config::own_word(&argv0, &args) {
         Some(("ctl" | "list" | "complete", _)) => return ExitCode::from(ctl::main(args)),
         Some(("doctor", rest)) => return ExitCode::from(doctor::main(rest)),
+        Some(("respond", _)) => return ExitCode::from(respond::respond(args)),
+        Some(("announce", _)) => return ExitCode::from(respond::announce(args)),
         _ => {}
     }
     let config = match config::from_args(&argv0, args) {

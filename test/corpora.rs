@@ -48,6 +48,9 @@ corpora! {
     errors => fuzz::errors::errors,
     engine_card => fuzz::engine::engine_card,
     inbound => fuzz::inbound::inbound,
+    respond => fuzz::respond::respond,
+    ndppd => fuzz::respond::ndppd,
+    engine_answer => fuzz::respond::engine_answer,
     vhost_messages => fuzz::vhost::messages,
     vhost_rings => fuzz::vhost::rings,
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// Modules and their layers. A module may import from lower layers and from itself; only L0 and L1 may import among
 /// themselves.
-const LAYERS: [(&str, u8); 26] = [
+const LAYERS: [(&str, u8); 27] = [
     ("base", 0),
     ("wire", 0),
     ("sys", 0),
@@ -30,6 +30,7 @@ const LAYERS: [(&str, u8); 26] = [
     ("logging", 3),
     ("app", 4),
     ("doctor", 4),
+    ("respond", 4),
     ("ctl", 5),
     ("pesto", 5),
     ("lib", 6),

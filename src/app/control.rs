@@ -1,30 +1,23 @@
-//! The control thread: where its socket is, and how what it is asked for is carried out by the workers.
+//! The control thread: how what it is asked for is carried out by the workers.
 
-use std::fs::DirBuilder;
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use anyhow::Context;
 use nix::errno::Errno;
-use nix::sys::stat::umask;
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::captures::Archive;
 use super::desk::{Clerk, Unattended};
 use super::engine::Engine;
 use super::follow::Shown;
-use super::machine::is_stale;
 use super::rules::{ephemeral_ports, only_family};
 use crate::base::{Counters, Family, Instant, Token};
-use crate::config::{Config, Control, Mode, Target};
+use crate::config::{Config, Mode, Target};
 use crate::control::capture::{Capture, CaptureOptions, Captures};
 use crate::control::choice::Found;
+use crate::control::metrics;
 use crate::control::protocol::{
     self, BindErrors, Blame, CaptureCounts, FAILED, Failure, Filter, FlowCounts, Forward, ForwardOption, Info,
     NewForward, Stats,
@@ -37,84 +30,6 @@ use crate::listen::{self, ForwardId};
 
 /// The caller's event for a request to end.
 pub(super) const ASKED_TO_QUIT: Token = Token { kind: crate::base::Kind::Quit, generation: 0, index: 4 };
-
-/// Listens where the configuration says. `None`: nowhere.
-///
-/// # Errors
-/// The kernel's, for a path that the user gave.
-pub(super) fn listen(config: &Config) -> anyhow::Result<Option<UnixListener>> {
-    match &config.control {
-        Control::Off => Ok(None),
-        Control::At(path) => {
-            let what = || format!("cannot listen at the control socket '{}' (option '--control')", path.display());
-            bind(path).map(Some).with_context(what)
-        }
-        Control::Default => {
-            let Some(path) = default_path(std::process::id()) else { return Ok(None) };
-            let bound =
-                path.parent().map_or(Ok(()), |dir| private_dir(dir).map(|()| sweep(dir))).and_then(|()| bind(&path));
-            Ok(bound.inspect_err(|e| log::info!("no control socket at '{}': {e}", path.display())).ok())
-        }
-    }
-}
-
-/// There will be one, as far as can be told before it is tried.
-pub(super) fn is_wanted(config: &Config) -> bool {
-    match config.control {
-        Control::Off => false,
-        Control::At(_) => true,
-        Control::Default => default_dir().is_some(),
-    }
-}
-
-/// Where the control socket of this process is, by default.
-pub fn default_path(pid: u32) -> Option<PathBuf> {
-    Some(default_dir()?.join(format!("{pid}.sock")))
-}
-
-/// Where those of all of the user's instances are.
-pub fn default_dir() -> Option<PathBuf> {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)?;
-    runtime.is_absolute().then(|| runtime.join("spelt"))
-}
-
-/// Makes it, or makes sure that nobody else may put anything there.
-fn private_dir(dir: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        other => return other,
-    }
-    let found = std::fs::symlink_metadata(dir)?;
-    let ours = found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() && found.mode() & 0o022 == 0;
-    if ours { Ok(()) } else { Err(io::Error::other("the directory is not this user's alone")) }
-}
-
-/// Removes some of the sockets of instances that have ended, which could not: a confined process sees no files. Each start
-/// leaves one behind and takes more than one away.
-fn sweep(dir: &Path) {
-    const SOME: usize = 16;
-    let ended = |path: &PathBuf| {
-        let pid = path.file_stem().and_then(|s| s.to_str()?.parse().ok()).filter(|pid| *pid > 0);
-        pid.is_some_and(|pid| nix::sys::signal::kill(Pid::from_raw(pid), None) == Err(nix::Error::ESRCH))
-    };
-    let paths = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    for path in paths.filter(|path| path.extension().is_some_and(|e| e == "sock") && ended(path)).take(SOME) {
-        // Another instance may be quicker.
-        let _ = std::fs::remove_file(path);
-    }
-}
-
-/// A socket that nobody listens at any more is replaced, anything else is not.
-pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
-    if std::fs::symlink_metadata(path).is_ok() && is_stale(path)? {
-        std::fs::remove_file(path)?;
-    }
-    // Not the owner's alone a moment later, but from the start.
-    let before = umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
-    umask(before);
-    listener
-}
 
 /// All that the thread needs.
 pub(super) struct Controller {
@@ -167,14 +82,8 @@ impl Controller {
 
 /// Who may ask, to be found out before we become somebody else.
 pub(super) fn owner() -> Owner {
-    let uid = nix::unistd::geteuid().as_raw();
-    // A process that makes a user namespace of its own knows none but itself there.
-    let unknown = (!crate::sandbox::is_privileged()).then_some(OVERFLOW_UID);
-    Owner { uid, unknown }
+    Owner::here(crate::sandbox::is_privileged())
 }
-
-/// `/proc/sys/kernel/overflowuid`, which nobody changes.
-const OVERFLOW_UID: u32 = 65534;
 
 fn info(config: &Config, workers: usize) -> Info {
     let (mode, target) = match &config.mode {
@@ -224,6 +133,21 @@ impl Office {
         Ok(first.ask(job)?.wait()?)
     }
 
+    fn count(&self) -> Result<Stats, Failure> {
+        let all = self.ask_all(|engine, _| (engine.own_counters(), engine.flows()))?;
+        let mut counters = Counters::default();
+        let mut flows = FlowCounts::default();
+        for (own, n) in all {
+            counters.add(&own);
+            flows.tcp += n.tcp;
+            flows.udp += n.udp;
+            flows.icmp += n.icmp;
+            flows.tcp_splice += n.spliced_tcp;
+            flows.udp_splice += n.spliced_udp;
+        }
+        Ok(Stats::new(&counters, flows, CaptureCounts::of(&self.archive.recordings)))
+    }
+
     fn rules(&self, new: &NewForward) -> Result<Vec<listen::Forward>, String> {
         let (proto, on, name) = meaning(new.option);
         let mut spec = match on {
@@ -250,19 +174,12 @@ impl Backend for Office {
         serde_json::from_str(&self.config.json()).unwrap_or_default()
     }
 
-    fn stats(&self) -> Result<Stats, Failure> {
-        let all = self.ask_all(|engine, _| (engine.own_counters(), engine.flows()))?;
-        let mut counters = Counters::default();
-        let mut flows = FlowCounts::default();
-        for (own, n) in all {
-            counters.add(&own);
-            flows.tcp += n.tcp;
-            flows.udp += n.udp;
-            flows.icmp += n.icmp;
-            flows.tcp_splice += n.spliced_tcp;
-            flows.udp_splice += n.spliced_udp;
-        }
-        Ok(Stats::new(&counters, flows, CaptureCounts::of(&self.archive.recordings)))
+    fn stats(&self) -> Result<Value, Failure> {
+        Ok(protocol::json(&self.count()?))
+    }
+
+    fn metrics(&self) -> Result<String, Failure> {
+        Ok(metrics::text(&self.info(), &self.count()?))
     }
 
     fn flows(&self, filter: &Filter) -> Result<Found, Failure> {
@@ -317,18 +234,6 @@ impl Backend for Office {
 
     fn stop_captures(&self, ids: Vec<u64>) -> Result<Captures, Failure> {
         self.end_captures(&ids)
-    }
-
-    fn log_level(&self) -> &'static str {
-        log::max_level().as_str()
-    }
-
-    fn set_log_level(&self, level: &str) -> Result<(), Failure> {
-        let known = log::LevelFilter::from_str(level).ok().filter(|l| *l != log::LevelFilter::Off);
-        let advice =
-            || Failure::new(protocol::INVALID_PARAMS, format!("'{level}' is none of error, warn, info, debug, trace"));
-        log::set_max_level(known.ok_or_else(advice)?);
-        Ok(())
     }
 
     fn quit(&self) {

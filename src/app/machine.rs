@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -11,6 +11,7 @@ use nix::unistd::{AccessFlags, eaccess};
 
 use super::activation::path_of;
 use crate::config::{Config, Personality, Plug};
+use crate::control::place;
 use crate::link::{Link, Socket, Tee, Vhost};
 use crate::sys::process;
 use crate::sys::unix::{self, Kind};
@@ -105,7 +106,7 @@ pub fn check(plug: &Plug) -> anyhow::Result<()> {
             let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let free = match std::fs::symlink_metadata(path) {
                 Err(_) => eaccess(dir, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from),
-                Ok(_) => is_stale(path).and_then(|stale| match stale {
+                Ok(_) => place::is_stale(path).and_then(|stale| match stale {
                     true => Ok(()),
                     false => Err(io::ErrorKind::AddrInUse.into()),
                 }),
@@ -158,7 +159,7 @@ const FREE_MAX: u32 = 64;
 /// what the umask leaves.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let listener = match UnixListener::bind(path) {
-        Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_stale(path)? => {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse && place::is_stale(path)? => {
             std::fs::remove_file(path)?;
             UnixListener::bind(path)?
         }
@@ -173,15 +174,4 @@ fn is_socket(path: &Path) -> io::Result<()> {
         true => Ok(()),
         false => Err(io::Error::other("there is a file of that name that is no socket")),
     }
-}
-
-/// # Errors
-/// What is there is no socket.
-pub(super) fn is_stale(path: &Path) -> io::Result<bool> {
-    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
-        return Err(io::Error::other("there is a file of that name that is no socket"));
-    }
-    // A datagram socket cannot be connected to a listener (EPROTOTYPE), and so is not taken for a client by who waits there.
-    let connected = UnixDatagram::unbound()?.connect(path);
-    Ok(connected.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused))
 }

@@ -11,7 +11,7 @@ mod api;
 mod caller;
 mod captures;
 mod check;
-pub mod control;
+mod control;
 mod crew;
 mod desk;
 mod engine;

@@ -4,12 +4,12 @@ use std::io;
 use std::os::unix::net::UnixListener;
 
 use super::captures;
-use super::control::{self, Controller};
+use super::control::Controller;
 use super::desk::Clerk;
 use super::follow::Shown;
 use super::tables::{self, Changer};
 use crate::config::Config;
-use crate::control::{pesto, service};
+use crate::control::{pesto, place, service};
 use crate::link::recording::{RECORDINGS_MAX, Recordings};
 use crate::sys::process;
 
@@ -27,13 +27,13 @@ impl Doors {
     /// # Errors
     /// The kernel's, for a path that the user gave.
     pub fn open(config: &Config, passed: Option<UnixListener>) -> anyhow::Result<Doors> {
-        let ours = passed.map_or_else(|| control::listen(config), |passed| Ok(Some(passed)))?;
+        let ours = passed.map_or_else(|| place::listen(&config.control), |passed| Ok(Some(passed)))?;
         Ok(Doors { ours, pesto: tables::listen(config)? })
     }
 
     /// Descriptors that they and their clients need, if `config` asks for any. `passed`: a service manager does.
     pub fn descriptors(config: &Config, passed: bool) -> usize {
-        let ours = if passed || control::is_wanted(config) { OURS } else { 0 };
+        let ours = if passed || place::is_wanted(&config.control) { OURS } else { 0 };
         let pesto = if config.conf_path.is_some() { pesto::DESCRIPTORS } else { 0 };
         let bells = if ours + pesto > 0 { usize::from(Config::QUEUES_MAX) } else { 0 };
         // Where there are few, flows need them more.

@@ -14,6 +14,7 @@ use crate::base::{Addr, Family};
 use crate::config::{Config, Mode};
 use crate::control::pesto::codec::{self, Abilities, Table, Update};
 use crate::control::pesto::{Backend, Server};
+use crate::control::place;
 use crate::fwd::Side;
 use crate::fwd::ports::Rule;
 use crate::fwd::{Proto, ports};
@@ -26,7 +27,7 @@ use crate::listen::{BindError, Forward, ForwardId};
 pub(super) fn listen(config: &Config) -> anyhow::Result<Option<UnixListener>> {
     let Some(path) = &config.conf_path else { return Ok(None) };
     let what = || format!("cannot listen at the socket '{}' (option '--conf-path')", path.display());
-    control::bind(path).map(Some).with_context(what)
+    place::bind(path).map(Some).with_context(what)
 }
 
 /// All that the thread needs.

@@ -30,6 +30,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod types;
+pub mod usage;
 mod value;
 
 use std::ffi::{OsStr, OsString};
@@ -42,6 +43,14 @@ pub use types::{
     Assign, Command, Config, Control, Dns, Exit, Id, Lack, Lacks, LogFormat, Map, Mode, Personality, Plug, RunAs,
     Search, Target, Verbosity,
 };
+
+/// The value of `--runas`, for commands with command lines of their own.
+///
+/// # Errors
+/// What to give instead.
+pub fn runas(text: &str) -> Result<RunAs, String> {
+    value::runas(text)
+}
 
 /// What to do, by the name this was started as and its arguments (without that name).
 pub fn from_args(argv0: &OsStr, args: Vec<OsString>) -> Result<Command, Exit> {

@@ -6,11 +6,7 @@ use super::protocol::{Info, Stats};
 
 /// The exposition, with its end.
 pub fn text(info: &Info, stats: &Stats) -> String {
-    let mut out = String::new();
-    let _ = writeln!(out, "# TYPE spelt_build info\n# HELP spelt_build What is running.");
-    let (program, version) = (escaped(&info.program), escaped(&info.version));
-    let _ = writeln!(out, "spelt_build_info{{program=\"{program}\",version=\"{version}\",mode=\"{}\"}} 1", info.mode);
-    gauge(&mut out, "uptime_seconds", Some("seconds"), "Time since the start.", info.uptime_seconds);
+    let mut out = build(info);
     gauge(&mut out, "workers", None, "Worker threads.", info.workers as f64);
     directions(
         &mut out,
@@ -46,7 +42,18 @@ pub fn text(info: &Info, stats: &Stats) -> String {
     out
 }
 
-fn head(out: &mut String, name: &str, kind: &str, unit: Option<&str>, help: &str) {
+/// The beginning: what is running, and for how long.
+pub fn build(info: &Info) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "# TYPE spelt_build info\n# HELP spelt_build What is running.");
+    let (program, version) = (escaped(&info.program), escaped(&info.version));
+    let _ = writeln!(out, "spelt_build_info{{program=\"{program}\",version=\"{version}\",mode=\"{}\"}} 1", info.mode);
+    gauge(&mut out, "uptime_seconds", Some("seconds"), "Time since the start.", info.uptime_seconds);
+    out
+}
+
+/// What comes before the values of one name.
+pub fn head(out: &mut String, name: &str, kind: &str, unit: Option<&str>, help: &str) {
     let _ = writeln!(out, "# TYPE spelt_{name} {kind}");
     if let Some(unit) = unit {
         let _ = writeln!(out, "# UNIT spelt_{name} {unit}");
@@ -54,7 +61,8 @@ fn head(out: &mut String, name: &str, kind: &str, unit: Option<&str>, help: &str
     let _ = writeln!(out, "# HELP spelt_{name} {help}");
 }
 
-fn gauge(out: &mut String, name: &str, unit: Option<&str>, help: &str, value: f64) {
+/// One value.
+pub fn gauge(out: &mut String, name: &str, unit: Option<&str>, help: &str, value: f64) {
     head(out, name, "gauge", unit, help);
     let _ = writeln!(out, "spelt_{name} {value}");
 }

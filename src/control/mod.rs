@@ -5,6 +5,7 @@ pub mod capture;
 pub mod choice;
 pub mod metrics;
 pub mod pesto;
+pub mod place;
 pub mod protocol;
 pub mod service;
 pub mod session;

@@ -413,6 +413,12 @@ pub fn write(id: &Value, outcome: Result<Value, Failure>) -> Vec<u8> {
     line
 }
 
+/// As a value.
+pub fn json(value: &impl serde::Serialize) -> Value {
+    // Fails only for maps with keys that are no text.
+    serde_json::to_value(value).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,8 +19,9 @@
 //! fstat, fcntl (`F_GETFL`), close; futex (workers' answers).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
+use std::str::FromStr;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -29,12 +30,13 @@ use serde_json::Value;
 
 use super::capture::{Capture, CaptureOptions, Captures};
 use super::choice::Found;
-use super::metrics;
-use super::protocol::{self, Failure, Filter, Forward, Info, NewForward, Request, Stats};
+use super::protocol::{self, Failure, Filter, Forward, Info, NewForward, Request, json};
 use super::session::{Session, Step};
 use crate::base::{Clock, Instant};
 use crate::sys::unix;
 
+/// `/proc/sys/kernel/overflowuid`, which nobody changes.
+const OVERFLOW_UID: u32 = 65534;
 /// Clients at a time.
 pub const CLIENTS_MAX: usize = 16;
 /// After this long without a request a client may have to make room.
@@ -53,52 +55,70 @@ pub trait Backend {
 
     /// # Errors
     /// A worker does not answer.
-    fn stats(&self) -> Result<Stats, Failure>;
+    fn stats(&self) -> Result<Value, Failure>;
+
+    /// The same, in the text format of OpenMetrics.
+    ///
+    /// # Errors
+    /// A worker does not answer.
+    fn metrics(&self) -> Result<String, Failure>;
 
     /// Of the flows that `filter` takes, those it may list, in no order.
     ///
     /// # Errors
     /// A worker does not answer.
-    fn flows(&self, filter: &Filter) -> Result<Found, Failure>;
+    fn flows(&self, _filter: &Filter) -> Result<Found, Failure> {
+        Err(without("flows"))
+    }
 
     /// # Errors
     /// A worker does not answer.
-    fn forwards(&self) -> Result<Vec<Forward>, Failure>;
+    fn forwards(&self) -> Result<Vec<Forward>, Failure> {
+        Err(without("forwards"))
+    }
 
     /// Adds all, or none.
     ///
     /// # Errors
     /// Which of them cannot be had, and why.
-    fn add_forwards(&self, rules: Vec<NewForward>) -> Result<Vec<Forward>, Failure>;
+    fn add_forwards(&self, _rules: Vec<NewForward>) -> Result<Vec<Forward>, Failure> {
+        Err(without("forwards"))
+    }
 
     /// Deletes all, or none.
     ///
     /// # Errors
     /// Which of them there is not.
-    fn delete_forwards(&self, ids: Vec<u64>) -> Result<(), Failure>;
+    fn delete_forwards(&self, _ids: Vec<u64>) -> Result<(), Failure> {
+        Err(without("forwards"))
+    }
 
     /// Those that have not ended.
-    fn captures(&self) -> Captures;
+    fn captures(&self) -> Captures {
+        Captures::default()
+    }
 
     /// # Errors
     /// There is nothing to write to, or it is not fit for that; the options make no sense; there are too many; the guest has no
     /// interface.
-    fn start_capture(&self, options: CaptureOptions, output: Option<OwnedFd>) -> Result<Capture, Failure>;
+    fn start_capture(&self, _options: CaptureOptions, _output: Option<OwnedFd>) -> Result<Capture, Failure> {
+        Err(without("captures"))
+    }
 
     /// Ends all that are named, or none; no name: all. What they came to.
     ///
     /// # Errors
     /// Which of them there is not.
-    fn stop_captures(&self, ids: Vec<u64>) -> Result<Captures, Failure>;
-
-    fn log_level(&self) -> &'static str;
-
-    /// # Errors
-    /// There is no such level.
-    fn set_log_level(&self, level: &str) -> Result<(), Failure>;
+    fn stop_captures(&self, _ids: Vec<u64>) -> Result<Captures, Failure> {
+        Err(without("captures"))
+    }
 
     /// Ends the program, as SIGTERM does.
     fn quit(&self);
+}
+
+fn without(what: &str) -> Failure {
+    Failure::new(protocol::FAILED, format!("this instance has no {what}: it carries no traffic"))
 }
 
 /// The socket and its clients.
@@ -109,6 +129,8 @@ pub struct Service {
     poll: Poll,
     clock: Clock,
     sessions: [Option<Session>; CLIENTS_MAX],
+    /// Who may have more to say.
+    again: [bool; CLIENTS_MAX],
 }
 
 /// Who may ask, beside root.
@@ -129,7 +151,14 @@ impl Service {
         listener.set_nonblocking(true)?;
         let poll = Poll::new()?;
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)?;
-        Ok(Service { listener, owner, poll, clock: Clock::start(), sessions: Default::default() })
+        Ok(Service {
+            listener,
+            owner,
+            poll,
+            clock: Clock::start(),
+            sessions: Default::default(),
+            again: [false; CLIENTS_MAX],
+        })
     }
 
     /// Serves for as long as the process lives.
@@ -137,30 +166,39 @@ impl Service {
     /// # Errors
     /// Polling failed.
     pub fn run(mut self, backend: &dyn Backend) -> io::Result<()> {
-        let mut events = Events::with_capacity(CLIENTS_MAX + 1);
-        let mut again = [false; CLIENTS_MAX];
         loop {
-            let wait = if again.contains(&true) { Some(Duration::ZERO) } else { self.patience() };
-            match self.poll.poll(&mut events, wait) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            }
-            for event in &events {
-                match event.token() {
-                    LISTENER => {}
-                    Token(slot) => again[slot] = true,
-                }
-            }
-            for (slot, again) in again.iter_mut().enumerate() {
-                if std::mem::take(again) {
-                    *again = self.serve(slot, backend);
-                }
-            }
-            // One that waited may have room now; events of it are gone.
-            while let Some(slot) = self.accept() {
-                again[slot] = true;
+            let wait = self.patience();
+            self.turn(wait, backend)?;
+        }
+    }
+
+    /// Serves whoever has something to say, and waits for that as long as this at most; `None`: for ever. For loops that poll
+    /// the service's descriptor, and call this with no time when it is readable or [`Service::patience`] is over.
+    ///
+    /// # Errors
+    /// Polling failed.
+    pub fn turn(&mut self, wait: Option<Duration>, backend: &dyn Backend) -> io::Result<()> {
+        let mut events = Events::with_capacity(CLIENTS_MAX + 1);
+        match self.poll.poll(&mut events, wait) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        for event in &events {
+            match event.token() {
+                LISTENER => {}
+                Token(slot) => self.again[slot] = true,
             }
         }
+        for slot in 0..CLIENTS_MAX {
+            if std::mem::take(&mut self.again[slot]) {
+                self.again[slot] = self.serve(slot, backend);
+            }
+        }
+        // One that waited may have room now; events of it are gone.
+        while let Some(slot) = self.accept() {
+            self.again[slot] = true;
+        }
+        Ok(())
     }
 
     /// The next client, if there is one and room for it.
@@ -187,9 +225,12 @@ impl Service {
         }
     }
 
-    /// How long to wait for events: while all places are taken, until one of them may be given to somebody who waits, of whom
-    /// the listener has told once.
-    fn patience(&self) -> Option<Duration> {
+    /// How long to wait for events: not at all for who has more to say; while all places are taken, until one of them may be
+    /// given to somebody who waits, of whom the listener has told once.
+    pub fn patience(&self) -> Option<Duration> {
+        if self.again.contains(&true) {
+            return Some(Duration::ZERO);
+        }
         let mut silent_since = None;
         for session in &self.sessions {
             let last_used = session.as_ref()?.last_used;
@@ -239,7 +280,19 @@ impl Service {
     }
 }
 
+impl AsRawFd for Service {
+    fn as_raw_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
+    }
+}
+
 impl Owner {
+    /// The user that this process is now. One that makes a user namespace of its own, for which it takes no privilege, will
+    /// know none but itself there.
+    pub fn here(privileged: bool) -> Owner {
+        Owner { uid: nix::unistd::geteuid().as_raw(), unknown: (!privileged).then_some(OVERFLOW_UID) }
+    }
+
     /// Whoever is at the other end may ask.
     pub fn admits(&self, client: &impl AsFd) -> bool {
         unix::peer_uid(client).is_some_and(|uid| uid == self.uid || uid == 0 || Some(uid) == self.unknown)
@@ -261,8 +314,8 @@ fn perform(request: Request, descriptor: &mut Option<OwnedFd>, backend: &dyn Bac
     let value = match request {
         Request::Info => json(&backend.info()),
         Request::Config => backend.config(),
-        Request::Stats => json(&backend.stats()?),
-        Request::Metrics => serde_json::json!({ "text": metrics::text(&backend.info(), &backend.stats()?) }),
+        Request::Stats => backend.stats()?,
+        Request::Metrics => serde_json::json!({ "text": backend.metrics()? }),
         Request::Flows(filter) => json(&filter.list(backend.flows(&filter)?)),
         Request::Forwards => json(&protocol::Forwards { forwards: backend.forwards()? }),
         Request::AddForwards(rules) => json(&protocol::Forwards { forwards: backend.add_forwards(rules.forwards)? }),
@@ -273,19 +326,22 @@ fn perform(request: Request, descriptor: &mut Option<OwnedFd>, backend: &dyn Bac
         Request::Captures => json(&backend.captures()),
         Request::StartCapture(options) => json(&backend.start_capture(options, descriptor.take())?),
         Request::StopCaptures(stopped) => json(&backend.stop_captures(stopped.ids)?),
-        Request::LogLevel => serde_json::json!({ "level": backend.log_level() }),
+        Request::LogLevel => serde_json::json!({ "level": log::max_level().as_str() }),
         Request::SetLogLevel(wanted) => {
-            backend.set_log_level(&wanted.level)?;
-            serde_json::json!({ "level": backend.log_level() })
+            set_log_level(&wanted.level)?;
+            serde_json::json!({ "level": log::max_level().as_str() })
         }
         Request::Quit => serde_json::json!({}),
     };
     Ok(value)
 }
 
-fn json(value: &impl serde::Serialize) -> Value {
-    // Fails only for maps with keys that are no text.
-    serde_json::to_value(value).unwrap_or_default()
+fn set_log_level(level: &str) -> Result<(), Failure> {
+    let known = log::LevelFilter::from_str(level).ok().filter(|l| *l != log::LevelFilter::Off);
+    let advice =
+        || Failure::new(protocol::INVALID_PARAMS, format!("'{level}' is none of error, warn, info, debug, trace"));
+    log::set_max_level(known.ok_or_else(advice)?);
+    Ok(())
 }
 
 #[cfg(test)]

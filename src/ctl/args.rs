@@ -1,11 +1,9 @@
 //! The command lines of `spelt ctl` and `spelt list`.
 
-use std::ffi::OsString;
-use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::control::capture::CaptureOptions;
 use crate::control::protocol::{Filter, ForwardOption, NewForward, Sort};
@@ -256,28 +254,6 @@ fn seconds(text: &str) -> Result<f64, String> {
     if (0.1..=3600.0).contains(&value) { Ok(value) } else { Err("give 0.1 to 3600 seconds".into()) }
 }
 
-/// A command line that was not understood, or asked for help.
-#[derive(Debug)]
-pub struct Usage(clap::Error);
-
-impl Usage {
-    /// Prints it, and returns the exit status.
-    pub fn print(&self) -> u8 {
-        let help = !self.0.use_stderr();
-        let text = self.0.render().to_string();
-        // A reader that went away is nobody to tell.
-        let _ = if help { write!(std::io::stdout(), "{text}") } else { write!(std::io::stderr(), "{text}") };
-        if help { 0 } else { 2 }
-    }
-}
-
-/// `args`: with the subcommand's name first.
-pub fn parse<T: CommandFactory + FromArgMatches>(name: &'static str, args: Vec<OsString>) -> Result<T, Usage> {
-    let command = T::command().name(name).version(env!("CARGO_PKG_VERSION")).propagate_version(true);
-    let matches = command.try_get_matches_from(args).map_err(Usage)?;
-    T::from_arg_matches(&matches).map_err(Usage)
-}
-
 const EXAMPLES: &str = "\
 Examples:
   spelt list
@@ -291,7 +267,10 @@ Examples:
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::config::usage::parse;
 
     #[test]
     fn command_lines_are_consistent() {

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use serde_json::json;
 
 use super::client::Client;
-use crate::app::control::{default_dir, default_path};
+use crate::control::place::{default_dir, default_path};
 use crate::control::protocol::Info;
 
 pub struct Instance {

@@ -19,7 +19,8 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::control::protocol::{Info, Stats};
+use crate::config::usage;
+use crate::control::protocol::{Drops, Info, Stats};
 use args::{Ctl, ForwardCommand, List, What};
 use client::Client;
 use table::Table;
@@ -33,7 +34,7 @@ pub fn main(args: Vec<OsString>) -> u8 {
         return 0;
     }
     let list = args.first().is_some_and(|name| name == "list");
-    let done = if list { args::parse::<List>("list", args).map(|list| self::list(&list)) } else { ctl(args) };
+    let done = if list { usage::parse::<List>("list", args).map(|list| self::list(&list)) } else { ctl(args) };
     match done {
         Ok(Ok(())) => 0,
         Ok(Err(e)) if is_broken_pipe(&e) => 0,
@@ -45,8 +46,8 @@ pub fn main(args: Vec<OsString>) -> u8 {
     }
 }
 
-fn ctl(args: Vec<OsString>) -> Result<anyhow::Result<()>, args::Usage> {
-    args::parse::<Ctl>("ctl", args).map(|ctl| run(&ctl))
+fn ctl(args: Vec<OsString>) -> Result<anyhow::Result<()>, usage::Usage> {
+    usage::parse::<Ctl>("ctl", args).map(|ctl| run(&ctl))
 }
 
 /// Who reads us has seen enough.
@@ -159,6 +160,9 @@ fn plain(value: &Value) -> String {
 }
 
 fn stats(value: &Value, all: bool) -> anyhow::Result<String> {
+    if let Some(events) = value["events"].as_object() {
+        return responder_stats(events, value, all);
+    }
     let stats: Stats = serde_json::from_value(value.clone())?;
     let mut table = Table::new(&["", "FRAMES", "BYTES"]);
     table.right(&[1, 2]);
@@ -175,15 +179,31 @@ fn stats(value: &Value, all: bool) -> anyhow::Result<String> {
         let (running, frames, lost) = (captures.running, captures.frames, captures.lost);
         text.push_str(&format!("captures: {running} running; {frames} frames recorded, {lost} lost\n"));
     }
-    let mut table = Table::new(&["NOT FORWARDED", "FRAMES", "MEANING"]);
-    table.right(&[1]);
-    let dropped = stats.drops.iter().filter(|d| all || d.count > 0);
-    dropped.for_each(|d| table.row([d.reason.clone(), d.count.to_string(), d.meaning.clone()]));
-    if !table.is_empty() {
-        text.push('\n');
-        text.push_str(&table.render(table::width()));
-    }
+    text.push_str(&dropped("NOT FORWARDED", &stats.drops, all));
     Ok(text)
+}
+
+fn responder_stats(events: &serde_json::Map<String, Value>, value: &Value, all: bool) -> anyhow::Result<String> {
+    let mut table = Table::new(&["", "FRAMES"]);
+    table.right(&[1]);
+    events.iter().for_each(|(name, count)| table.row([name.clone(), count.to_string()]));
+    let mut text = table.render(None);
+    text.push_str(&format!(
+        "\ntargets: {} asked for behind, {} of containers\n",
+        value["targets"], value["containers"]
+    ));
+    let drops: Vec<Drops> = serde_json::from_value(value["drops"].clone())?;
+    text.push_str(&dropped("NOT ANSWERED", &drops, all));
+    Ok(text)
+}
+
+/// A table behind an empty line, or nothing.
+fn dropped(title: &str, drops: &[Drops], all: bool) -> String {
+    let mut table = Table::new(&[title, "FRAMES", "MEANING"]);
+    table.right(&[1]);
+    let shown = drops.iter().filter(|d| all || d.count > 0);
+    shown.for_each(|d| table.row([d.reason.clone(), d.count.to_string(), d.meaning.clone()]));
+    if table.is_empty() { String::new() } else { format!("\n{}", table.render(table::width())) }
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

@@ -155,6 +155,20 @@ fn finish(params: &Params) -> Result<(), Error> {
     tolerate(params.lacks.filter, filtered.map_err(|cause| Error { step: FILTER, cause, hint: FILTER_HINT }))
 }
 
+/// For a process that needs names of sockets, which only the host's files give: no capabilities, no new privileges, no file
+/// opened (Landlock), and `role`'s system calls. It is not dumpable either.
+///
+/// # Errors
+/// See [`Error`].
+pub fn stay_among_files(role: Role, lacks: Lacks) -> Result<(), Error> {
+    prctl::set_no_new_privs().map_err(fail("no_new_privs", ""))?;
+    let files = landlock::give_up_files(true);
+    tolerate(lacks.files, files.map_err(|cause| Error { step: "Landlock", cause, hint: LANDLOCK_HINT }))?;
+    drop_all_but(&[]).map_err(|cause| Error { step: "dropping capabilities", cause, hint: "" })?;
+    prctl::set_dumpable(false).map_err(fail("switching off core dumps and tracing", ""))?;
+    tolerate(lacks.filter, filter::install(role).map_err(|cause| Error { step: FILTER, cause, hint: FILTER_HINT }))
+}
+
 /// Goes on without, if that is allowed.
 fn tolerate(lack: Lack, outcome: Result<(), Error>) -> Result<(), Error> {
     let Err(e) = outcome else { return Ok(()) };

@@ -8,7 +8,7 @@
 
 /// Who is filtered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Role(u8);
+pub struct Role(u16);
 
 impl Role {
     /// Serves a namespace with a command of ours.
@@ -25,12 +25,16 @@ impl Role {
     pub const UPKEEP: Role = Role(32);
     /// Reads a file whenever it changes.
     pub const READER: Role = Role(64);
+    /// Answers neighbours, and carries no traffic.
+    pub const RESPONDER: Role = Role(128);
+    /// Asks a container engine, for a responder.
+    pub const FOLLOWER: Role = Role(256);
 
     pub const NAMESPACE: Role = Role(Role::RUN.0 | Role::ATTACH.0);
     pub const ENGINE: Role = Role(Role::NAMESPACE.0 | Role::MACHINE.0 | Role::CARD.0);
     /// Those who help whoever serves a guest.
     pub const HELPERS: Role = Role(Role::BROKER.0 | Role::UPKEEP.0 | Role::READER.0);
-    pub const ALL: Role = Role(Role::ENGINE.0 | Role::HELPERS.0);
+    pub const ALL: Role = Role(Role::ENGINE.0 | Role::HELPERS.0 | Role::RESPONDER.0 | Role::FOLLOWER.0);
 
     pub fn contains(self, one: Role) -> bool {
         self.0 & one.0 == one.0
@@ -38,7 +42,18 @@ impl Role {
 
     /// One by one.
     pub fn all() -> impl Iterator<Item = Role> {
-        [Role::RUN, Role::ATTACH, Role::MACHINE, Role::CARD, Role::BROKER, Role::UPKEEP, Role::READER].into_iter()
+        [
+            Role::RUN,
+            Role::ATTACH,
+            Role::MACHINE,
+            Role::CARD,
+            Role::BROKER,
+            Role::UPKEEP,
+            Role::READER,
+            Role::RESPONDER,
+            Role::FOLLOWER,
+        ]
+        .into_iter()
     }
 }
 
@@ -100,49 +115,58 @@ const NOT_RUN: Role = Role(Role::ENGINE.0 & !Role::RUN.0);
 const NOT_CARD: Role = Role(Role::ALL.0 & !Role::CARD.0);
 const ALL: Role = Role::ALL;
 const HELPERS: Role = Role::HELPERS;
-const HELPERS_THAT_CLOSE: Role = Role(Role::HELPERS.0 & !Role::UPKEEP.0);
 const READER: Role = Role::READER;
 const UPKEEP: Role = Role::UPKEEP;
-/// All that are asked for something.
-const ASKED: Role = Role(Role::ALL.0 & !Role::READER.0);
+const RESPONDER: Role = Role::RESPONDER;
+const FOLLOWER: Role = Role::FOLLOWER;
+/// What has traffic, or sockets for it.
+const TRAFFIC: Role = Role(Role::ENGINE.0 | Role::BROKER.0);
+const BOUND: Role = Role(TRAFFIC.0 | Role::RESPONDER.0);
+/// What has a log and a control socket.
+const SERVING: Role = Role(Role::ENGINE.0 | Role::RESPONDER.0);
+/// All that are asked for something, but the follower, who reads streams alone.
+const ASKED: Role = Role(BOUND.0 | Role::UPKEEP.0);
+/// All that have a channel or flows.
+const TELLING: Role = Role(Role::ENGINE.0 | Role::HELPERS.0);
 const CLOSING: Role = Role(Role::ALL.0 & !Role::UPKEEP.0);
-const SOCKETED: Role = Role(Role::ENGINE.0 | Role::BROKER.0);
+/// Small processes that close what they have opened.
+const SMALL: Role = Role(Role::BROKER.0 | Role::READER.0 | Role::RESPONDER.0 | Role::FOLLOWER.0);
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 const COMMON: &[Call] = calls!(
     // Bytes and frames.
-    SYS_read, ENGINE, ALWAYS, "frames of a tap, signals, events, what is left in pipes";
-    SYS_write, ENGINE, ALWAYS, "messages, captures, wake-ups, readiness, last words";
+    SYS_read, SERVING, ALWAYS, "frames of a tap, signals, events, what is left in pipes";
+    SYS_write, SERVING, ALWAYS, "messages, captures, wake-ups, readiness, last words";
     SYS_write, HELPERS, ALWAYS, "last words", rare: "after a bug";
     SYS_writev, NAMESPACE, ALWAYS, "frames to a tap";
     SYS_recvmsg, ASKED, ALWAYS, "data of connections, error queues, requests of hypervisors and clients, the broker's channel";
-    SYS_sendmsg, ALL, ALWAYS, "data of connections, frames and replies to hypervisors, the broker's channel";
-    SYS_recvfrom, ENGINE, ALWAYS, "acknowledged data, frames of hypervisors, netlink";
-    SYS_sendto, ENGINE, ALWAYS, "system log, service manager, netlink, answers at the control socket";
+    SYS_sendmsg, TELLING, ALWAYS, "data of connections, frames and replies to hypervisors, the broker's channel";
+    SYS_recvfrom, SERVING, ALWAYS, "acknowledged data, frames of hypervisors, netlink";
+    SYS_sendto, SERVING, ALWAYS, "system log, service manager, netlink, answers at the control socket";
     SYS_recvfrom, UPKEEP, ALWAYS, "netlink";
     SYS_sendto, UPKEEP, ALWAYS, "netlink";
-    SYS_recvmmsg, ENGINE, ALWAYS, "datagrams";
-    SYS_sendmmsg, ENGINE, ALWAYS, "datagrams";
+    SYS_recvmmsg, SERVING, ALWAYS, "datagrams";
+    SYS_sendmmsg, SERVING, ALWAYS, "datagrams";
     SYS_splice, NAMESPACE, ALWAYS, "connections of loopbacks";
     SYS_pwrite64, ENGINE, ALWAYS, "log file";
     SYS_pread64, ENGINE, ALWAYS, "log file whose oldest part goes";
     SYS_ftruncate, ENGINE, ALWAYS, "log file whose oldest part has gone, capture that ends within a frame";
     // Waiting.
-    SYS_epoll_pwait, ENGINE, ALWAYS, "events", rare: "what musl and processors of Arm have for epoll_wait";
+    SYS_epoll_pwait, SERVING, ALWAYS, "events", rare: "what musl and processors of Arm have for epoll_wait";
     SYS_epoll_ctl, ENGINE, ALWAYS, "sockets of flows";
     SYS_futex, ENGINE, ALWAYS, "locks, and the end of threads";
-    SYS_restart_syscall, ENGINE, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
+    SYS_restart_syscall, SERVING, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
     SYS_sched_yield, ENGINE, ALWAYS, "messages between workers", rare: "if two workers send at once";
-    SYS_clock_gettime, ENGINE, ALWAYS, "the time", rare: "where the kernel's clock cannot be read without a call";
+    SYS_clock_gettime, SERVING, ALWAYS, "the time", rare: "where the kernel's clock cannot be read without a call";
     // Sockets.
     SYS_socket, ENGINE, SOCKETS, "flows and listeners; the system log that comes back; indexes of devices";
     SYS_socket, Role::BROKER, SOCKETS_INSIDE, "sockets inside; who listens there";
     SYS_connect, ENGINE, ALWAYS, "flows, the system log";
-    SYS_bind, SOCKETED, ALWAYS, "flows and listeners";
-    SYS_listen, SOCKETED, ALWAYS, "listeners";
-    SYS_accept4, ENGINE, ALWAYS, "clients of listeners, hypervisors, the control socket";
+    SYS_bind, BOUND, ALWAYS, "flows and listeners";
+    SYS_listen, TRAFFIC, ALWAYS, "listeners";
+    SYS_accept4, SERVING, ALWAYS, "clients of listeners, hypervisors, the control socket";
     SYS_shutdown, ENGINE, ALWAYS, "half-closed connections";
-    SYS_getsockopt, ENGINE, ALWAYS, "room in send buffers, errors, path MTU, who a client is";
+    SYS_getsockopt, SERVING, ALWAYS, "room in send buffers, errors, path MTU, who a client is";
     SYS_setsockopt, ENGINE, OPTIONS, "how sockets of flows and listeners behave";
     SYS_setsockopt, Role::BROKER, OPTIONS_INSIDE, "what is bound inside";
     SYS_getsockname, ENGINE, ALWAYS, "what clients and listeners are bound to";
@@ -156,27 +180,64 @@ const COMMON: &[Call] = calls!(
     SYS_close, CLOSING, ALWAYS, "everything";
     SYS_close, UPKEEP, ALWAYS, "descriptors that nobody has asked for", rare: "if who serves the guest sends some";
     SYS_dup3, NOT_RUN, ALWAYS, "letting go of the terminal", rare: "what newer processors have for dup2";
+    SYS_recvfrom, FOLLOWER, ALWAYS, "answers of the engine";
+    SYS_read, FOLLOWER, ALWAYS, "the same", rare: "some C libraries read sockets by it";
+    SYS_sendto, FOLLOWER, ALWAYS, "addresses for the responder; the system log";
+    SYS_write, FOLLOWER, ALWAYS, "requests, messages";
+    SYS_socket, FOLLOWER, STREAMS, "to the engine, and the system log that comes back";
+    SYS_connect, FOLLOWER, ALWAYS, "the same";
+    SYS_setsockopt, FOLLOWER, TIMES, "not to wait for an engine for ever";
+    SYS_ioctl, FOLLOWER, &[NOT_TO_WAIT], "not to wait for the system log", rare: "if the system log is started anew";
+    SYS_mmap, FOLLOWER, NOT_EXECUTABLE, "memory", rare: "if a network has many containers";
+    SYS_munmap, FOLLOWER, ALWAYS, "memory that goes back", rare: "if a network has many containers";
+    SYS_mremap, FOLLOWER, ALWAYS, "memory", rare: "if a network has many containers";
+    SYS_brk, FOLLOWER, ALWAYS, "memory", rare: "if a network has many containers";
+    SYS_clock_gettime, FOLLOWER, ALWAYS, "the time", rare: "where the kernel's clock cannot be read without a call";
+    SYS_restart_syscall, FOLLOWER, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
+    SYS_futex, FOLLOWER, ALWAYS, "locks", rare: "there is one thread";
+    SYS_getrandom, FOLLOWER, ALWAYS, "secrets of hash tables", rare: "if they were not needed before";
+    SYS_getpid, FOLLOWER, ALWAYS, "messages of the system log; abort", rare: "if there is a system log";
+    SYS_rt_sigprocmask, FOLLOWER, ALWAYS, "abort", rare: "after a bug";
+    SYS_exit_group, FOLLOWER, ALWAYS, "the end";
+    SYS_pwrite64, FOLLOWER, ALWAYS, "log file", rare: "if there is one";
+    SYS_pread64, FOLLOWER, ALWAYS, "log file whose oldest part goes", rare: "if there is one";
+    SYS_ftruncate, FOLLOWER, ALWAYS, "log file whose oldest part has gone", rare: "if there is one";
+    SYS_statx, FOLLOWER, ALWAYS, "length of the log file", rare: "if there is one";
+    SYS_epoll_ctl, RESPONDER, ALWAYS, "clients of the control socket";
+    SYS_socket, RESPONDER, &[LOCAL], "the system log that comes back", rare: "if the system log is started anew";
+    SYS_connect, RESPONDER, ALWAYS, "the same", rare: "if the system log is started anew";
+    SYS_setsockopt, RESPONDER, GROUPS, "groups of a link that has come back", rare: "if an uplink is made anew";
+    SYS_ioctl, RESPONDER, &[NOT_TO_WAIT], "not to wait";
     // Memory. None of it can be executed.
     SYS_mmap, ENGINE, NOT_EXECUTABLE, "memory of ours and of hypervisors";
     SYS_munmap, ENGINE, ALWAYS, "memory that goes back";
     SYS_madvise, ENGINE, ALWAYS, "memory of threads that end";
     SYS_mprotect, ENGINE, NOT_EXECUTABLE, "growth of a thread's memory";
-    SYS_mremap, ENGINE, ALWAYS, "large buffers that grow", rare: "if the log or a list grows large";
+    SYS_mremap, SERVING, ALWAYS, "large buffers that grow", rare: "if the log or a list grows large";
     SYS_mremap, UPKEEP, ALWAYS, "large buffers that grow", rare: "if there are a thousand routes";
-    SYS_brk, ENGINE, ALWAYS, "growth of the first thread's memory", rare: "if there is room behind it";
+    SYS_brk, SERVING, ALWAYS, "growth of the first thread's memory", rare: "if there is room behind it";
     SYS_mmap, HELPERS, NOT_EXECUTABLE, "memory", rare: "it has enough from the start";
     SYS_munmap, HELPERS, ALWAYS, "memory that goes back", rare: "it has enough from the start";
     SYS_mprotect, HELPERS, NOT_EXECUTABLE, "memory", rare: "it has enough from the start";
     SYS_brk, HELPERS, ALWAYS, "memory", rare: "it has enough from the start";
     SYS_getrandom, ENGINE, ALWAYS, "secrets of hash tables";
+    SYS_mmap, RESPONDER, NOT_EXECUTABLE, "memory", rare: "if many targets are asked for";
+    SYS_munmap, RESPONDER, ALWAYS, "memory that goes back", rare: "if many targets are asked for";
+    SYS_madvise, RESPONDER, CODE, "code that only the start needs";
+    SYS_getrandom, RESPONDER, ALWAYS, "secrets of hash tables", rare: "if they were not needed before";
+    SYS_futex, RESPONDER, ALWAYS, "locks", rare: "there is one thread";
     // Files that are open.
-    SYS_fstat, ENGINE, ALWAYS, "what others send us; where the log ends", rare: "some C libraries have newfstatat";
+    SYS_pwrite64, RESPONDER, ALWAYS, "log file", rare: "if there is one";
+    SYS_pread64, RESPONDER, ALWAYS, "log file whose oldest part goes", rare: "if there is one";
+    SYS_ftruncate, RESPONDER, ALWAYS, "log file whose oldest part has gone", rare: "if there is one";
+    SYS_statx, RESPONDER, ALWAYS, "length of the log file", rare: "if there is one";
+    SYS_fstat, SERVING, ALWAYS, "what others send us; where the log ends", rare: "some C libraries have newfstatat";
     SYS_newfstatat, ENGINE, ALWAYS, "the same; whether a namespace's name is there";
     SYS_statx, ENGINE, ALWAYS, "length of the log file, of a capture and of memory";
-    SYS_openat, ENGINE, ALWAYS, "processors that C libraries look for in /sys", rare: "if threads compete for memory",
+    SYS_openat, SERVING, ALWAYS, "processors that C libraries look for in /sys", rare: "if threads compete for memory",
         refused: libc::ENOENT;
-    SYS_readlinkat, ENGINE, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
-    SYS_getcwd, ENGINE, ALWAYS, "where the program is, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
+    SYS_readlinkat, SERVING, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
+    SYS_getcwd, SERVING, ALWAYS, "where the program is, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
     SYS_openat, READER, TO_READ, "resolv.conf";
     SYS_read, READER, ALWAYS, "resolv.conf, and what happens to it";
     SYS_inotify_add_watch, READER, ALWAYS, "a file that is another by now";
@@ -184,7 +245,7 @@ const COMMON: &[Call] = calls!(
     SYS_clock_gettime, READER, ALWAYS, "the time", rare: "where the kernel's clock cannot be read without a call";
     SYS_readlinkat, READER, ALWAYS, "where resolv.conf leads", rare: "what newer processors have for readlink";
     // Processes.
-    SYS_sched_getaffinity, ENGINE, ALWAYS, "processors, when not found in /sys", rare: "if threads compete for memory";
+    SYS_sched_getaffinity, SERVING, ALWAYS, "processors, when not found in /sys", rare: "if threads compete for memory";
     SYS_wait4, NAMESPACE, ALWAYS, "how the command or the broker ended";
     SYS_pidfd_send_signal, NAMESPACE, ALWAYS, "signals to the command, the broker's end";
     SYS_kill, RUN, PROBE, "whether a process group exists", rare: "if the command had the terminal";
@@ -195,12 +256,15 @@ const COMMON: &[Call] = calls!(
     SYS_tkill, ALL, ABORT_OF_MUSL, "abort", rare: "after a bug";
     SYS_rt_sigprocmask, ENGINE, ALWAYS, "the terminal's foreground; abort; the end of threads";
     SYS_rt_sigprocmask, HELPERS, ALWAYS, "abort", rare: "after a bug";
+    SYS_rt_sigprocmask, RESPONDER, ALWAYS, "abort", rare: "after a bug";
+    SYS_getpid, RESPONDER, ALWAYS, "messages of the system log; abort", rare: "if there is a system log";
+    SYS_sigaltstack, RESPONDER, ALWAYS, "the end of the first thread", rare: "as the C library likes it";
     SYS_rt_sigaction, Role::CARD, FAULTS, "a hypervisor's memory may go; other faults; abort";
     SYS_rt_sigaction, NOT_CARD, FAULTS, "faults that are not ours to handle; abort", rare: "after a bug";
     SYS_rt_sigreturn, ENGINE, ALWAYS, "memory of a hypervisor that has gone", rare: "if a hypervisor breaks its word";
     SYS_sigaltstack, ENGINE, ALWAYS, "the end of threads";
     SYS_exit, ENGINE, ALWAYS, "the end of threads";
-    SYS_exit_group, ENGINE, ALWAYS, "the end";
+    SYS_exit_group, SERVING, ALWAYS, "the end";
     SYS_exit_group, HELPERS, ALWAYS, "the end", rare: "if we are killed before we kill it";
 );
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
@@ -208,23 +272,25 @@ const COMMON: &[Call] = &[];
 
 #[cfg(target_arch = "x86_64")]
 const MACHINES: &[Call] = calls!(
-    SYS_epoll_wait, ENGINE, ALWAYS, "events";
-    SYS_poll, ENGINE, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
+    SYS_epoll_wait, SERVING, ALWAYS, "events";
+    SYS_poll, SERVING, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
+    SYS_poll, FOLLOWER, ALWAYS, "the engine's events, the responder's end";
     SYS_poll, READER, ALWAYS, "events";
     SYS_readlink, READER, ALWAYS, "where resolv.conf leads";
     SYS_dup2, NOT_RUN, ALWAYS, "letting go of the terminal";
-    SYS_readlink, ENGINE, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
+    SYS_readlink, SERVING, ALWAYS, "the program's file, for a backtrace", rare: "after a bug", refused: libc::ENOENT;
 );
 #[cfg(not(target_arch = "x86_64"))]
 const MACHINES: &[Call] = calls!(
-    SYS_ppoll, ENGINE, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
+    SYS_ppoll, SERVING, ALWAYS, "standard error, the caller's end, hypervisors that may have gone, captures";
+    SYS_ppoll, FOLLOWER, ALWAYS, "the engine's events, the responder's end";
     SYS_ppoll, READER, ALWAYS, "events";
 );
 
 /// Beside what a flow's descriptors need: a build that checks itself asks, before it closes one, whether it is open.
 const UNOPTIMIZED: &[Call] = if cfg!(debug_assertions) {
     calls!(
-        SYS_fcntl, HELPERS_THAT_CLOSE, IS_OPEN, "whether what is closed was open";
+        SYS_fcntl, SMALL, IS_OPEN, "whether what is closed was open";
         SYS_fcntl, UPKEEP, IS_OPEN, "the same", rare: "if who serves the guest sends descriptors";
     )
 } else {
@@ -249,6 +315,7 @@ const SOCKETS: &[&[Test]] = &[
     &[V6, DATAGRAM, Test::Is(2, libc::IPPROTO_ICMPV6 as u32)],
     LOCAL,
 ];
+const STREAMS: &[&[Test]] = &[&[Test::Is(0, libc::AF_UNIX as u32), STREAM, Test::Is(2, 0)], LOCAL];
 const SOCKETS_INSIDE: &[&[Test]] = &[
     &[V4, STREAM, TCP],
     &[V6, STREAM, TCP],
@@ -321,6 +388,9 @@ const OPTIONS_INSIDE: &[&[Test]] = &[
     &v6(libc::IPV6_FREEBIND),
     &general(libc::SO_BINDTODEVICE),
 ];
+/// `PACKET_ADD_MEMBERSHIP`; no filter of packets, which are locked besides.
+const GROUPS: &[&[Test]] = &[&option(libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP)];
+const TIMES: &[&[Test]] = &[&general(libc::SO_RCVTIMEO), &general(libc::SO_SNDTIMEO)];
 /// Since 4.20.
 const IPV6_MULTICAST_ALL: i32 = 29;
 
@@ -360,6 +430,7 @@ const NOT_EXECUTABLE: &[&[Test]] = &[&[Test::Bits(2, libc::PROT_EXEC as u32, 0)]
 /// Not to write, nor to make.
 const TO_READ: &[&[Test]] = &[&[Test::Bits(2, (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u32, 0)]];
 
+const CODE: &[&[Test]] = &[&[Test::Is(2, libc::MADV_DONTNEED as u32)]];
 const PROBE: &[&[Test]] = &[&[Test::Is(1, 0)]];
 const ABORT: &[&[Test]] = &[&[Test::Own(0), Test::Is(2, libc::SIGABRT as u32)]];
 const ABORT_OF_MUSL: &[&[Test]] = &[&[Test::Is(1, libc::SIGABRT as u32)]];

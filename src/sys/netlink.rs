@@ -67,6 +67,25 @@ impl Netlink {
         ))
     }
 
+    /// The kernel's one answer to a question that is no list.
+    ///
+    /// # Errors
+    /// The kernel's answer to the request, or of the socket.
+    pub fn ask(&mut self, request: &RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+        let sequence = self.next_sequence();
+        self.send(&encode(request, NLM_F_REQUEST, sequence))?;
+        loop {
+            for m in messages(self.receive(0)?) {
+                match m.payload {
+                    _ if m.header.sequence_number != sequence => {}
+                    NetlinkPayload::InnerMessage(one) => return Ok(one),
+                    NetlinkPayload::Error(e) => return Err(to_error(e.raw_code())),
+                    _ => return Err(io::ErrorKind::InvalidData.into()),
+                }
+            }
+        }
+    }
+
     /// Submits `changes` in order with one system call and returns what became of each. A failed change does not stop
     /// the later ones.
     ///

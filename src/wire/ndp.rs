@@ -94,6 +94,12 @@ pub fn parse(src: &Addr, dst: &Addr, hop_limit: u8, b: &[u8]) -> Option<Message>
     }
 }
 
+/// What stands behind the fixed part of a message: whether a source link-layer address is among the options; `None` if one of
+/// them is cut short or lies about its length.
+pub fn has_source_link_layer(behind: &[u8]) -> Option<bool> {
+    options(behind)
+}
+
 /// Walks the options; `None` if one lies about its length (which includes a length of zero), else whether there is a
 /// source link-layer address.
 fn options(mut o: &[u8]) -> Option<bool> {

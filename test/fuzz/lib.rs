@@ -10,6 +10,7 @@ pub mod inbound;
 pub mod judge;
 pub mod kernel;
 pub mod peer;
+pub mod respond;
 pub mod stream;
 pub mod tcp;
 pub mod texts;

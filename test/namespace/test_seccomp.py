@@ -13,12 +13,14 @@ import time
 import unittest.mock
 
 import lab
+import respond_world
+from fake_engine import FakeEngine
 from support import V4, V6, Case, limit
 from test_privileges import status
 
-SERVING = ("run", "attach", "machine", "card")
-HELPING = ("broker", "upkeep", "reader")
-ROLES = SERVING + HELPING
+ENGINES = ("run", "attach", "machine", "card")
+HELPING = ("broker", "upkeep", "reader", "follower")
+ROLES = (*ENGINES, *HELPING, "responder")
 CALL = re.compile(r"(?:<\.\.\. )?(\w+)(?:\(| resumed>)")
 
 # Programs find that the kernel lacks a system call: number and errno, then the program's command line.
@@ -98,7 +100,9 @@ class Forbidden(Case):
 
     def test_they_end_the_process(self):
         for role in ROLES:
-            for call in (*self.CALLS, *(["openat"] if role in ("broker", "upkeep") else [])):
+            for call in (*self.CALLS, *(["openat"] if role in ("broker", "upkeep", "follower") else [])):
+                if (role, call) == ("follower", "socket local"):
+                    continue  # an engine's
                 done = self.make(role, call)
                 self.assertEqual(done.returncode, -signal.SIGSYS, (role, call, done.stdout))
                 line, = done.stderr.splitlines()
@@ -106,7 +110,7 @@ class Forbidden(Case):
 
     def test_files_are_not_there(self):
         """A C library looks for some on its own, and does without."""
-        for role in SERVING:
+        for role in (*ENGINES, "responder"):
             done = self.make(role, "openat")
             self.assertEqual(json.loads(done.stdout), {"result": -1, "errno": 2}, done.stderr)
 
@@ -168,9 +172,11 @@ class Idle(Case):
         self.seen = {role: set() for role in ROLES}
 
     @contextlib.contextmanager
-    def traced(self, role, as_root=False):
+    def traced(self, role, as_root=False, as_is=False):
         """The program is traced, and the calls that it makes are counted as the role's and the broker's."""
         path, user = self.lab.file("trace"), self.lab.as_root if as_root else self.lab.as_user
+        if as_is:
+            user = list
         tracer = ["strace", "-D", "-f", "-Y", "-qq", "-o", path]
 
         def as_user(argv):
@@ -310,15 +316,40 @@ class Idle(Case):
                 self.talk(guest)
                 guest.close()
 
+    def responder_scenario(self):
+        """All ways to be asked and to ask, a link that comes late, and an engine that goes."""
+        world = respond_world.World(self.lab)
+        wire = self.closing(respond_world.Wire(world))
+        engine = FakeEngine(self.lab.file("engine"), respond_world.CONTAINER)
+        asked = ("-s", "2001:db8:1:0:ee::/112", "--via", "late0")
+        with self.traced("responder", as_is=True):
+            with world.responding("--docker-network", "web", "--engine-socket", engine.path, tracer=self.lab.as_user) as responder:
+                lab.wait_until(lambda: responder.stats()["containers"] == 1, 10, "the container")
+                self.assertTrue(world.reaches(respond_world.CONTAINER))
+                engine.stop()
+                lab.wait_until(lambda: "cannot follow" in world.errors(responder.process), 5, "a word about the engine")
+                responder.ctl("quit")
+                responder.process.wait(10)
+        with self.traced("responder", as_is=True):
+            with world.responding(*asked, tracer=self.lab.as_user) as responder:
+                world.ip("host", "link add late0 type veth peer name late1")
+                world.ip("host", "link set late0 up")
+                world.ip("host", "link set late1 up")
+                lab.wait_until(lambda: wire.send(respond_world.solicitation("2001:db8:1:0:ee::5")) or responder.event("asked"),
+                               10, "a question on the link that has come")
+                os.kill(responder.pid(), signal.SIGTERM)
+                responder.process.wait(10)
+
     @limit(120)
     def test_everything_that_is_allowed_happens(self):
         self.run_scenario()
         self.attach_scenario()
         self.machine_scenarios()
+        self.responder_scenario()
         idle = []
         for call in json.loads(self.lab.call([self.lab.tool, "calls"]).stdout):
             # One role of those that serve a guest is enough.
-            for group in (SERVING, *((helper,) for helper in HELPING)):
+            for group in (ENGINES, *((role,) for role in ROLES[len(ENGINES):])):
                 roles = set(group) & set(call["roles"])
                 if roles and not call["rare"] and not any(call["name"] in self.seen[role] for role in roles):
                     idle.append((call["name"], *sorted(roles)))

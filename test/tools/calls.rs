@@ -7,7 +7,7 @@ use spelt::sandbox::{self, Role, table};
 
 #[derive(Parser)]
 pub struct Options {
-    /// Become one of these instead of listing: run, attach, machine, card, broker, upkeep, reader
+    /// Become one of these instead of listing: run, attach, machine, card, broker, upkeep, reader, responder, follower
     #[arg(long = "as", requires = "make", value_parser = role)]
     role: Option<Role>,
     /// And make this call, or 'panic' or 'abort'
@@ -57,7 +57,7 @@ fn role(text: &str) -> Result<Role, String> {
     ROLES.iter().find(|(name, _)| *name == text).map(|(_, role)| *role).ok_or_else(|| "there is no such role".into())
 }
 
-const ROLES: [(&str, Role); 7] = [
+const ROLES: [(&str, Role); 9] = [
     ("run", Role::RUN),
     ("attach", Role::ATTACH),
     ("machine", Role::MACHINE),
@@ -65,6 +65,8 @@ const ROLES: [(&str, Role); 7] = [
     ("broker", Role::BROKER),
     ("upkeep", Role::UPKEEP),
     ("reader", Role::READER),
+    ("responder", Role::RESPONDER),
+    ("follower", Role::FOLLOWER),
 ];
 
 const fn list(first: &[i64]) -> [i64; 6] {

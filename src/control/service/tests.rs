@@ -1,17 +1,13 @@
 //! Whole connections, with a backend that only remembers.
 
-use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::base::Counters;
-use crate::control::protocol::{CaptureCounts, FlowCounts, ForwardOption, UNKNOWN_METHOD};
+use crate::control::protocol::{CaptureCounts, FlowCounts, ForwardOption, Stats, UNKNOWN_METHOD};
 
-#[derive(Default)]
-struct Fake {
-    level: RefCell<String>,
-}
+struct Fake;
 
 impl Backend for Fake {
     fn info(&self) -> Info {
@@ -31,8 +27,15 @@ impl Backend for Fake {
         serde_json::json!({ "mtu": 1500 })
     }
 
-    fn stats(&self) -> Result<Stats, Failure> {
-        Ok(Stats::new(&Counters::default(), FlowCounts::default(), CaptureCounts::default()))
+    fn stats(&self) -> Result<Value, Failure> {
+        Ok(json(&Stats::new(&Counters::default(), FlowCounts::default(), CaptureCounts::default())))
+    }
+
+    fn metrics(&self) -> Result<String, Failure> {
+        Ok(crate::control::metrics::text(
+            &self.info(),
+            &Stats::new(&Counters::default(), FlowCounts::default(), CaptureCounts::default()),
+        ))
     }
 
     fn flows(&self, _: &Filter) -> Result<Found, Failure> {
@@ -78,15 +81,6 @@ impl Backend for Fake {
         Ok(Captures::default())
     }
 
-    fn log_level(&self) -> &'static str {
-        "DEBUG"
-    }
-
-    fn set_log_level(&self, level: &str) -> Result<(), Failure> {
-        *self.level.borrow_mut() = level.into();
-        Ok(())
-    }
-
     fn quit(&self) {}
 }
 
@@ -96,7 +90,7 @@ fn serve() -> (tempfile::TempDir, std::path::PathBuf) {
     let path = dir.path().join("s");
     let listener = UnixListener::bind(&path).unwrap();
     let service = Service::new(listener, Owner { uid: nix::unistd::geteuid().as_raw(), unknown: None }).unwrap();
-    std::thread::spawn(move || service.run(&Fake::default()));
+    std::thread::spawn(move || service.run(&Fake));
     (dir, path)
 }
 
