@@ -113,8 +113,8 @@ impl Backend for Office {
 
 impl Office {
     fn ask<T: Send + 'static>(&self, job: impl FnOnce(&mut Engine) -> T + Send + 'static) -> Result<T, String> {
-        let answer = self.clerk.ask(move |engine, _| job(engine)).and_then(|answer| answer.wait_for(PATIENCE));
-        answer.map_err(|_| "a worker does not answer: it has too much to do, or the program is ending".into())
+        let done = self.clerk.have_done(job, PATIENCE);
+        done.map_err(|_| "a worker does not answer: it has too much to do, or the program is ending".into())
     }
 
     /// As options of the command line would be taken.

@@ -16,6 +16,10 @@ use crate::sys::sockets::Nobody;
 const OPTIONS: Options = Options { v4: true, v6: false, freebind: false };
 
 fn engine() -> Engine {
+    engine_at(Seat::alone().unwrap())
+}
+
+fn engine_at(seat: Seat) -> Engine {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
     let mut forwards = Forwards::default();
     forwards.set_budget(16);
@@ -43,7 +47,7 @@ fn engine() -> Engine {
         guest: Namespace { sockets: Box::new(Here), diag: Some(SockDiag::open().unwrap()) },
     };
     let parts = Parts { link: Link::None, common, listeners: Vec::new(), forwarding, local: None, neighbours: None };
-    Engine::new(parts, Seat::alone().unwrap()).unwrap()
+    Engine::new(parts, seat).unwrap()
 }
 
 fn silent_gateway(our_mac: Mac) -> gateway::Config {
@@ -155,4 +159,29 @@ fn clients_without_a_descriptor_are_not_forgotten() {
     assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert!(e.ports.stuck.is_empty());
     e.remove_forward(forward_id).unwrap();
+}
+
+#[test]
+fn changes_that_nobody_waits_for_are_not_made() {
+    let mut seat = Seat::alone().unwrap();
+    let clerk = seat.open_desk().unwrap();
+    let mut e = engine_at(seat);
+    let now = e.clock.now();
+    let rule = forward(Proto::Tcp, &format!("127.0.0.1/{}", free_port()));
+    let add = |rule: Forward| move |engine: &mut Engine| engine.add_forward(rule).is_ok();
+    assert!(clerk.have_done(add(rule.clone()), Duration::ZERO).is_err());
+    e.attend(now);
+    assert!(e.forwards().next().is_none());
+    // One that has begun is waited for.
+    let patience = Duration::from_secs(1);
+    let slow = move |engine: &mut Engine| {
+        std::thread::sleep(2 * patience);
+        add(rule)(engine)
+    };
+    let asked = std::thread::spawn(move || clerk.have_done(slow, patience).ok());
+    while !asked.is_finished() {
+        e.attend(now);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!((asked.join().unwrap(), e.forwards().count()), (Some(true), 1));
 }
