@@ -162,6 +162,34 @@ fn clients_without_a_descriptor_are_not_forgotten() {
 }
 
 #[test]
+fn what_makes_way_in_vain_comes_back_with_its_name_and_account() {
+    let mut e = engine();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, gone) = (free_port(), free_port());
+    let kept = forward(Proto::Tcp, &format!("127.0.0.1/{port}:80"));
+    let id = e.add_forward(kept.clone()).unwrap();
+    let other = e.add_forward(forward(Proto::Tcp, &format!("127.0.0.1/{gone}"))).unwrap();
+    e.ports.forwarding.forwards.hit(id);
+    let elsewhere = forward(Proto::Tcp, &format!("127.0.0.1/{port}:81"));
+    let (new, busy) = (free_port(), taken.local_addr().unwrap().port());
+    let [new, busy] = [new, busy].map(|port| forward(Proto::Tcp, &format!("127.0.0.1/{port}")));
+    // One fails that needs nobody's place, and then one for which another has to make way.
+    let _beside = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    let wide = forward(Proto::Tcp, &format!("0.0.0.0/{port}:80"));
+    for wanted in [vec![elsewhere.clone(), new.clone(), busy], vec![new.clone(), wide]] {
+        let error = e.replace_forwards(wanted).err().unwrap().to_string();
+        assert!(error.contains("Failed to bind port"), "{error}");
+        assert_eq!(e.forwards().map(|(id, _)| id).collect::<Vec<_>>(), [id, other]);
+        assert_eq!((e.forward(id), e.forward_status(id).hits, e.forward_status(id).open), (Some(&kept), 1, 1));
+        assert!(connects(port) && connects(gone) && !connects(new.rule.first));
+    }
+    let change = e.replace_forwards(vec![elsewhere.clone(), new.clone()]).ok().unwrap();
+    assert_eq!(change.to_string(), "rules added: 2, removed: 2");
+    assert!(connects(port) && !connects(gone) && connects(new.rule.first));
+    assert!(e.forwards().map(|(_, f)| f).all(|f| [&elsewhere, &new].contains(&f)));
+}
+
+#[test]
 fn changes_that_nobody_waits_for_are_not_made() {
     let mut seat = Seat::alone().unwrap();
     let clerk = seat.open_desk().unwrap();
