@@ -143,6 +143,10 @@ impl Engine {
             let port = forward.rule.first.max(other.rule.first);
             return Err(BindError { port, source: Reason(io::Error::from_raw_os_error(libc::EADDRINUSE)) });
         }
+        if forward.rule.auto && f.namespace(forward.on.other()).diag.is_none() {
+            let blind = io::Error::other("it is to follow ports in use that cannot be seen: name those to forward");
+            return Err(BindError { port: forward.rule.first, source: Reason(blind) });
+        }
         let id = f.forwards.add(forward.clone());
         self.open_ports_of(id, &forward).inspect_err(|_| drop(self.remove_forward(id)))?;
         Ok(id)

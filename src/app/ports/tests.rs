@@ -190,6 +190,15 @@ fn what_makes_way_in_vain_comes_back_with_its_name_and_account() {
 }
 
 #[test]
+fn what_is_to_follow_and_cannot_is_refused() {
+    let mut e = engine();
+    e.ports.forwarding.guest.diag = None;
+    let error = e.add_forward(forward(Proto::Tcp, "127.0.0.1/9,auto")).unwrap_err().to_string();
+    assert!(error.contains("cannot be seen"), "{error}");
+    assert!(e.forwards().next().is_none());
+}
+
+#[test]
 fn changes_that_nobody_waits_for_are_not_made() {
     let mut seat = Seat::alone().unwrap();
     let clerk = seat.open_desk().unwrap();
