@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use serde_json::Value;
 
 use super::captures::Archive;
-use super::desk::{Clerk, Unattended};
+use super::desk::{self, Clerk, Unattended};
 use super::engine::Engine;
 use super::follow::Shown;
 use super::rules::{ephemeral_ports, only_family};
@@ -148,6 +148,15 @@ impl Office {
         Ok(Stats::new(&counters, flows, CaptureCounts::of(&self.archive.recordings)))
     }
 
+    /// As [`Office::ask_first`], what changes something.
+    fn have_first_do<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Engine) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let first = self.clerks.first().ok_or(Unattended)?;
+        Ok(first.have_done(job, desk::PATIENCE)?)
+    }
+
     fn rules(&self, new: &NewForward) -> Result<Vec<listen::Forward>, String> {
         let (proto, on, name) = meaning(new.option);
         let mut spec = match on {
@@ -215,12 +224,12 @@ impl Backend for Office {
         if !blamed.is_empty() {
             return Err(refusal("no forward was added: not all specifications are valid", blamed));
         }
-        self.ask_first(move |engine, _| engine.add_all(wanted))?
+        self.have_first_do(move |engine| engine.add_all(wanted))?
             .map_err(|blame| refusal("no forward was added: not all ports could be had", vec![blame]))
     }
 
     fn delete_forwards(&self, ids: Vec<u64>) -> Result<(), Failure> {
-        self.ask_first(move |engine, _| engine.delete_all(&ids))?
+        self.have_first_do(move |engine| engine.delete_all(&ids))?
             .map_err(|blamed| refusal("no forward was deleted: there are no such forwards", blamed))
     }
 

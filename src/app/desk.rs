@@ -3,7 +3,8 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -18,7 +19,7 @@ type Job = Box<dyn FnOnce(&mut Engine, Instant) + Send>;
 /// Calls of one turn.
 const JOBS: usize = 8;
 /// How long a worker may take: longer than any turn.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The worker's end. Its bell is not the event loop's waker, of which there is one only, for the other workers.
 pub(super) struct Desk {
@@ -61,17 +62,30 @@ impl Clerk {
         ring(&self.bell);
         Ok(Answer(answer))
     }
+
+    /// Has the worker do `job`, which changes something, and waits for its end. What has not begun after `patience` is not done
+    /// any more: nobody is told that nothing has changed, and then it does.
+    pub fn have_done<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Engine) -> T + Send + 'static,
+        patience: Duration,
+    ) -> Result<T, Unattended> {
+        let open = Arc::new(AtomicBool::new(true));
+        let begun = open.clone();
+        let Answer(answer) = self.ask(move |engine, _| begun.swap(false, Ordering::Relaxed).then(|| job(engine)))?;
+        let done = match answer.recv_timeout(patience) {
+            Err(RecvTimeoutError::Timeout) if !open.swap(false, Ordering::Relaxed) => answer.recv().ok(),
+            in_time => in_time.ok(),
+        };
+        done.flatten().ok_or(Unattended)
+    }
 }
 
 pub(super) struct Answer<T>(Receiver<T>);
 
 impl<T> Answer<T> {
     pub fn wait(self) -> Result<T, Unattended> {
-        self.wait_for(PATIENCE)
-    }
-
-    pub fn wait_for(self, patience: Duration) -> Result<T, Unattended> {
-        self.0.recv_timeout(patience).map_err(|_| Unattended)
+        self.0.recv_timeout(PATIENCE).map_err(|_| Unattended)
     }
 }
 

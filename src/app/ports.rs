@@ -17,7 +17,7 @@ use crate::fwd::{Proto, Side};
 use crate::host::SockDiag;
 use crate::listen::{
     Acceptor, BindError, Change, Forward, ForwardId, Forwards, Handle, Listener, Options, Reason, Rest, Status,
-    open_port, open_rule,
+    TakenOut, open_port, open_rule,
 };
 use crate::sys::sockets::{Here, Nobody, Sockets};
 use crate::sys::{is_exhaustion, watch};
@@ -139,31 +139,35 @@ impl Engine {
     /// The first port that cannot be bound, or that another rule has.
     pub fn add_forward(&mut self, forward: Forward) -> Result<ForwardId, BindError> {
         let f = &mut self.ports.forwarding;
-        let fail = |port, error| BindError { port, source: Reason(error) };
         if let Some(other) = f.forwards.conflict(forward.on, &forward.rule) {
             let port = forward.rule.first.max(other.rule.first);
-            return Err(fail(port, io::Error::from_raw_os_error(libc::EADDRINUSE)));
+            return Err(BindError { port, source: Reason(io::Error::from_raw_os_error(libc::EADDRINUSE)) });
         }
-        let (on, auto) = (forward.on, forward.rule.auto);
+        if forward.rule.auto && f.namespace(forward.on.other()).diag.is_none() {
+            let blind = io::Error::other("it is to follow ports in use that cannot be seen: name those to forward");
+            return Err(BindError { port: forward.rule.first, source: Reason(blind) });
+        }
         let id = f.forwards.add(forward.clone());
-        if auto {
+        self.open_ports_of(id, &forward).inspect_err(|_| drop(self.remove_forward(id)))?;
+        Ok(id)
+    }
+
+    /// As [`Engine::add_forward`] says; if it fails, some may be open.
+    fn open_ports_of(&mut self, id: ForwardId, forward: &Forward) -> Result<(), BindError> {
+        if forward.rule.auto {
             self.scan_ports();
             self.start_scanning();
-            return Ok(id);
+            return Ok(());
         }
         if forward.rule.best_effort {
-            self.open_what_can_be_had(id, &forward).inspect_err(|_| drop(self.remove_forward(id)))?;
-            return Ok(id);
+            return self.open_what_can_be_had(id, forward);
         }
-        let (options, namespace) = (f.options, f.namespace(on));
-        let opened = open_rule(id, &forward, &options, namespace.sockets.as_mut()).and_then(|listeners| {
-            listeners.into_iter().try_for_each(|l| {
-                let port = l.port;
-                self.open(l).map_err(|e| fail(port, e))
-            })
-        });
-        opened.inspect_err(|_| drop(self.remove_forward(id)))?;
-        Ok(id)
+        let f = &mut self.ports.forwarding;
+        let (options, namespace) = (f.options, f.namespace(forward.on));
+        open_rule(id, forward, &options, namespace.sockets.as_mut())?.into_iter().try_for_each(|l| {
+            let port = l.port;
+            self.open(l).map_err(|e| BindError { port, source: Reason(e) })
+        })
     }
 
     /// Those of the lowest numbers if descriptors do not suffice for all. One at least.
@@ -196,13 +200,36 @@ impl Engine {
 
     /// Closes the ports of a rule; connections that exist live on.
     pub fn remove_forward(&mut self, id: ForwardId) -> Option<Forward> {
-        let (forward, sockets) = self.ports.forwarding.forwards.remove(id)?;
-        sockets.into_iter().for_each(|s| self.close(s));
-        self.forget(id.via());
-        if let Some(crew) = &self.crew {
-            crew.others().for_each(|worker| crew.send(worker, Message::Forget(id.via())));
-        }
+        let taken = self.take_out_forward(id)?;
+        let forward = taken.forward().clone();
+        self.forget_forward(taken);
         Some(forward)
+    }
+
+    /// Closes the ports of a rule that may come back.
+    pub(super) fn take_out_forward(&mut self, id: ForwardId) -> Option<TakenOut> {
+        let (taken, sockets) = self.ports.forwarding.forwards.take_out(id)?;
+        sockets.into_iter().for_each(|s| self.close(s));
+        Some(taken)
+    }
+
+    /// It does not come back.
+    pub(super) fn forget_forward(&mut self, taken: TakenOut) {
+        let via = taken.id().via();
+        self.forget(via);
+        if let Some(crew) = &self.crew {
+            crew.others().for_each(|worker| crew.send(worker, Message::Forget(via)));
+        }
+    }
+
+    /// Opens its ports again, by the same name and with the same account.
+    ///
+    /// # Errors
+    /// The first port that cannot be bound; then the rule is no more.
+    pub(super) fn put_back_forward(&mut self, taken: TakenOut) -> Result<(), BindError> {
+        let forward = taken.forward().clone();
+        let id = self.ports.forwarding.forwards.put_back(taken);
+        self.open_ports_of(id, &forward).inspect_err(|_| drop(self.remove_forward(id)))
     }
 
     /// All rules, in the order they were added.

@@ -15,10 +15,9 @@ use crate::config::{Config, Mode};
 use crate::control::pesto::codec::{self, Abilities, Table, Update};
 use crate::control::pesto::{Backend, Server};
 use crate::control::place;
-use crate::fwd::Side;
 use crate::fwd::ports::Rule;
-use crate::fwd::{Proto, ports};
-use crate::listen::{BindError, Forward, ForwardId};
+use crate::fwd::{Proto, Side};
+use crate::listen::{BindError, Forward, ForwardId, TakenOut};
 
 /// Listens where `--conf-path` says. `None`: nowhere.
 ///
@@ -114,8 +113,8 @@ impl Backend for Office {
 
 impl Office {
     fn ask<T: Send + 'static>(&self, job: impl FnOnce(&mut Engine) -> T + Send + 'static) -> Result<T, String> {
-        let answer = self.clerk.ask(move |engine, _| job(engine)).and_then(|answer| answer.wait_for(PATIENCE));
-        answer.map_err(|_| "a worker does not answer: it has too much to do, or the program is ending".into())
+        let done = self.clerk.have_done(job, PATIENCE);
+        done.map_err(|_| "a worker does not answer: it has too much to do, or the program is ending".into())
     }
 
     /// As options of the command line would be taken.
@@ -150,7 +149,7 @@ impl Office {
 /// Hundreds of sockets may have to be made, and the client waits a little longer.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-fn option_of(rule: &ports::Rule, on: Side) -> &'static str {
+fn option_of(rule: &Rule, on: Side) -> &'static str {
     match (rule.proto, on) {
         (Proto::Tcp, Side::Host) => "-t",
         (Proto::Udp, Side::Host) => "-u",
@@ -171,13 +170,15 @@ impl fmt::Display for Change {
     }
 }
 
-/// Why nothing has changed.
+/// Why it could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReplaced {
     #[error("{0} and {1} are for the same ports")]
     Conflict(String, String),
     #[error("{0}: {1}")]
     Bind(String, BindError),
+    #[error("{0}; but what had to make way could not be opened again, and is gone: {1}")]
+    Lost(Box<NotReplaced>, String),
 }
 
 impl Engine {
@@ -207,17 +208,13 @@ impl Engine {
         let (first, last): (Vec<_>, Vec<_>) =
             old.into_iter().partition(|(_, old)| late.iter().any(|new| in_the_way(old, new)));
         let change = Change { added: early.len() + late.len(), removed: first.len() + last.len() };
-        let mut added = self.add_each(early, Vec::new())?;
-        first.iter().for_each(|(id, _)| drop(self.remove_forward(*id)));
-        added = match self.add_each(late, added) {
-            Ok(added) => added,
-            Err(e) => {
-                first.into_iter().for_each(|(_, forward)| self.restore(forward));
-                return Err(e);
-            }
-        };
+        let added = self.add_each(early, Vec::new())?;
+        let aside: Vec<TakenOut> = first.iter().filter_map(|(id, _)| self.take_out_forward(*id)).collect();
+        if let Err(e) = self.add_each(late, added) {
+            return Err(self.put_back_all(aside, e));
+        }
+        aside.into_iter().for_each(|taken| self.forget_forward(taken));
         last.iter().for_each(|(id, _)| drop(self.remove_forward(*id)));
-        debug_assert_eq!(added.len(), change.added);
         Ok(change)
     }
 
@@ -236,11 +233,15 @@ impl Engine {
         Ok(added)
     }
 
-    /// Puts back what had made way.
-    fn restore(&mut self, forward: Forward) {
-        let summary = forward.rule.summary();
-        if let Err(e) = self.add_forward(forward) {
-            log::warn!("{summary} is not forwarded any more: {e}");
+    /// Puts back what had made way, and says why that was in vain.
+    fn put_back_all(&mut self, aside: Vec<TakenOut>, why: NotReplaced) -> NotReplaced {
+        let mut lost = Vec::new();
+        for taken in aside {
+            let summary = taken.forward().rule.summary();
+            if let Err(e) = self.put_back_forward(taken) {
+                lost.push(format!("{summary} ({e})"));
+            }
         }
+        if lost.is_empty() { why } else { NotReplaced::Lost(Box::new(why), lost.join(", ")) }
     }
 }

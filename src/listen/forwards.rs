@@ -91,6 +91,23 @@ struct Entry {
     hits: u64,
 }
 
+/// A forward that may come back.
+#[derive(Debug)]
+pub struct TakenOut {
+    id: ForwardId,
+    entry: Entry,
+}
+
+impl TakenOut {
+    pub fn id(&self) -> ForwardId {
+        self.id
+    }
+
+    pub fn forward(&self) -> &Forward {
+        &self.entry.forward
+    }
+}
+
 /// How a forward stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -117,13 +134,21 @@ impl Forwards {
     }
 
     /// Takes a forward out, and returns the sockets to close.
-    pub fn remove(&mut self, id: ForwardId) -> Option<(Forward, Vec<Handle>)> {
-        let entry = self.entries.remove(&id)?;
-        let sockets: Vec<Handle> = entry.open.into_values().flat_map(|(a, b)| [Some(a), b]).flatten().collect();
+    pub fn take_out(&mut self, id: ForwardId) -> Option<(TakenOut, Vec<Handle>)> {
+        let mut entry = self.entries.remove(&id)?;
+        let open = std::mem::take(&mut entry.open);
+        entry.refused.clear();
+        let sockets: Vec<Handle> = open.into_values().flat_map(|(a, b)| [Some(a), b]).flatten().collect();
         if entry.forward.is_lenient() {
             self.used = self.used.saturating_sub(sockets.len());
         }
-        Some((entry.forward, sockets))
+        Some((TakenOut { id, entry }, sockets))
+    }
+
+    /// Puts a forward back by its name, without sockets.
+    pub fn put_back(&mut self, forward: TakenOut) -> ForwardId {
+        self.entries.insert(forward.id, forward.entry);
+        forward.id
     }
 
     pub fn get(&self, id: ForwardId) -> Option<&Forward> {

@@ -33,7 +33,7 @@ use crate::flow::Id;
 use crate::fwd::{Proto, Side};
 
 pub use accept::{Accepted, Acceptor};
-pub use forwards::{Change, Forward, ForwardId, Forwards, Rest, Status};
+pub use forwards::{Change, Forward, ForwardId, Forwards, Rest, Status, TakenOut};
 pub use open::{Failure, LeftOut, Options, errno, open_all, open_port, open_rule};
 
 /// A bound socket and where its traffic goes.

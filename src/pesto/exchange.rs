@@ -50,20 +50,38 @@ impl Exchange {
         match self.stream.write_all(&bytes) {
             // It has closed already, and the tables will tell why.
             Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                bail!("the instance has not read the new tables for {} seconds: is it stopped?", PATIENCE.as_secs())
+            }
             other => other.context("cannot send the new tables")?,
         }
-        self.stream.set_read_timeout(Some(PATIENCE))?;
-        let mut answer = Vec::new();
-        match (&self.stream).take(2 * ANSWER_BYTES_MAX as u64).read_to_end(&mut answer) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => bail!("the instance does not end: is it stopped?"),
-            // Reset: what has come before counts.
-            _ => {}
-        }
+        let answer = self.last_words()?;
         Ok(match codec::read_answer(&answer) {
             Some(Ok(())) => Outcome::Done,
             Some(Err(why)) => Outcome::Refused(why),
             None => Outcome::Silent,
         })
+    }
+
+    /// All that it says, to its end.
+    fn last_words(&mut self) -> anyhow::Result<Vec<u8>> {
+        let until = Instant::now() + PATIENCE;
+        let mut said = Vec::new();
+        let mut room = [0; 2 * ANSWER_BYTES_MAX];
+        while said.len() < room.len() {
+            match self.stream.read(&mut room) {
+                Ok(0) => break,
+                Ok(n) => said.extend_from_slice(&room[..n]),
+                Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+                // Reset: what has come before counts.
+                Err(_) => break,
+            }
+            if Instant::now() >= until {
+                let seconds = PATIENCE.as_secs();
+                bail!("the instance has not finished within {seconds} seconds, and may do so yet: is it stopped?");
+            }
+        }
+        Ok(said)
     }
 
     /// The path by which the kernel knows the socket.
@@ -98,7 +116,8 @@ fn greeting(stream: &mut UnixStream, path: &Path) -> anyhow::Result<Vec<Table>> 
             bail!("it says more than the protocol of pesto has");
         }
         if Instant::now() >= until {
-            bail!("it has said nothing for {} seconds: does another client have its turn?", PATIENCE.as_secs());
+            let what = if said.is_empty() { "said nothing" } else { "not said all" };
+            bail!("it has {what} for {} seconds: is it stopped, or another client's turn?", PATIENCE.as_secs());
         }
     }
 }

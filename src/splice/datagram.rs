@@ -244,8 +244,9 @@ impl Datagrams {
             queued: [false; 2],
         };
         timers.arm(now + flow.timeout(self.short, self.long), token(CLIENT, id));
-        self.ledger.begin(flow.via);
-        self.flows.insert(key, flow).ok_or(DropReason::FlowTableFull)
+        let id = self.flows.insert(key, flow).ok_or(DropReason::FlowTableFull)?;
+        self.ledger.begin(first.via);
+        Ok(id)
     }
 
     /// What reached the client's new socket between `bind` and `connect`, from whomever, was meant for the listening socket.

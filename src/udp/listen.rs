@@ -258,8 +258,9 @@ impl Udp {
         self.collect_strays(&socket, from, local, strays);
         let mut flow = Flow::new(socket, from, Side::Host, facts.now);
         flow.via = rule.via;
+        let id = self.insert(key, flow, link.caps().uso, facts, timers).map_err(Refused::For)?;
         self.ledger.begin(rule.via);
-        self.insert(key, flow, link.caps().uso, facts, timers).map_err(Refused::For)
+        Ok(id)
     }
 
     /// What reached the new socket between `bind` and `connect`, from whomever, was meant for the listening socket.

@@ -16,6 +16,10 @@ use crate::sys::sockets::Nobody;
 const OPTIONS: Options = Options { v4: true, v6: false, freebind: false };
 
 fn engine() -> Engine {
+    engine_at(Seat::alone().unwrap())
+}
+
+fn engine_at(seat: Seat) -> Engine {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
     let mut forwards = Forwards::default();
     forwards.set_budget(16);
@@ -51,7 +55,7 @@ fn engine() -> Engine {
         neighbours: None,
         following: None,
     };
-    Engine::new(parts, Seat::alone().unwrap()).unwrap()
+    Engine::new(parts, seat).unwrap()
 }
 
 fn silent_gateway(our_mac: Mac) -> gateway::Config {
@@ -164,4 +168,66 @@ fn clients_without_a_descriptor_are_not_forgotten() {
     assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert!(e.ports.stuck.is_empty());
     e.remove_forward(forward_id).unwrap();
+}
+
+#[test]
+fn what_makes_way_in_vain_comes_back_with_its_name_and_account() {
+    let mut e = engine();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, gone) = (free_port(), free_port());
+    let kept = forward(Proto::Tcp, &format!("127.0.0.1/{port}:80"));
+    let id = e.add_forward(kept.clone()).unwrap();
+    let other = e.add_forward(forward(Proto::Tcp, &format!("127.0.0.1/{gone}"))).unwrap();
+    e.ports.forwarding.forwards.hit(id);
+    let elsewhere = forward(Proto::Tcp, &format!("127.0.0.1/{port}:81"));
+    let (new, busy) = (free_port(), taken.local_addr().unwrap().port());
+    let [new, busy] = [new, busy].map(|port| forward(Proto::Tcp, &format!("127.0.0.1/{port}")));
+    // One fails that needs nobody's place, and then one for which another has to make way.
+    let _beside = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    let wide = forward(Proto::Tcp, &format!("0.0.0.0/{port}:80"));
+    for wanted in [vec![elsewhere.clone(), new.clone(), busy], vec![new.clone(), wide]] {
+        let error = e.replace_forwards(wanted).err().unwrap().to_string();
+        assert!(error.contains("Failed to bind port"), "{error}");
+        assert_eq!(e.forwards().map(|(id, _)| id).collect::<Vec<_>>(), [id, other]);
+        assert_eq!((e.forward(id), e.forward_status(id).hits, e.forward_status(id).open), (Some(&kept), 1, 1));
+        assert!(connects(port) && connects(gone) && !connects(new.rule.first));
+    }
+    let change = e.replace_forwards(vec![elsewhere.clone(), new.clone()]).ok().unwrap();
+    assert_eq!(change.to_string(), "rules added: 2, removed: 2");
+    assert!(connects(port) && !connects(gone) && connects(new.rule.first));
+    assert!(e.forwards().map(|(_, f)| f).all(|f| [&elsewhere, &new].contains(&f)));
+}
+
+#[test]
+fn what_is_to_follow_and_cannot_is_refused() {
+    let mut e = engine();
+    e.ports.forwarding.guest.diag = None;
+    let error = e.add_forward(forward(Proto::Tcp, "127.0.0.1/9,auto")).unwrap_err().to_string();
+    assert!(error.contains("cannot be seen"), "{error}");
+    assert!(e.forwards().next().is_none());
+}
+
+#[test]
+fn changes_that_nobody_waits_for_are_not_made() {
+    let mut seat = Seat::alone().unwrap();
+    let clerk = seat.open_desk().unwrap();
+    let mut e = engine_at(seat);
+    let now = e.clock.now();
+    let rule = forward(Proto::Tcp, &format!("127.0.0.1/{}", free_port()));
+    let add = |rule: Forward| move |engine: &mut Engine| engine.add_forward(rule).is_ok();
+    assert!(clerk.have_done(add(rule.clone()), Duration::ZERO).is_err());
+    e.attend(now);
+    assert!(e.forwards().next().is_none());
+    // One that has begun is waited for.
+    let patience = Duration::from_secs(1);
+    let slow = move |engine: &mut Engine| {
+        std::thread::sleep(2 * patience);
+        add(rule)(engine)
+    };
+    let asked = std::thread::spawn(move || clerk.have_done(slow, patience).ok());
+    while !asked.is_finished() {
+        e.attend(now);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!((asked.join().unwrap(), e.forwards().count()), (Some(true), 1));
 }

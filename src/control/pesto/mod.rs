@@ -81,6 +81,8 @@ pub trait Backend {
 
 /// From a client's turn to its end.
 pub const LIFE: Duration = Duration::from_secs(10);
+/// Until the next attempt to accept a client that could not be.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Descriptors: the socket, its loop, the client and one that is turned away.
 pub const DESCRIPTORS: usize = 4;
 
@@ -116,21 +118,25 @@ impl Server {
         let mut events = Events::with_capacity(2);
         loop {
             // Who came while another had its turn is there already, and its event gone.
-            while let Some(stream) = self.accept() {
-                self.serve(stream, backend)?;
-            }
-            wait(&mut self.poll, &mut events, None)?;
+            let patience = loop {
+                match self.accept() {
+                    Ok(stream) => self.serve(stream, backend)?,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break None,
+                    // There may be a descriptor for it later, and no event.
+                    Err(_) => break Some(LOOK_AGAIN),
+                }
+            };
+            wait(&mut self.poll, &mut events, patience)?;
         }
     }
 
-    fn accept(&self) -> Option<UnixStream> {
+    fn accept(&self) -> io::Result<UnixStream> {
         loop {
             match self.listener.accept() {
-                Ok((stream, _)) if self.owner.admits(&stream) => return Some(stream),
+                Ok((stream, _)) if self.owner.admits(&stream) => return Ok(stream),
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // Without a descriptor for it, it waits until the next one comes.
-                Err(_) => return None,
+                Err(e) => return Err(e),
             }
         }
     }

@@ -56,9 +56,14 @@ fn ports_follow_the_other_side() {
     assert_eq!(follow(&mut f, Side::Guest, &bound(&[125], &[])), []);
     assert_eq!(follow(&mut f, Side::Host, &bound(&[121], &[])), []);
     assert_eq!(follow(&mut f, Side::Guest, &bound(&[120], &[])), [Change::Close(id, 25), Change::Open(id, 20)]);
-    let (removed, sockets) = f.remove(id).unwrap();
-    assert_eq!((removed.origin.as_str(), sockets), ("20-30:120-130,auto", vec![handle(Side::Host, Proto::Tcp, 20)]));
+    let (taken, sockets) = f.take_out(id).unwrap();
+    assert_eq!(
+        (taken.forward().origin.as_str(), sockets),
+        ("20-30:120-130,auto", vec![handle(Side::Host, Proto::Tcp, 20)])
+    );
     assert!(!f.follows(Side::Guest));
+    assert_eq!((f.put_back(taken), f.open_ports(id).count()), (id, 0));
+    assert!(f.follows(Side::Guest));
 }
 
 #[test]
@@ -100,7 +105,7 @@ fn sockets_are_limited_for_lenient_rules() {
     assert_eq!(f.changes(Side::Guest, &bound(&[1, 2], &[]), &mut Vec::new()), Rest::Nothing);
     let second = follow(&mut f, Side::Guest, &bound(&[2, 3], &[]));
     assert_eq!(second, [Change::Close(id, 1), Change::Open(id, 3)]);
-    f.remove(id);
+    f.take_out(id);
     assert_eq!(f.room(), 2);
 }
 
