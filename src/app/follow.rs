@@ -261,8 +261,14 @@ impl Engine {
         let before = following.inside.addrs.iter().chain(&following.inside.former);
         let former: Vec<Prefix> = before.filter(|p| !new.contains(p)).copied().collect();
         let used = self.uses(former.iter().map(|p| p.addr).collect(), now);
-        let former: Vec<Prefix> = former.into_iter().filter(|p| used.contains(&p.addr)).collect();
+        let (former, gone): (Vec<_>, Vec<_>) = former.into_iter().partition(|p| used.contains(&p.addr));
         let Some(following) = &mut self.following else { return };
+        // The last packet may have come from one that goes now, and a server says nothing until it is asked.
+        for (slot, f) in [(&mut self.l2.guest_v4, Family::V4), (&mut self.l2.guest_v6, Family::V6)] {
+            if slot.is_some_and(|a| gone.iter().any(|p| p.addr == a)) {
+                *slot = following.plan.nat.assigned[f];
+            }
+        }
         if !former.is_empty() && !std::mem::replace(&mut following.lingers, true) {
             self.timers.arm(now + LINGER, UPKEEP);
         }
