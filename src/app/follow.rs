@@ -36,7 +36,7 @@ pub struct Following {
     plan: Plan,
     seed: u64,
     shown: Shown,
-    /// When the plan was another for the last time.
+    /// When the guest's packets were led elsewhere for the last time.
     changed: Instant,
     /// Who tells what resolv.conf says, if somebody does.
     reader: Option<Reader>,
@@ -234,7 +234,6 @@ impl Engine {
     /// The plan is another now.
     fn take_over(&mut self, old: &Plan, now: Instant) {
         let Some(following) = &mut self.following else { return };
-        following.changed = now;
         let (plan, template) = (following.plan.clone(), templates(&following.network));
         let (silent, configured) = (self.l2.guest_mac == Mac::BROADCAST, following.upkeep.is_some());
         differences(old, &plan).iter().for_each(|line| log::info!("{line}"));
@@ -262,8 +261,14 @@ impl Engine {
         let before = following.inside.addrs.iter().chain(&following.inside.former);
         let former: Vec<Prefix> = before.filter(|p| !new.contains(p)).copied().collect();
         let used = self.uses(former.iter().map(|p| p.addr).collect(), now);
-        let former: Vec<Prefix> = former.into_iter().filter(|p| used.contains(&p.addr)).collect();
+        let (former, gone): (Vec<_>, Vec<_>) = former.into_iter().partition(|p| used.contains(&p.addr));
         let Some(following) = &mut self.following else { return };
+        // The last packet may have come from one that goes now, and a server says nothing until it is asked.
+        for (slot, f) in [(&mut self.l2.guest_v4, Family::V4), (&mut self.l2.guest_v6, Family::V6)] {
+            if slot.is_some_and(|a| gone.iter().any(|p| p.addr == a)) {
+                *slot = following.plan.nat.assigned[f];
+            }
+        }
         if !former.is_empty() && !std::mem::replace(&mut following.lingers, true) {
             self.timers.arm(now + LINGER, UPKEEP);
         }
@@ -328,23 +333,20 @@ impl Engine {
 
     /// What leads on for a guest that has to renew its leases first, and for programs that have not looked again.
     fn former(&mut self, old: &Plan, new: &Plan, now: Instant) -> Vec<Former> {
-        if old.nat == new.nat {
-            return std::mem::take(&mut self.nat.former);
+        let mut all = std::mem::take(&mut self.nat.former);
+        if old.nat != new.nat {
+            let latest = Former {
+                map_host_loopback: old.nat.map_host_loopback,
+                dns_forward: old.nat.dns_forward,
+                dns_host: PerFamily::default(),
+                assigned: old.nat.assigned,
+            };
+            all.insert(0, latest);
+            all.truncate(FORMER_MAX);
+            self.following.iter_mut().for_each(|f| f.changed = now);
+            self.timers.arm(now + LEASE, FORGET);
         }
-        let latest = Former {
-            map_host_loopback: old.nat.map_host_loopback,
-            dns_forward: old.nat.dns_forward,
-            dns_host: PerFamily::default(),
-            assigned: old.nat.assigned,
-        };
-        let mut all = vec![latest];
-        all.append(&mut self.nat.former);
-        all.truncate(FORMER_MAX);
-        let first =
-            |f: Family| new.nat.dns_host[f].or(new.gateway.dns.iter().copied().find(|a| !new.nat.dns_forward.is(a)));
-        all.iter_mut().for_each(|n| n.dns_host = PerFamily::new(first(Family::V4), first(Family::V6)));
-        self.timers.arm(now + LEASE, FORGET);
-        all
+        as_of(all, new)
     }
 
     /// Leases that were given before the last change have ended.
@@ -388,6 +390,20 @@ impl Engine {
         let leading = Leading { nat: self.nat.clone(), outbound: following.plan.outbound.clone() };
         crew.others().for_each(|worker| crew.send(worker, Message::Network(Box::new(leading.clone()))));
     }
+}
+
+/// Former rules under this plan.
+fn as_of(mut all: Vec<Former>, new: &Plan) -> Vec<Former> {
+    let servers = &new.gateway.dns;
+    let first = |f: Family| new.nat.dns_host[f].or(servers.iter().copied().find(|a| !new.nat.dns_forward.is(a)));
+    // A name server of now is meant itself, whoever had its address before.
+    let still = |addr: Option<Addr>| addr.filter(|a| !servers.contains(a));
+    for n in &mut all {
+        n.dns_host = PerFamily::new(first(Family::V4), first(Family::V6));
+        n.map_host_loopback = PerFamily::new(still(n.map_host_loopback.v4), still(n.map_host_loopback.v6));
+        n.dns_forward = PerFamily::new(still(n.dns_forward.v4), still(n.dns_forward.v6));
+    }
+    all
 }
 
 /// What the guest's namespace is to have after this plan.

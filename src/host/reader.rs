@@ -8,7 +8,7 @@
 //! or replaced, or be a link that leads elsewhere from now on. It is read when nothing was told for [`QUIET`], no later than
 //! [`LONGEST`] after the first event; nothing is sent if it says what it said before.
 //!
-//! System calls: of the reader recvmsg, inotify_init1, inotify_add_watch, inotify_rm_watch, poll, read, openat, readlink, close,
+//! System calls: of the reader chdir, recvmsg, inotify_init1, inotify_add_watch, inotify_rm_watch, poll, read, openat, readlink, close,
 //! sendmsg; of ours sendmsg, recvfrom, at the end wait4.
 
 use std::fs::File;
@@ -100,6 +100,8 @@ fn run<E>(channel: &OwnedFd, confine: impl FnOnce(&[PathBuf]) -> Result<(), E>) 
     process::let_go_of_std_fds();
     process::close_inherited(Some(channel.as_raw_fd()));
     let _ = prctl::set_name(c"spelt-reader");
+    // Where the caller was may be on something that is to be unmounted.
+    let _ = nix::unistd::chdir("/");
     if !matches!(fdpass::recv(channel.as_fd(), 2), Ok((word, _)) if word == b"go") {
         return;
     }
@@ -120,11 +122,11 @@ fn follow(path: &Path, inotify: &Inotify, channel: &OwnedFd) {
         watch(path, inotify, &mut watched);
         let now = read(path);
         // The first is what was read at start, unless it has changed since.
-        if told.as_ref() != Some(&now) {
-            if fdpass::send(channel.as_fd(), &now, None).is_err() {
+        if let Some(text) = now.as_ref().filter(|_| told != now) {
+            if fdpass::send(channel.as_fd(), text, None).is_err() {
                 return;
             }
-            told = Some(now);
+            told = now;
         }
         if !wait(inotify, channel, &watched) {
             return;
@@ -132,15 +134,18 @@ fn follow(path: &Path, inotify: &Inotify, channel: &OwnedFd) {
     }
 }
 
-/// [`THERE`] and the text, or [`MISSING`].
-fn read(path: &Path) -> Vec<u8> {
+/// [`THERE`] and the text, or [`MISSING`]. `None`: it cannot be told, as of a link to where this process sees nothing.
+fn read(path: &Path) -> Option<Vec<u8>> {
     let mut message = vec![THERE];
     // Some C libraries have another call for open(2), which the filter does not know.
     let opened = openat(AT_FDCWD, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty());
     let read = opened
         .map_err(io::Error::from)
         .and_then(|fd| File::from(fd).take((MESSAGE_BYTES - 1) as u64).read_to_end(&mut message));
-    if read.is_ok() { message } else { vec![MISSING] }
+    match read {
+        Ok(_) => Some(message),
+        Err(e) => (e.kind() == io::ErrorKind::NotFound).then(|| vec![MISSING]),
+    }
 }
 
 /// All names that lead to the file, the first one first.
@@ -155,16 +160,28 @@ fn names(path: &Path) -> Vec<PathBuf> {
     all
 }
 
-fn watch(path: &Path, inotify: &Inotify, watched: &mut Vec<(WatchDescriptor, Option<PathBuf>)>) {
+/// What is watched: the name in a directory, or `None` for a file itself.
+type Watched = Vec<(WatchDescriptor, Option<PathBuf>)>;
+
+/// In its directory. One that is not there is awaited in the nearest above that is.
+fn watch_name(name: &Path, inotify: &Inotify, now: &mut Watched) {
+    let nearest = || name.ancestors().find_map(|at| Some((inotify.add_watch(at.parent()?, OF_DIRECTORY).ok()?, at)));
+    let mut before = None;
+    // Twice, if it is not its own: the next may have come before this one was watched.
+    while let Some((descriptor, at)) = nearest().filter(|(_, at)| before != Some(*at)) {
+        now.push((descriptor, at.file_name().map(PathBuf::from)));
+        if at == name {
+            return;
+        }
+        before = Some(at);
+    }
+}
+
+fn watch(path: &Path, inotify: &Inotify, watched: &mut Watched) {
     let names = names(path);
     // The kernel gives one that is watched already its number again.
     let mut now = Vec::new();
-    for name in &names {
-        let Some(directory) = name.parent() else { continue };
-        if let Ok(descriptor) = inotify.add_watch(directory, OF_DIRECTORY) {
-            now.push((descriptor, name.file_name().map(PathBuf::from)));
-        }
-    }
+    names.iter().for_each(|name| watch_name(name, inotify, &mut now));
     // Not by its directory, if something else is mounted over its name.
     now.extend(inotify.add_watch(path, OF_FILE).ok().map(|descriptor| (descriptor, None)));
     for (descriptor, _) in watched.drain(..) {
@@ -260,6 +277,29 @@ mod tests {
             fs::remove_file(&link).unwrap();
             assert_eq!(next(), b"M");
         });
+    }
+
+    #[test]
+    fn directories_that_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, run) = (dir.path().join("resolv.conf"), dir.path().join("run"));
+        std::os::unix::fs::symlink("run/stub/resolv.conf", &link).unwrap();
+        sent(&link, |next| {
+            assert_eq!(next(), b"M");
+            for text in ["one", "two"] {
+                fs::create_dir_all(run.join("stub")).unwrap();
+                fs::write(run.join("stub/resolv.conf"), text).unwrap();
+                assert_eq!(next(), format!("T{text}").as_bytes());
+                fs::remove_dir_all(&run).unwrap();
+                assert_eq!(next(), b"M");
+            }
+        });
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!((read(dir.path()), read(&dir.path().join("none"))), (None, Some(vec![MISSING])));
     }
 
     #[test]

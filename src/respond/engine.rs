@@ -112,7 +112,7 @@ impl AsRawFd for Follower {
 
 /// A byte that is always there, so that no message is the end; then sixteen for each address. Others are left out.
 fn read_message(bytes: &[u8]) -> BTreeSet<Addr> {
-    let addr = |b: &[u8]| Some(Addr::v6(b.try_into().ok()?)).filter(|a| is_hosts(a));
+    let addr = |b: &[u8]| Some(Addr::v6(b.try_into().ok()?)).filter(is_hosts);
     bytes.get(1..).unwrap_or_default().chunks(16).filter_map(addr).collect()
 }
 

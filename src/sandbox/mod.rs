@@ -95,8 +95,7 @@ pub fn enter(params: &Params) -> Result<(), Error> {
 /// # Errors
 /// See [`Error`].
 pub fn enter_to_read(params: &Params, beneath: &[PathBuf]) -> Result<(), Error> {
-    // No other user exists in a user namespace, and there is none that we have to make.
-    params.identity.filter(|_| is_privileged()).map_or(Ok(()), change_user)?;
+    params.identity.map_or(Ok(()), change_user)?;
     prctl::set_no_new_privs().map_err(fail("no_new_privs", ""))?;
     let files = landlock::give_up_files_but(beneath, params.alone);
     tolerate(params.lacks.files, files.map_err(|cause| Error { step: "Landlock", cause, hint: LANDLOCK_HINT }))?;

@@ -247,6 +247,7 @@ const COMMON: &[Call] = calls!(
     // Processes.
     SYS_sched_getaffinity, SERVING, ALWAYS, "processors, when not found in /sys", rare: "if threads compete for memory";
     SYS_wait4, NAMESPACE, ALWAYS, "how the command or the broker ended";
+    SYS_wait4, VM, ALWAYS, "the end of the reader", rare: "if it ends before us";
     SYS_pidfd_send_signal, NAMESPACE, ALWAYS, "signals to the command, the broker's end";
     SYS_kill, RUN, PROBE, "whether a process group exists", rare: "if the command had the terminal";
     SYS_getpid, ENGINE, ALWAYS, "messages of the system log; abort";

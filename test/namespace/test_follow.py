@@ -105,6 +105,15 @@ class Machines(Follow):
             self.until(lambda: f"bound {SECOND[0]} {SECOND[1]}" in "\n".join(told()), "the second lease")
             self.assert_reaches(guest, AWAY4)
 
+    def test_reader_that_ends_takes_nobody_along(self):
+        with self.lab.vm() as guest:
+            main = self.lab.translators(guest)[0]
+            def readers():
+                return [pid for pid in lab.descendants(main) if lab.comm(pid) == "spelt-reader"]
+            os.kill(self.until(readers, "the reader")[0], signal.SIGKILL)
+            self.until(lambda: "resolv.conf are not followed any more" in guest.errors(), "the loss")
+            self.assertEqual(status(main)["Seccomp"], "2")
+
     def link_local(self, guest):
         """The one router that is left."""
         routes = json.loads(guest.output("ip", "-6", "-json", "route", "show", "default"))

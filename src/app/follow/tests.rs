@@ -60,3 +60,16 @@ fn what_has_changed_is_said() {
         "the host's IPv6 network has changed: the guest has no address by fe80::1 now, not 2001:db8::7/64 by fe80::1:1";
     assert_eq!(alone, [gone]);
 }
+
+#[test]
+fn name_servers_of_now_are_not_led_elsewhere() {
+    let office = network(&[OFFICE]);
+    let there = Network { resolv: host::Resolv::parse(b"nameserver 192.0.2.1\n"), ..office.clone() };
+    let gateway = PerFamily::new(Some(addr("192.0.2.1")), None);
+    let home = vec![Former { map_host_loopback: gateway, dns_forward: gateway, ..Former::default() }];
+    let kept = as_of(home.clone(), &planned(&office)).remove(0);
+    assert_eq!((kept.map_host_loopback, kept.dns_forward), (gateway, gateway));
+    assert_eq!(kept.dns_host.v4, Some(addr("203.0.113.53")));
+    let gone = as_of(home, &planned(&there)).remove(0);
+    assert_eq!((gone.map_host_loopback, gone.dns_forward), (PerFamily::default(), PerFamily::default()));
+}
