@@ -99,7 +99,7 @@ pub fn command() -> clap::Command {
             elsewhere("ctl", "Ask a running instance what it does, and change it"),
             elsewhere("list", "List the running instances of this user"),
             elsewhere("doctor", "Say what this machine allows, and how to mend what it does not"),
-            elsewhere("respond", "Answer neighbour solicitations and ARP requests for containers behind this host"),
+            elsewhere("respond", "Answer neighbours for the containers behind this host"),
             elsewhere("announce", "Tell a link's neighbours where addresses are now"),
         ])
 }
@@ -254,10 +254,7 @@ const SHORT_USAGE: &str = "\
 Usage: spelt run [OPTIONS] [--] [COMMAND [ARG]...]
        spelt attach [OPTIONS] PID|PATH|NAME
        spelt vm [OPTIONS]
-       spelt list
-       spelt ctl [OPTIONS] COMMAND
-       spelt respond [OPTIONS] -i IFACE -s PREFIX...
-       spelt announce [OPTIONS] -i IFACE ADDR...
+       spelt list | ctl | doctor | respond | announce ...
 
 Try 'spelt --help' for more.";
 
