@@ -18,8 +18,8 @@ class Start(Case):
                 self.lab.call(self.lab.as_user(["sh", "-c", f'exec "$@" {closed}', "sh", *argv]))
                 daemon = read_pid(pid_file)
                 ends = [os.readlink(f"/proc/{daemon}/fd/{number}") for number in range(3)]
-                # Outside of the daemon's root there is no more of the path.
-                self.assertEqual(ends, ["/null"] * 3, closed)
+                # The mounts of before are there as long as the process that reads resolv.conf; else there is no more of the path.
+                self.assertIn(ends, (["/dev/null"] * 3, ["/null"] * 3), closed)
                 self.assert_connected(*self.pair(self.lab.remote, lab.REMOTE4, guest=guest))
                 os.kill(daemon, 15)
                 lab.wait_until(lambda: not alive(daemon), 3, "the end of the daemon")
