@@ -355,4 +355,5 @@ class Idle(Case):
                     idle.append((call["name"], *sorted(roles)))
         self.assertEqual(idle, [])
         for role in ROLES:
-            self.assertIn("sendmsg", self.seen[role], role)
+            # Each does one of them.
+            self.assertTrue({"close", "sendmsg"} & self.seen[role], role)
