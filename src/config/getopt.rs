@@ -12,6 +12,41 @@ pub(super) trait Known: std::fmt::Debug {
     fn takes_value(&self) -> bool;
 }
 
+/// An option of a program whose table says no more of each.
+#[derive(Debug)]
+pub(super) struct Def<O> {
+    pub opt: O,
+    pub long: &'static str,
+    pub short: Option<char>,
+    /// What its value is called in the help text, if it takes one.
+    pub value: Option<&'static str>,
+    pub help: &'static str,
+}
+
+impl<O: std::fmt::Debug> Known for Def<O> {
+    fn long(&self) -> &'static str {
+        self.long
+    }
+
+    fn short(&self) -> Option<char> {
+        self.short
+    }
+
+    fn takes_value(&self) -> bool {
+        self.value.is_some()
+    }
+}
+
+pub(super) const fn def<O>(
+    opt: O,
+    short: Option<char>,
+    long: &'static str,
+    value: Option<&'static str>,
+    help: &'static str,
+) -> Def<O> {
+    Def { opt, long, short, value, help }
+}
+
 /// Where options end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use super::getopt::{Getopt, Item, Known, Order};
+use super::getopt::{Def, Getopt, Item, Order, def};
 use super::types::{Command, Exit};
 use super::value;
 use crate::fwd::ports::Spec;
@@ -139,40 +139,7 @@ enum Opt {
     Version,
 }
 
-#[derive(Debug)]
-struct Def {
-    opt: Opt,
-    long: &'static str,
-    short: Option<char>,
-    value: Option<&'static str>,
-    help: &'static str,
-}
-
-impl Known for Def {
-    fn long(&self) -> &'static str {
-        self.long
-    }
-
-    fn short(&self) -> Option<char> {
-        self.short
-    }
-
-    fn takes_value(&self) -> bool {
-        self.value.is_some()
-    }
-}
-
-const fn def(
-    opt: Opt,
-    short: Option<char>,
-    long: &'static str,
-    value: Option<&'static str>,
-    help: &'static str,
-) -> Def {
-    Def { opt, long, short, value, help }
-}
-
-static OPTIONS: &[Def] = &[
+static OPTIONS: &[Def<Opt>] = &[
     def(Opt::Add, Some('A'), "add", None, "Add the ports of the options that follow to those there are"),
     def(Opt::Delete, Some('D'), "delete", None, "Delete the ports of the options that follow, as they were added"),
     def(Opt::Clear, Some('C'), "clear", Some("TABLE"), "Delete all of a table: HOST or SPLICE"),

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::defaults::defaults;
-use super::getopt::{Getopt, Item, Known, Order};
+use super::getopt::{Def, Getopt, Item, Order, def};
 use super::types::{Assign, Command, Config, Dns, Exit, Lack, Map, Mode, Personality, Search, Target, Verbosity};
 use super::value::{self, MTU_MAX, MTU_MIN};
 use crate::base::{Addr, Family, PerFamily};
@@ -280,41 +280,8 @@ enum Opt {
     Version,
 }
 
-#[derive(Debug)]
-struct Def {
-    opt: Opt,
-    long: &'static str,
-    short: Option<char>,
-    value: Option<&'static str>,
-    help: &'static str,
-}
-
-impl Known for Def {
-    fn long(&self) -> &'static str {
-        self.long
-    }
-
-    fn short(&self) -> Option<char> {
-        self.short
-    }
-
-    fn takes_value(&self) -> bool {
-        self.value.is_some()
-    }
-}
-
-const fn def(
-    opt: Opt,
-    short: Option<char>,
-    long: &'static str,
-    value: Option<&'static str>,
-    help: &'static str,
-) -> Def {
-    Def { opt, long, short, value, help }
-}
-
 /// Callers look for the names of options in the help text to learn what there is.
-static OPTIONS: &[Def] = &[
+static OPTIONS: &[Def<Opt>] = &[
     def(Opt::Configure, Some('c'), "configure", None, "set address, routes and MTU inside, and bring the interface up"),
     def(Opt::ExitFd, Some('e'), "exit-fd", Some("FD"), "end when the other end of this descriptor is closed"),
     def(Opt::ReadyFd, Some('r'), "ready-fd", Some("FD"), "write \"1\" to this descriptor when all is ready"),

@@ -42,9 +42,16 @@ impl Ledger {
         self.add(via, Passed { flows: 0, to_target, to_client });
     }
 
-    /// The forward is no more; its flows must have been told to forget it.
-    pub fn forget(&mut self, via: Via) {
+    /// The forward is no more. `flows`: what each living one has come by.
+    pub fn forget<'a>(&mut self, via: Via, flows: impl Iterator<Item = &'a mut Via>) {
+        flows.filter(|of| **of == via).for_each(|of| *of = Via::NOTHING);
         via.0.and_then(|number| self.0.remove(&number));
+    }
+
+    /// Adds all accounts of another, and those of its living flows: what each has come by, and its bytes.
+    pub fn add_living(&mut self, other: &Ledger, flows: impl Iterator<Item = (Via, (u64, u64))>) {
+        self.add_all(other);
+        flows.for_each(|(via, bytes)| self.bytes(via, bytes));
     }
 
     /// Adds all accounts of another.
@@ -82,8 +89,9 @@ mod tests {
         sum.add_all(&ours);
         assert_eq!(sum.of(a), Passed { flows: 2, to_target: 10, to_client: 14 });
         assert_eq!(sum.of(b), Passed { flows: 0, to_target: 1, to_client: 2 });
-        sum.forget(a);
-        assert_eq!((sum.of(a), sum.of(Via::NOTHING)), Default::default());
+        let mut flows = [a, b];
+        sum.forget(a, flows.iter_mut());
+        assert_eq!((sum.of(a), sum.of(Via::NOTHING), flows), (Passed::default(), Passed::default(), [Via::NOTHING, b]));
     }
 
     #[test]

@@ -114,13 +114,11 @@ impl Datagrams {
     }
 
     pub fn passed(&self, sums: &mut Ledger) {
-        sums.add_all(&self.ledger);
-        self.flows.iter().for_each(|(_, _, flow)| sums.bytes(flow.via, flow.passed()));
+        sums.add_living(&self.ledger, self.flows.iter().map(|(_, _, flow)| (flow.via, flow.passed())));
     }
 
     pub fn forget(&mut self, via: Via) {
-        self.flows.values_mut().filter(|flow| flow.via == via).for_each(|flow| flow.via = Via::NOTHING);
-        self.ledger.forget(via);
+        self.ledger.forget(via, self.flows.values_mut().map(|flow| &mut flow.via));
     }
 
     pub fn has_pending(&self) -> bool {

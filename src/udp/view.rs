@@ -13,14 +13,12 @@ impl Udp {
 
     /// Adds what has come by forwards.
     pub fn passed(&self, sums: &mut Ledger) {
-        sums.add_all(&self.ledger);
-        self.table.iter().for_each(|(_, _, flow)| sums.bytes(flow.via, flow.passed()));
+        sums.add_living(&self.ledger, self.table.iter().map(|(_, _, flow)| (flow.via, flow.passed())));
     }
 
     /// A forward is no more.
     pub fn forget(&mut self, via: Via) {
-        self.table.values_mut().filter(|flow| flow.via == via).for_each(|flow| flow.via = Via::NOTHING);
-        self.ledger.forget(via);
+        self.ledger.forget(via, self.table.values_mut().map(|flow| &mut flow.via));
     }
 }
 
