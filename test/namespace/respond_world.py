@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -35,11 +36,13 @@ SO_TIMESTAMP = 29
 class World:
     """`router` and `host` share a link, `eth0` on either side; the host has the bridge `br0`, and on it `container`."""
 
+    _numbers = itertools.count(1)
+
     def __init__(self, laboratory):
-        self.lab, self.names = laboratory, {}
+        self.lab, self.names, number = laboratory, {}, next(World._numbers)
         atexit.register(self.close)
         for name in ("router", "host", "container"):
-            self.names[name] = f"{laboratory.name}{name[0]}"
+            self.names[name] = f"{laboratory.name}{name[0]}{number}"
             self.lab.call(["ip", "netns", "add", self.names[name]])
         self.furnish()
 
