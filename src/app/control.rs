@@ -45,6 +45,8 @@ pub(super) struct Office {
     info: Info,
     config: Shown,
     only: Option<Family>,
+    /// Protocols that are switched off.
+    off: Vec<Proto>,
     ephemeral: RangeInclusive<u16>,
 }
 
@@ -66,6 +68,7 @@ impl Controller {
             archive,
             config: shown,
             only: only_family(config),
+            off: [Proto::Tcp, Proto::Udp].into_iter().filter(|proto| !config.carries(*proto)).collect(),
             ephemeral: ephemeral_ports(),
         };
         Ok(Controller { service: Service::new(listener, owner())?, office })
@@ -159,6 +162,9 @@ impl Office {
 
     fn rules(&self, new: &NewForward) -> Result<Vec<listen::Forward>, String> {
         let (proto, on, name) = meaning(new.option);
+        if self.off.contains(&proto) {
+            return Err("its protocol is switched off".into());
+        }
         let mut spec = match on {
             Side::Host => Spec::parse(proto, &new.spec)?,
             Side::Guest => Spec::parse_outbound(proto, &new.spec)?,

@@ -29,11 +29,7 @@ pub fn forwards(config: &Config) -> anyhow::Result<Forwards> {
         (&config.udp_ns, "-U", Proto::Udp, Side::Guest),
     ];
     for (ports, flag, proto, on) in options {
-        let switched_off = match proto {
-            Proto::Tcp => !config.tcp,
-            Proto::Udp => !config.udp,
-        };
-        if switched_off {
+        if !config.carries(proto) {
             continue;
         }
         let ports = ports.explicit(proto, on, only);

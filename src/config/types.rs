@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::{Addr, Mac, PerFamily};
+use crate::fwd::Proto;
 use crate::fwd::ports::Ports;
 
 /// What the command line asks for.
@@ -344,6 +345,14 @@ impl Config {
     /// The guest's network follows the host's. Without a link there is nothing to follow with.
     pub fn follows(&self) -> bool {
         self.follow && !self.splice_only
+    }
+
+    /// False: the protocol is switched off.
+    pub fn carries(&self, proto: Proto) -> bool {
+        match proto {
+            Proto::Tcp => self.tcp,
+            Proto::Udp => self.udp,
+        }
     }
 
     /// And what we have configured in its namespace.

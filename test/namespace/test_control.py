@@ -309,6 +309,15 @@ class Forwards(Controlled):
         self.assert_connected(client, served)
 
 
+class Without(Controlled):
+    more = ("--no-udp",)
+
+    def test_a_protocol_that_is_switched_off_is_not_forwarded(self):
+        reply = self.control.reply("forward.add", forwards=[{"option": "-u", "spec": "7361"}])
+        self.assertEqual(reply["error"]["data"], [{"index": 0, "message": "its protocol is switched off"}])
+        self.control.ask("forward.add", forwards=[{"option": "-t", "spec": "7361"}])
+
+
 class Workers(Controlled):
     more = ("--queues", "2", "--threads", "2")
 
