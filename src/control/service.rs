@@ -41,7 +41,7 @@ const OVERFLOW_UID: u32 = 65534;
 pub const CLIENTS_MAX: usize = 16;
 /// After this long without a request a client may have to make room.
 pub const SILENT: Duration = Duration::from_secs(10);
-/// Between two looks for somebody who waits, when clients have been silent for that long.
+/// Between two looks for somebody who waits, when clients have been silent for that long, or could not be accepted.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Requests of one client before others have their turn.
 const TURN: usize = 16;
@@ -131,6 +131,8 @@ pub struct Service {
     sessions: [Option<Session>; CLIENTS_MAX],
     /// Who may have more to say.
     again: [bool; CLIENTS_MAX],
+    /// Somebody may wait whom this process could not accept, for want of descriptors or memory.
+    short: bool,
 }
 
 /// Who may ask, beside root.
@@ -158,6 +160,7 @@ impl Service {
             clock: Clock::start(),
             sessions: Default::default(),
             again: [false; CLIENTS_MAX],
+            short: false,
         })
     }
 
@@ -203,12 +206,16 @@ impl Service {
 
     /// The next client, if there is one and room for it.
     fn accept(&mut self) -> Option<usize> {
+        self.short = false;
         loop {
             let slot = self.room()?;
             let (stream, _) = match self.listener.accept() {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return None,
+                Err(e) => {
+                    self.short = e.kind() != io::ErrorKind::WouldBlock;
+                    return None;
+                }
             };
             if !self.owner.admits(&stream) {
                 continue;
@@ -226,10 +233,13 @@ impl Service {
     }
 
     /// How long to wait for events: not at all for who has more to say; while all places are taken, until one of them may be
-    /// given to somebody who waits, of whom the listener has told once.
+    /// given to somebody who waits, of whom the listener has told once; a moment, if somebody could not be accepted.
     pub fn patience(&self) -> Option<Duration> {
         if self.again.contains(&true) {
             return Some(Duration::ZERO);
+        }
+        if self.short {
+            return Some(LOOK_AGAIN);
         }
         let mut silent_since = None;
         for session in &self.sessions {
