@@ -15,6 +15,7 @@
 
 mod apply;
 mod protocol;
+mod steps;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -92,7 +93,7 @@ impl Upkeep {
     pub fn answer(&mut self) -> Option<Answer> {
         let channel = self.channel.as_ref()?;
         let mut room = [0; protocol::ANSWER_BYTES];
-        // Descriptors that come along stay outside: to close one may take as long as its file system likes.
+        // By recv(2), for which the kernel closes what descriptors come along; there is no room to take them.
         let answer = match recv(channel.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT) {
             Ok(len) if len > 0 && self.asked => protocol::decode_answer(&room[..len]),
             Err(nix::Error::EAGAIN) => return None,

@@ -7,12 +7,13 @@ use std::os::unix::fs::FileExt;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, CacheInfo};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use nix::net::if_::if_nametoindex;
 
 use super::super::configure::{add_address, add_route, in_order, to_route_address};
 use super::super::{Error, Interface};
 use super::Wanted;
+use super::steps::{Part, Step, Steps};
 use crate::base::{Addr, Family, Prefix};
 use crate::sys::netlink::{Change, Netlink};
 
@@ -50,7 +51,7 @@ impl Keeper {
         Ok(Keeper { netlink, index, interface, former, routes, sources: false, resolv_conf })
     }
 
-    /// Returns the first thing that went wrong, and how many others did.
+    /// Returns the first thing that went wrong, and how many others did. Those are tried again when the same is set again.
     pub(super) fn set(&mut self, wanted: Wanted) -> Result<(), String> {
         let Wanted { addrs, former, routes, resolv_conf } = wanted;
         let ours: Vec<Prefix> = self.interface.addrs.iter().chain(&self.former).copied().collect();
@@ -67,20 +68,27 @@ impl Keeper {
         let new_routes = messages(self.index, &interface, source);
         let mut steps = Steps::default();
         self.add_addresses(&interface.addrs, &former, &mut steps);
-        let stale = self.add_routes(&new_routes, &mut steps);
+        let here = self.routes_here(&new_routes).map_err(|e| format!("cannot read the routes inside: {e}"))?;
+        let stale = self.add_routes(&new_routes, &here, &mut steps);
         for route in stale {
-            steps.push((RouteNetlinkMessage::DelRoute(route), 0), GONE, || "remove a route".into());
+            let what = format!("remove route {}", shown(&route));
+            steps.push(Step::remove(RouteNetlinkMessage::DelRoute(route.clone()), Part::Route(route), what));
         }
         let gone: Vec<Prefix> =
             ours.into_iter().filter(|p| !interface.addrs.contains(p) && !former.contains(p)).collect();
         for prefix in &gone {
-            steps.push(delete_address(self.index, *prefix), GONE, || format!("remove address {prefix}"));
+            let what = format!("remove address {prefix}");
+            steps.push(Step::remove(delete_address(self.index, *prefix), Part::Address(*prefix), what));
         }
         if !gone.is_empty() {
             self.add_again(&interface, &former, &new_routes, &mut steps);
         }
         (self.interface, self.former, self.routes) = (interface, former, new_routes);
-        let mut faults = steps.apply(&mut self.netlink);
+        let mut faults = Vec::new();
+        for (step, fault) in steps.apply(&mut self.netlink) {
+            self.correct(&step);
+            faults.push(fault);
+        }
         faults.extend(resolv_conf.and_then(|text| self.write_resolv_conf(text.into_bytes())));
         match faults.len() {
             0 => Ok(()),
@@ -89,30 +97,73 @@ impl Keeper {
         }
     }
 
+    /// A step that was in vain: what it was to add is not there, what it was to remove still is.
+    fn correct(&mut self, step: &Step) {
+        match (&step.part, step.removes) {
+            (Part::Address(p), false) => self.interface.addrs.retain(|other| other != p),
+            (Part::Address(p), true) => self.former.push(*p),
+            (Part::Route(r), false) => self.routes.retain(|other| other != r),
+            (Part::Route(r), true) => self.routes.push(r.clone()),
+        }
+    }
+
     fn add_addresses(&self, addrs: &[Prefix], former: &[Prefix], steps: &mut Steps) {
         for prefix in addrs {
-            let what = || format!("add address {prefix}");
+            let what = format!("add address {prefix}");
             if self.former.contains(prefix) && !prefix.addr.is_v4() {
-                steps.push(with_preference(self.index, *prefix, FOR_EVER), &[], what);
+                steps.push(Step::alter(with_preference(self.index, *prefix, FOR_EVER), Part::Address(*prefix), what));
             } else if !self.interface.addrs.contains(prefix) && !self.former.contains(prefix) {
-                steps.push(add_address(self.index, *prefix), THERE, what);
+                steps.push(Step::add(add_address(self.index, *prefix), Part::Address(*prefix), what));
             }
         }
         // RFC 4862 §5.5.4: nothing new begins with them.
         for prefix in former.iter().filter(|p| !p.addr.is_v4() && !self.former.contains(p)) {
-            steps.push(with_preference(self.index, *prefix, 0), &[], || format!("deprecate address {prefix}"));
+            let what = format!("deprecate address {prefix}");
+            steps.push(Step::alter(with_preference(self.index, *prefix, 0), Part::Address(*prefix), what));
         }
     }
 
+    /// Who has the routes of the names of `new`: one for each that is found in the main table.
+    fn routes_here(&mut self, new: &[RouteMessage]) -> io::Result<Vec<(Name, Holder)>> {
+        let names: Vec<Name> = new.iter().filter(|r| !self.routes.contains(r)).map(name).collect();
+        let mut families: Vec<_> = new.iter().map(|r| r.header.address_family).collect();
+        families.dedup();
+        let (mut all, index) = (Vec::new(), self.index);
+        for family in families.into_iter().filter(|_| !names.is_empty()) {
+            let mut request = RouteMessage::default();
+            (request.header.address_family, request.header.table) = (family, RouteHeader::RT_TABLE_MAIN);
+            let mut found = Vec::new();
+            self.netlink.dump_into(
+                &RouteNetlinkMessage::GetRoute(request),
+                &mut found,
+                Vec::clear,
+                |found, message| {
+                    let RouteNetlinkMessage::NewRoute(route) = message else { return };
+                    let name = name(&route);
+                    if route.header.table == RouteHeader::RT_TABLE_MAIN && names.contains(&name) {
+                        found.push((name, if is_of(&route, index) { Holder::Us } else { Holder::Others }));
+                    }
+                },
+            )?;
+            all.append(&mut found);
+        }
+        Ok(all)
+    }
+
     /// Returns those of before that are still to be removed.
-    fn add_routes(&self, new: &[RouteMessage], steps: &mut Steps) -> Vec<RouteMessage> {
+    fn add_routes(&self, new: &[RouteMessage], here: &[(Name, Holder)], steps: &mut Steps) -> Vec<RouteMessage> {
         let mut stale: Vec<RouteMessage> = self.routes.iter().filter(|r| !new.contains(r)).cloned().collect();
         for route in new.iter().filter(|r| !self.routes.contains(r)) {
-            let replaced = stale.iter().position(|old| name(old) == name(route)).map(|at| stale.remove(at));
+            let name_of_it = name(route);
+            let mut holders = here.iter().filter(|(name, _)| *name == name_of_it).map(|(_, holder)| *holder);
+            // The kernel would exchange one of another interface as well.
+            let ours_alone = holders.clone().count() > 0 && holders.all(|holder| holder == Holder::Us);
+            let replaced = stale.iter().position(|old| ours_alone && name(old) == name_of_it);
             // One of the same name is exchanged without a moment between.
             let flags = NLM_F_CREATE | if replaced.is_some() { NLM_F_REPLACE } else { NLM_F_EXCL };
-            let what = || format!("add route {}", shown(route));
-            steps.push((RouteNetlinkMessage::NewRoute(route.clone()), flags), THERE, what);
+            replaced.map(|at| stale.remove(at));
+            let change = (RouteNetlinkMessage::NewRoute(route.clone()), flags);
+            steps.push(Step::add(change, Part::Route(route.clone()), format!("add route {}", shown(route))));
         }
         stale
     }
@@ -120,15 +171,17 @@ impl Keeper {
     /// With an address the kernel may have removed more: other addresses of the same subnet (`promote_secondaries`), and routes.
     fn add_again(&self, interface: &Interface, former: &[Prefix], routes: &[RouteMessage], steps: &mut Steps) {
         for prefix in interface.addrs.iter().chain(former).filter(|p| p.addr.is_v4()) {
-            steps.push(add_address(self.index, *prefix), THERE, || format!("add address {prefix} again"));
+            let what = format!("add address {prefix} again");
+            steps.push(Step::add(add_address(self.index, *prefix), Part::Address(*prefix), what));
         }
         // An IPv6 address has one prefix at a time.
         for prefix in interface.addrs.iter().filter(|p| !p.addr.is_v4() && !self.interface.addrs.contains(p)) {
-            steps.push(add_address(self.index, *prefix), THERE, || format!("add address {prefix}"));
+            let what = format!("add address {prefix}");
+            steps.push(Step::add(add_address(self.index, *prefix), Part::Address(*prefix), what));
         }
         for route in routes {
             let change = (RouteNetlinkMessage::NewRoute(route.clone()), NLM_F_CREATE | NLM_F_EXCL);
-            steps.push(change, THERE, || format!("add route {} again", shown(route)));
+            steps.push(Step::add(change, Part::Route(route.clone()), format!("add route {} again", shown(route))));
         }
     }
 
@@ -158,34 +211,6 @@ impl Keeper {
     }
 }
 
-/// Changes, which errors of each are none, and what to call it.
-#[derive(Default)]
-struct Steps {
-    changes: Vec<Change>,
-    meaning: Vec<(&'static [i32], String)>,
-}
-
-impl Steps {
-    fn push(&mut self, change: Change, tolerates: &'static [i32], what: impl FnOnce() -> String) {
-        self.changes.push(change);
-        self.meaning.push((tolerates, what()));
-    }
-
-    /// What went wrong; a sentence each.
-    fn apply(self, netlink: &mut Netlink) -> Vec<String> {
-        match netlink.apply(&self.changes) {
-            Err(e) => vec![format!("cannot speak netlink: {e}")],
-            Ok(outcome) => {
-                let fault = |((tolerates, what), result): ((&[i32], String), io::Result<()>)| {
-                    let e = result.err()?;
-                    (!tolerates.contains(&e.raw_os_error().unwrap_or(0))).then(|| format!("cannot {what}: {e}"))
-                };
-                self.meaning.into_iter().zip(outcome).filter_map(fault).collect()
-            }
-        }
-    }
-}
-
 /// The routes that we make, each after those it depends on. `source`: the address that IPv4 begins with.
 fn messages(index: u32, interface: &Interface, source: Option<Addr>) -> Vec<RouteMessage> {
     let message = |route| match add_route(index, route, interface).0 {
@@ -200,7 +225,25 @@ fn messages(index: u32, interface: &Interface, source: Option<Addr>) -> Vec<Rout
 }
 
 /// By what the kernel tells routes of one table apart: family, destination and metric.
-fn name(m: &RouteMessage) -> (u8, u8, Option<RouteAttribute>, u32) {
+type Name = (u8, u8, Option<RouteAttribute>, u32);
+
+/// Whose interface a route leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    Us,
+    Others,
+}
+
+/// True if all of the route leads to this interface.
+fn is_of(m: &RouteMessage, index: u32) -> bool {
+    m.attributes.iter().all(|a| match a {
+        RouteAttribute::Oif(oif) => *oif == index,
+        RouteAttribute::MultiPath(hops) => hops.iter().all(|hop| hop.interface_index == index),
+        _ => true,
+    })
+}
+
+fn name(m: &RouteMessage) -> Name {
     let find = |is: fn(&RouteAttribute) -> bool| m.attributes.iter().find(|a| is(a)).cloned();
     let metric = match find(|a| matches!(a, RouteAttribute::Priority(_))) {
         Some(RouteAttribute::Priority(n)) => n,
@@ -221,10 +264,10 @@ fn shown(m: &RouteMessage) -> String {
     dst.map_or("default".into(), |dst| format!("{dst}/{}", m.header.destination_prefix_length))
 }
 
-fn delete_address(index: u32, prefix: Prefix) -> Change {
+fn delete_address(index: u32, prefix: Prefix) -> RouteNetlinkMessage {
     match add_address(index, prefix).0 {
-        RouteNetlinkMessage::NewAddress(m) => (RouteNetlinkMessage::DelAddress(m), 0),
-        other => (other, 0),
+        RouteNetlinkMessage::NewAddress(m) => RouteNetlinkMessage::DelAddress(m),
+        other => other,
     }
 }
 
@@ -240,9 +283,6 @@ fn with_preference(index: u32, prefix: Prefix, preferred_s: u32) -> Change {
 }
 
 const FOR_EVER: u32 = u32::MAX;
-/// The guest may have been quicker, one way or the other; and it may have no IPv6.
-const THERE: &[i32] = &[libc::EEXIST, libc::EACCES, libc::EOPNOTSUPP, libc::EAFNOSUPPORT];
-const GONE: &[i32] = &[libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV, libc::EAFNOSUPPORT];
 
 #[cfg(test)]
 mod tests {
@@ -280,12 +320,42 @@ mod tests {
     fn a_default_route_is_exchanged_and_others_come_before_old_ones_go() {
         let office = Route::new(Prefix::new(addr("203.0.113.0"), 24), Some(addr("192.0.2.9")));
         let k = keeper(&["192.0.2.7"], vec![Route::default_via(addr("192.0.2.1")), office]);
-        let new = interface(&["192.0.2.7"], vec![Route::default_via(addr("192.0.2.2"))]);
+        let new = messages(1, &interface(&["192.0.2.7"], vec![Route::default_via(addr("192.0.2.2"))]), None);
         let mut steps = Steps::default();
-        let stale = k.add_routes(&messages(1, &new, None), &mut steps);
-        assert_eq!(steps.changes.len(), 1);
-        assert_eq!(steps.changes[0].1, NLM_F_CREATE | NLM_F_REPLACE);
+        let stale = k.add_routes(&new, &[(name(&new[0]), Holder::Us)], &mut steps);
+        assert_eq!(flags(&steps), [NLM_F_CREATE | NLM_F_REPLACE]);
         assert_eq!(stale.iter().map(shown).collect::<Vec<_>>(), ["203.0.113.0/24"]);
+    }
+
+    #[test]
+    fn a_default_route_of_somebody_else_is_never_exchanged() {
+        let k = keeper(&["192.0.2.7"], vec![Route::default_via(addr("192.0.2.1"))]);
+        let new = messages(1, &interface(&["192.0.2.7"], vec![Route::default_via(addr("192.0.2.2"))]), None);
+        let name = name(&new[0]);
+        let both = [(name.clone(), Holder::Us), (name.clone(), Holder::Others)];
+        for here in [&[][..], &[(name, Holder::Others)], &both] {
+            let mut steps = Steps::default();
+            let stale = k.add_routes(&new, here, &mut steps);
+            assert_eq!(flags(&steps), [NLM_F_CREATE | NLM_F_EXCL]);
+            assert_eq!(stale, k.routes);
+        }
+    }
+
+    #[test]
+    fn what_was_done_in_vain_is_not_taken_for_done() {
+        let mut k = keeper(&["192.0.2.7", "2001:db8::7"], vec![Route::default_via(addr("192.0.2.1"))]);
+        let (address, route) = (k.interface.addrs[0], k.routes[0].clone());
+        let (never, none) = (RouteNetlinkMessage::DelRoute(route.clone()), String::new);
+        k.correct(&Step::add((never.clone(), 0), Part::Address(address), none()));
+        k.correct(&Step::add((never.clone(), 0), Part::Route(route.clone()), none()));
+        assert_eq!((k.interface.addrs.len(), k.routes.len()), (1, 0));
+        k.correct(&Step::remove(never.clone(), Part::Address(address), none()));
+        k.correct(&Step::remove(never, Part::Route(route.clone()), none()));
+        assert_eq!((k.former, k.routes), (vec![address], vec![route]));
+    }
+
+    fn flags(steps: &Steps) -> Vec<u16> {
+        steps.iter().map(|step| step.change.1).collect()
     }
 
     #[test]
@@ -295,7 +365,7 @@ mod tests {
         let mut steps = Steps::default();
         let same = interface(&["192.0.2.7", "2001:db8::7"], routes);
         k.add_addresses(&same.addrs, &[], &mut steps);
-        assert!(k.add_routes(&messages(1, &same, None), &mut steps).is_empty() && steps.changes.is_empty());
+        assert!(k.add_routes(&messages(1, &same, None), &[], &mut steps).is_empty() && steps.iter().count() == 0);
     }
 
     #[test]
