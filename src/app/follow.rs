@@ -44,7 +44,9 @@ pub struct Following {
     upkeep: Option<Upkeep>,
     /// ... and what it has, or will have in a moment.
     inside: Wanted,
-    /// A timer runs to look whether former addresses can go.
+    /// Changes inside that failed since one succeeded, or since something new was wanted.
+    failures: u32,
+    /// A timer runs to look at what is inside: former addresses that can go, a change to try again.
     lingers: bool,
 }
 
@@ -106,6 +108,7 @@ impl Following {
             reader: None,
             upkeep: None,
             inside,
+            failures: 0,
             lingers: false,
         }
     }
@@ -122,24 +125,28 @@ impl Following {
     }
 
     /// Reads the host, and returns the plan until now if there is another.
-    fn plan_again(&mut self) -> Result<Option<Plan>, host::Error> {
-        let network = match self.host.read(&self.network.resolv) {
-            Ok(network) => better_of(&self.network, network),
+    fn read_again(&mut self) -> Result<Option<Plan>, host::Error> {
+        match self.host.read(&self.network.resolv) {
+            Ok(network) => self.network = better_of(&self.network, network),
             // It may come back.
-            Err(host::Error::NoInterface(_)) => self.network.clone(),
+            Err(host::Error::NoInterface(_)) => {}
             Err(e) => return Err(e),
-        };
-        let plan = plan(&self.config, &network, self.seed);
-        self.network = network;
+        }
+        Ok(self.plan_again())
+    }
+
+    /// The plan until now, if there is another for what the host has.
+    fn plan_again(&mut self) -> Option<Plan> {
+        let plan = plan(&self.config, &self.network, self.seed);
         if plan == self.plan {
-            return Ok(None);
+            return None;
         }
         let new = summary(&self.config, &self.network, &plan, Rules::default());
         let mut shown = self.shown.summary();
         let Summary { socket, inbound, outbound, .. } = std::mem::take(&mut *shown);
         *shown = Summary { socket, inbound, outbound, ..new };
         drop(shown);
-        Ok(Some(std::mem::replace(&mut self.plan, plan)))
+        Some(std::mem::replace(&mut self.plan, plan))
     }
 }
 
@@ -175,7 +182,7 @@ impl Engine {
     /// There are news about the host's network, or what is changed inside has been changed.
     pub(super) fn follow_event(&mut self, token: Token, now: Instant) {
         match token {
-            UPKEEP => return self.hear_upkeep(),
+            UPKEEP => return self.hear_upkeep(now),
             NAMES => return self.names_changed(now),
             _ => {}
         }
@@ -197,7 +204,7 @@ impl Engine {
         match following.host.look(now) {
             host::Look::Never => {}
             host::Look::At(at) => self.timers.arm(at, Token::only(Kind::Follow)),
-            host::Look::Now => self.plan_again(now),
+            host::Look::Now => self.read_again(now),
         }
     }
 
@@ -206,7 +213,9 @@ impl Engine {
         match following.reader.as_ref().map(Reader::news) {
             Some(Ok(Some(resolv))) if resolv != following.network.resolv => {
                 following.network.resolv = resolv;
-                self.plan_again(now);
+                if let Some(old) = following.plan_again() {
+                    self.take_over(&old, now);
+                }
             }
             Some(Err(e)) => {
                 log::warn!("changes of resolv.conf are not followed any more: {e}");
@@ -216,10 +225,10 @@ impl Engine {
         }
     }
 
-    fn plan_again(&mut self, now: Instant) {
+    fn read_again(&mut self, now: Instant) {
         let Some(following) = &mut self.following else { return };
         let began = self.clock.now();
-        let planned = following.plan_again();
+        let planned = following.read_again();
         let again = following.host.has_read(began, self.clock.now(), planned.is_err());
         if let Some(at) = again {
             self.timers.arm(at, Token::only(Kind::Follow));
@@ -269,11 +278,16 @@ impl Engine {
                 *slot = following.plan.nat.assigned[f];
             }
         }
-        if !former.is_empty() && !std::mem::replace(&mut following.lingers, true) {
+        let wanted = wanted(&following.plan, former);
+        let is_new = wanted != following.inside;
+        if is_new {
+            following.failures = 0;
+        }
+        let again = following.failures > 0 && following.failures < TRIES;
+        if !wanted.former.is_empty() && !std::mem::replace(&mut following.lingers, true) {
             self.timers.arm(now + LINGER, UPKEEP);
         }
-        let wanted = wanted(&following.plan, former);
-        if wanted == following.inside {
+        if !is_new && !again {
             return;
         }
         following.inside = wanted.clone();
@@ -282,11 +296,24 @@ impl Engine {
         }
     }
 
-    fn hear_upkeep(&mut self) {
-        while let Some(answer) = self.following.as_mut().and_then(|f| f.upkeep.as_mut()).and_then(Upkeep::answer) {
+    fn hear_upkeep(&mut self, now: Instant) {
+        while let Some((following, answer)) = self.following.as_mut().and_then(|f| {
+            let answer = f.upkeep.as_mut()?.answer()?;
+            Some((f, answer))
+        }) {
             match answer {
-                Answer::Done => log::info!("the guest's interface has been changed"),
-                Answer::Failed(text) => log::warn!("the guest's interface could be changed in part only: {text}"),
+                Answer::Done => {
+                    following.failures = 0;
+                    log::info!("the guest's interface has been changed");
+                }
+                Answer::Failed(text) => {
+                    following.failures += 1;
+                    let then = if following.failures < TRIES { "; it is tried again" } else { "" };
+                    log::warn!("the guest's interface could be changed in part only: {text}{then}");
+                    if !then.is_empty() && !std::mem::replace(&mut following.lingers, true) {
+                        self.timers.arm(now + LINGER, UPKEEP);
+                    }
+                }
                 Answer::Gone => self.lose_upkeep(),
             }
         }
@@ -341,6 +368,8 @@ impl Engine {
                 dns_host: PerFamily::default(),
                 assigned: old.nat.assigned,
             };
+            // A network that comes and goes is one.
+            all.retain(|n| !n.is_within(&latest));
             all.insert(0, latest);
             all.truncate(FORMER_MAX);
             self.following.iter_mut().for_each(|f| f.changed = now);
@@ -396,11 +425,16 @@ impl Engine {
 fn as_of(mut all: Vec<Former>, new: &Plan) -> Vec<Former> {
     let servers = &new.gateway.dns;
     let first = |f: Family| new.nat.dns_host[f].or(servers.iter().copied().find(|a| !new.nat.dns_forward.is(a)));
-    // A name server of now is meant itself, whoever had its address before.
+    // A name server of now is meant itself, whoever had its address before ...
     let still = |addr: Option<Addr>| addr.filter(|a| !servers.contains(a));
+    // ... and so is any other station of the link of now. A name server of before that has become one is led elsewhere all the
+    // same: by port 53 alone, which a guest that has not renewed its lease has nobody else for.
+    let assigned = &new.gateway.assigned;
+    let on_link = |a: &Addr| assigned[a.family()].is_some_and(|(own, len)| Prefix::new(own, len).contains(a));
+    let elsewhere = |addr: Option<Addr>| still(addr).filter(|a| !on_link(a));
     for n in &mut all {
         n.dns_host = PerFamily::new(first(Family::V4), first(Family::V6));
-        n.map_host_loopback = PerFamily::new(still(n.map_host_loopback.v4), still(n.map_host_loopback.v6));
+        n.map_host_loopback = PerFamily::new(elsewhere(n.map_host_loopback.v4), elsewhere(n.map_host_loopback.v6));
         n.dns_forward = PerFamily::new(still(n.dns_forward.v4), still(n.dns_forward.v6));
     }
     all
@@ -458,8 +492,10 @@ fn copied(plan: &Plan, f: Family) -> (Vec<&Prefix>, Vec<&Route>) {
 const UPKEEP: Token = Token { kind: Kind::Follow, generation: 0, index: 2 };
 /// The event of who reads resolv.conf.
 const NAMES: Token = Token { kind: Kind::Follow, generation: 0, index: 3 };
-/// Between such looks, while there are former addresses.
+/// Between such looks, while there are former addresses or something to try again.
 const LINGER: Duration = Duration::from_secs(30);
+/// Of a change inside that fails: what nobody mends in a minute or two stays as it is until the next change.
+const TRIES: u32 = 4;
 /// The event for [`Engine::forget_former`].
 const FORGET: Token = Token { kind: Kind::Follow, generation: 0, index: 1 };
 /// As long as the longest lease of the gateway's.

@@ -43,6 +43,19 @@ pub struct Former {
     pub assigned: PerFamily<Option<Addr>>,
 }
 
+impl Former {
+    /// True if all that this leads, `other` leads the same way.
+    pub fn is_within(&self, other: &Former) -> bool {
+        let pairs = [
+            (&self.map_host_loopback, &other.map_host_loopback),
+            (&self.dns_forward, &other.dns_forward),
+            (&self.assigned, &other.assigned),
+        ];
+        let within = |f: Family| pairs.iter().all(|(own, others)| own[f].is_none() || own[f] == others[f]);
+        within(Family::V4) && within(Family::V6)
+    }
+}
+
 impl Nat {
     /// Where on the host a packet from the guest to `dst` goes. First match wins.
     pub fn to_host(&self, dst: Endpoint) -> Endpoint {

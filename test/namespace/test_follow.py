@@ -182,6 +182,16 @@ class Namespaces(Follow):
             self.assert_has(guest, [*SECOND[::2], "172.16.0.1"], SECOND[1::2])
             self.assertIn("172.17.0.0/16 via 172.16.0.9", guest.output("ip route"))
 
+    def test_a_default_route_of_the_guest_s_own_is_not_exchanged_for_ours(self):
+        own4, own6 = "172.16.0.9", "fe80::9"
+        with self.on(*join(FIRST)), self.lab.guest("--debug") as guest:
+            self.assert_has(guest, FIRST[::2], FIRST[1::2])
+            guest.run("ip link add own type veth peer name other; ip link set other up; ip link set own up; "
+                      f"ip addr add 172.16.0.1/24 dev own; ip route replace default via {own4}; ip -6 route replace default via {own6} dev own metric 1024")
+            self.assert_has(guest, FIRST[::2], [own4, own6])
+            self.move(FIRST, SECOND)
+            self.assert_has(guest, SECOND[::2], [own4, own6])
+
     def test_resolv_conf_of_the_command_follows(self):
         with self.on(*join(FIRST)), self.lab.guest("--debug") as guest:
             self.assertIn(f"nameserver {FIRST[1]}", self.resolv_conf(guest))

@@ -73,3 +73,25 @@ fn name_servers_of_now_are_not_led_elsewhere() {
     let gone = as_of(home, &planned(&there)).remove(0);
     assert_eq!((gone.map_host_loopback, gone.dns_forward), (PerFamily::default(), PerFamily::default()));
 }
+
+#[test]
+fn a_station_of_the_link_of_now_is_meant_itself() {
+    let gateway = PerFamily::new(Some(addr("192.0.2.1")), Some(addr("2001:db8::1")));
+    let before = vec![Former { map_host_loopback: gateway, dns_forward: gateway, ..Former::default() }];
+    // Another router of the same prefix: 192.0.2.1 may be anybody now.
+    let moved = network(&[("192.0.2.7", 24, "192.0.2.254"), ("2001:db8:1::7", 64, "fe80::2:2")]);
+    let kept = as_of(before, &planned(&moved)).remove(0);
+    assert_eq!(kept.map_host_loopback, PerFamily::new(None, gateway.v6));
+    // The guest has not renewed its lease: it asks there.
+    assert_eq!(kept.dns_forward, gateway);
+}
+
+#[test]
+fn a_network_that_comes_and_goes_is_one() {
+    let gateway = PerFamily::new(Some(addr("192.0.2.1")), None);
+    let whole = Former { map_host_loopback: gateway, dns_forward: gateway, assigned: gateway, ..Former::default() };
+    let part = Former { map_host_loopback: PerFamily::default(), ..whole.clone() };
+    assert!(whole.is_within(&whole) && part.is_within(&whole) && !whole.is_within(&part));
+    let other = Former { assigned: PerFamily::new(Some(addr("192.0.2.2")), None), ..whole.clone() };
+    assert!(!other.is_within(&whole));
+}
