@@ -187,7 +187,8 @@ class Namespaces(Follow):
         with self.on(*join(FIRST)), self.lab.guest("--debug") as guest:
             self.assert_has(guest, FIRST[::2], FIRST[1::2])
             guest.run("ip link add own type veth peer name other; ip link set other up; ip link set own up; "
-                      f"ip addr add 172.16.0.1/24 dev own; ip route replace default via {own4}; ip -6 route replace default via {own6} dev own metric 1024")
+                      f"ip addr add 172.16.0.1/24 dev own; ip route replace default via {own4}; "
+                      f"ip -6 route replace default via {own6} dev own metric 1024")
             self.assert_has(guest, FIRST[::2], [own4, own6])
             self.move(FIRST, SECOND)
             self.assert_has(guest, SECOND[::2], [own4, own6])
