@@ -48,9 +48,12 @@ class Lab:
         if not os.path.exists(path):
             sys.exit(f"{path} is missing: run `cargo build --release --bins --examples` first.")
         copy = os.path.join(self.dir, name or os.path.basename(path))
-        with contextlib.suppress(shutil.SameFileError):
-            shutil.copy(path, copy)
-        os.chmod(copy, 0o755)
+        if os.path.realpath(path) == os.path.realpath(copy):
+            return copy
+        # One of before may still be running: it keeps its file.
+        shutil.copy(path, copy + ".new")
+        os.chmod(copy + ".new", 0o755)
+        os.replace(copy + ".new", copy)
         return copy
 
     # Guests

@@ -31,11 +31,13 @@ class Unconfigured(Case):
         return path, told
 
     def run_client(self, *command, timeout=25):
-        """With the outer root's rights, and directories for its state that nobody else sees."""
+        """With the outer root's rights, and directories for its state that nobody else sees. What it leaves in the background
+        ends with it, as a process namespace does."""
         quoted = " ".join(f"'{word}'" for word in command)
         script = ("mount -t tmpfs none /run; mkdir -p /var/lib/dhcpcd /var/lib/dhcp; mount -t tmpfs none /var/lib/dhcpcd;"
                   f"mount -t tmpfs none /var/lib/dhcp; {quoted}")
-        argv = [self.lab.tool, "enter", "--net-only", str(self.own.pid), "--", "unshare", "--mount", "sh", "-c", script]
+        argv = [self.lab.tool, "enter", "--net-only", str(self.own.pid), "--", "unshare", "--mount", "--pid", "--fork",
+                "sh", "-c", script]
         return self.lab.call(argv, timeout=timeout, check=False)
 
     def told(self, path):
