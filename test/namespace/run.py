@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""Tests in real namespaces: `run.py [--list] [PATTERN...]`, as root. Prints one line a test and a closing line.
+"""Tests in real namespaces: `run.py [--list] [--without PATTERN]... [PATTERN...]`, as root. Prints one line a test and a
+closing line.
 
 A pattern is a part of a test's name. A test that lacks something it needs fails; none is skipped.
 """
@@ -79,6 +80,7 @@ def tests_in(suite):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="print the names and end")
+    parser.add_argument("--without", action="append", default=[], metavar="PATTERN", help="leave these out")
     parser.add_argument("patterns", nargs="*", help="parts of the names of the tests to run")
     options = parser.parse_args()
 
@@ -86,7 +88,8 @@ def main():
     here = pathlib.Path(__file__).parent
     modules = [importlib.import_module(file.stem) for file in sorted(here.glob("test_*.py"))]
     chosen = [test for module in modules for test in tests_in(loader.loadTestsFromModule(module))
-              if not options.patterns or any(pattern in name_of(test) for pattern in options.patterns)]
+              if (not options.patterns or any(pattern in name_of(test) for pattern in options.patterns))
+              and not any(pattern in name_of(test) for pattern in options.without)]
     if options.list:
         print("\n".join(map(name_of, chosen)))
         return 0
