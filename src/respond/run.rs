@@ -20,6 +20,7 @@ use crate::base::{Clock, Instant};
 use crate::control::service::Service;
 use crate::sys::packet::Inbox;
 use crate::sys::signal::Signals;
+use crate::sys::text::Clean;
 
 pub struct Parts {
     pub responder: Responder,
@@ -43,6 +44,9 @@ pub struct Loop {
     /// When to look at the links again, if something about them has changed.
     look_at: Option<Instant>,
     looked_at: Instant,
+    code: Option<Clean>,
+    /// Code that is seldom needed has just been used.
+    unsettled: bool,
 }
 
 const SIGNALS: Token = Token(0);
@@ -55,11 +59,15 @@ const SOCKETS: usize = 4;
 const BATCHES: usize = 8;
 /// The kernel's news come in crowds, as when a container starts; the lists are read this often at most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// When nothing has happened for so long, code that is seldom needed is let go of.
+const SETTLED: Duration = Duration::from_secs(1);
 
 impl Loop {
+    /// `code`: what is seldom needed of it is let go of.
+    ///
     /// # Errors
     /// The kernel's, as a sentence.
-    pub fn new(parts: Parts) -> anyhow::Result<Loop> {
+    pub fn new(parts: Parts, code: Option<Clean>) -> anyhow::Result<Loop> {
         let poll = Poll::new().context("cannot wait for events")?;
         let register = |fd, token| poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE);
         let all = || -> io::Result<()> {
@@ -88,6 +96,8 @@ impl Loop {
             out: Vec::new(),
             look_at: None,
             looked_at: Clock::BEGIN,
+            code,
+            unsettled: true,
         })
     }
 
@@ -103,10 +113,13 @@ impl Loop {
         let mut events = Events::with_capacity(16);
         loop {
             let mut asked = false;
-            let wait = self.patience();
+            let (wait, began) = (self.patience(), self.clock.now());
             match self.poll.poll(&mut events, wait) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other.context("cannot wait for events")?,
+            }
+            if self.unsettled && self.clock.now().since(began) >= SETTLED {
+                self.settle();
             }
             for event in &events {
                 match event.token() {
@@ -143,7 +156,16 @@ impl Loop {
         };
         let own = self.parts.responder.deadline().into_iter().chain(self.look_at).min().map(until);
         let control = self.parts.control.as_ref().and_then(Service::patience);
-        own.into_iter().chain(control).min()
+        let settling = self.unsettled.then_some(SETTLED);
+        own.into_iter().chain(control).chain(settling).min()
+    }
+
+    /// The start, and reading the kernel's lists, take more code than all the rest.
+    fn settle(&mut self) {
+        self.unsettled = false;
+        if let Some(Err(e)) = self.code.as_ref().map(Clean::let_go) {
+            log::debug!("code that is seldom needed stays in memory: {e}");
+        }
     }
 
     /// True if a client wants the end. `asked`: there was an event; else its own patience may be over.
@@ -180,7 +202,7 @@ impl Loop {
         if self.look_at.is_none_or(|at| at > now) {
             return;
         }
-        (self.look_at, self.looked_at) = (None, now);
+        (self.look_at, self.looked_at, self.unsettled) = (None, now, true);
         let looked = self.parts.kernel.links().and_then(|links| {
             self.parts.responder.set_links(links);
             self.parts.sockets.follow(&self.parts.responder).context("cannot hear a link that has come back")

@@ -97,8 +97,8 @@ fn serve(
         |p| process::PidFile::create(p).with_context(|| format!("cannot write the PID file '{}'", p.display()));
     let pid_file = options.pid_file.as_deref().map(create).transpose()?;
     let summary = summary(parts.responder.settings());
-    let mut serving = Loop::new(parts)?;
-    let code = Clean::list();
+    let code = Clean::list().inspect_err(|e| log::debug!("the code of the start stays in memory: {e}"));
+    let mut serving = Loop::new(parts, code.ok())?;
     confine(options, identity, lacks)?;
     log::info!("{summary}");
     if let Some(file) = pid_file {
@@ -106,10 +106,6 @@ fn serve(
     }
     logging::started();
     tell_manager(manager, &format!("READY=1\nSTATUS={summary}"));
-    // Reading the command line and isolating takes more code than all the rest.
-    if let Err(e) = code.and_then(|code| code.let_go()) {
-        log::debug!("the code of the start stays in memory: {e}");
-    }
     serving.run()?;
     tell_manager(manager, "STOPPING=1\nSTATUS=Ending");
     Ok(())

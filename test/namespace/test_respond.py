@@ -136,8 +136,10 @@ class Static(Behind):
             self.assertEqual((now["Seccomp"], now["NoNewPrivs"], now["Threads"]), ("2", "1", "1"))
             self.assertEqual(now["Uid"].split()[0], "65534")
             self.assertEqual(os.listdir(f"/proc/{pid}/root"), [])
-            # The client that has just asked is gone for it, too.
-            time.sleep(0.3)
+            self.world.reaches(CONTAINER)
+            # The client that has just asked is gone for it, too, and the code of the start.
+            time.sleep(1.5)
+            self.assertLess(int(status(pid)["VmRSS"].split()[0]), 3000)
             before = status(pid)["voluntary_ctxt_switches"]
             time.sleep(1)
             self.assertEqual(status(pid)["voluntary_ctxt_switches"], before)
