@@ -4,6 +4,8 @@
 //! While the host has no network at all, the guest keeps what it has: there is nothing better to tell it, and most often the
 //! same network comes back.
 
+mod words;
+
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
@@ -18,7 +20,7 @@ use super::engine::Engine;
 use super::plan::{Plan, plan};
 use super::summary::{Rules, summary};
 use super::teamwork::COUNTING;
-use crate::base::{Addr, Family, Instant, Kind, Mac, PerFamily, Prefix, Route, Token};
+use crate::base::{Addr, Family, Instant, Kind, Mac, PerFamily, Prefix, Token};
 use crate::config::Config;
 use crate::fwd::{Former, Nat};
 use crate::guest::Facts;
@@ -245,7 +247,7 @@ impl Engine {
         let Some(following) = &mut self.following else { return };
         let (plan, template) = (following.plan.clone(), templates(&following.network));
         let (silent, configured) = (self.l2.guest_mac == Mac::BROADCAST, following.upkeep.is_some());
-        differences(old, &plan).iter().for_each(|line| log::info!("{line}"));
+        words::differences(old, &plan).iter().for_each(|line| log::info!("{line}"));
         let before = PerFamily::new(self.l2.guest_v4, self.l2.guest_v6);
         let nat = Nat { former: self.former(old, &plan, now), ..plan.nat.clone() };
         for (slot, f) in [(&mut self.l2.guest_v4, Family::V4), (&mut self.l2.guest_v6, Family::V6)] {
@@ -451,41 +453,6 @@ fn wanted(plan: &Plan, former: Vec<Prefix>) -> Wanted {
 fn better_of(old: &Network, new: Network) -> Network {
     let is_connected = |n: &Network| [&n.families.v4, &n.families.v6].into_iter().flatten().any(|t| !t.is_local());
     if is_connected(&new) || !is_connected(old) { new } else { Network { resolv: new.resolv, ..old.clone() } }
-}
-
-/// What the guest will see of the change; a sentence each.
-fn differences(old: &Plan, new: &Plan) -> Vec<String> {
-    let mut lines = Vec::new();
-    for (f, name) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
-        let (before, now) = (shown(old, f), shown(new, f));
-        if before != now {
-            lines.push(format!("the host's {name} network has changed: the guest has {now} now, not {before}"));
-        } else if copied(old, f) != copied(new, f) {
-            lines.push(format!("the host's {name} addresses or routes have changed: the guest still has {now}"));
-        }
-    }
-    if old.gateway.dns != new.gateway.dns
-        || old.nat.dns_host != new.nat.dns_host
-        || old.gateway.search != new.gateway.search
-    {
-        let list: Vec<String> = new.gateway.dns.iter().map(Addr::to_string).collect();
-        let servers = if list.is_empty() { "none".into() } else { list.join(", ") };
-        lines.push(format!("the host resolves names differently: the guest's name servers are {servers} now"));
-    }
-    lines
-}
-
-/// Address and gateway.
-fn shown(plan: &Plan, f: Family) -> String {
-    let address = plan.gateway.assigned[f].map_or("no address".into(), |(addr, len)| format!("{addr}/{len}"));
-    let gateway = plan.nat.gateway[f].or(plan.nat.our_link_local.filter(|_| f == Family::V6));
-    gateway.map_or(address.clone(), |gateway| format!("{address} by {gateway}"))
-}
-
-/// What an interface has that we configure.
-fn copied(plan: &Plan, f: Family) -> (Vec<&Prefix>, Vec<&Route>) {
-    let Interface { addrs, routes, .. } = &plan.interface;
-    (addrs.iter().filter(|p| p.addr.family() == f).collect(), routes.iter().filter(|r| r.family() == f).collect())
 }
 
 /// The event of whoever changes the interface inside, and the time to look whether former addresses can go.

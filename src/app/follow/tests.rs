@@ -1,4 +1,5 @@
 use super::*;
+use crate::base::Route;
 use crate::config::{self, Command};
 use crate::host::{Address, Dump, Link, Select, TableRoute};
 
@@ -53,9 +54,9 @@ fn names_are_followed_without_a_network_too() {
 fn what_has_changed_is_said() {
     let (home, office) = (planned(&network(&[HOME, HOME6])), planned(&network(&[OFFICE, HOME6])));
     let moved = "the host's IPv4 network has changed: the guest has 198.51.100.7/24 by 198.51.100.1 now, not 192.0.2.7/24 by 192.0.2.1";
-    assert_eq!(differences(&home, &office), [moved]);
-    assert_eq!(differences(&home, &home), Vec::<String>::new());
-    let alone = differences(&home, &planned(&network(&[HOME])));
+    assert_eq!(words::differences(&home, &office), [moved]);
+    assert_eq!(words::differences(&home, &home), Vec::<String>::new());
+    let alone = words::differences(&home, &planned(&network(&[HOME])));
     let gone =
         "the host's IPv6 network has changed: the guest has no address by fe80::1 now, not 2001:db8::7/64 by fe80::1:1";
     assert_eq!(alone, [gone]);
