@@ -60,12 +60,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     process::close_descriptors(inherited);
     let files = Files::open(config)?;
 
-    let select = select(config)?;
-    let follower = follow::open(config, &select);
-    let network = host::read(&select)?;
-    for notice in &network.notices {
-        log::info!("{notice}");
-    }
+    let (network, follower) = read_host(config)?;
     let neighbours = follow::neighbours(&network);
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).context("the kernel gives no random bytes")?;
@@ -113,6 +108,16 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
         summary,
     };
     serve(config, &plan, guest, opened)
+}
+
+/// What the host has, and how to follow that, if it is to be followed.
+fn read_host(config: &Config) -> anyhow::Result<(host::Network, Option<host::Follower>)> {
+    let select = select(config)?;
+    // Before the reading, so that nothing changes in between.
+    let follower = follow::open(config, &select);
+    let network = host::read(&select)?;
+    network.notices.iter().for_each(|notice| log::info!("{notice}"));
+    Ok((network, follower))
 }
 
 /// Descriptors for ports and flows. `passed`: as in [`Doors::descriptors`]; `inside`: as in [`spare_descriptors`].
@@ -269,22 +274,27 @@ fn serve(config: &Config, plan: &Plan, mut guest: Guest, mut opened: Opened) -> 
     if let Some(file) = pid_file {
         file.write(std::process::id()).context("cannot write the PID file")?;
     }
-    match daemon {
-        Some(daemon) => {
-            logging::detach_stderr();
-            // Before the parent's end, which would be the service's.
-            caller.in_background();
-            daemon.ready(&null).context("cannot let go of the terminal")?;
-        }
-        None => logging::started(),
-    }
-    caller.ready();
+    tell_ready(daemon, &mut caller, &null)?;
     let served = supervisor.run(&mut engine);
     caller.ending();
     captures::finish(&mut engine, recordings.as_ref());
     let status = served?;
     report(&engine.counters());
     Ok(status)
+}
+
+fn tell_ready(daemon: Option<Daemon>, caller: &mut Caller, null: &File) -> anyhow::Result<()> {
+    match daemon {
+        Some(daemon) => {
+            logging::detach_stderr();
+            // Before the parent's end, which would be the service's.
+            caller.in_background();
+            daemon.ready(null).context("cannot let go of the terminal")?;
+        }
+        None => logging::started(),
+    }
+    caller.ready();
+    Ok(())
 }
 
 /// The first worker, what the others begin with, where requests come, and how to ask each worker, if any do.
