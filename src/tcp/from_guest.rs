@@ -76,17 +76,12 @@ impl Tcp {
                 break;
             }
             done += 1;
-            if let Some(room) = &mut room {
-                if len > *room {
-                    self.counters.drop(DropReason::TcpHeldFull);
-                    v.ack = true;
-                    // The front of it, as if it had been sent so: one that never fits as a whole must not wait for ever.
-                    (len, t.flags) = (*room, t.flags - (TcpFlags::FIN | TcpFlags::PSH));
-                    if len == 0 {
-                        continue;
-                    }
+            if cut_to(&mut room, &mut t, &mut len) {
+                self.counters.drop(DropReason::TcpHeldFull);
+                v.ack = true;
+                if len == 0 {
+                    continue;
                 }
-                *room -= len;
             }
             last = Some((t, len));
             match flow.conn.on_segment(&t, packet.sack(frame.head), len, wire_size, facts.now, &mut v) {
@@ -257,6 +252,18 @@ impl Tcp {
         let room = |flow: &Flow| free(flow) + HELD_EACH_BYTES.saturating_sub(flow.held.len());
         (self.held_total >= HELD_MAX_BYTES).then(|| self.flows.get(id).map_or(0, room))
     }
+}
+
+/// Leaves of a segment's `len` bytes what there is room for, which becomes less. True if that is not all of them.
+fn cut_to(room: &mut Option<usize>, t: &mut TcpHeader, len: &mut usize) -> bool {
+    let Some(room) = room else { return false };
+    let is_cut = *len > *room;
+    if is_cut {
+        // The front of it, as if it had been sent so: one that never fits as a whole must not wait for ever.
+        (*len, t.flags) = (*room, t.flags - (TcpFlags::FIN | TcpFlags::PSH));
+    }
+    *room -= *len;
+    is_cut
 }
 
 /// What the flow's socket takes now, by the kernel's accounting with a quarter taken off for overhead.

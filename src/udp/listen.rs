@@ -120,17 +120,7 @@ impl Udp {
                 match self.known(rule, from.into(), facts) {
                     Ok(flow) => self.hand_over(flow, i, &meta, facts, link),
                     Err(Refused::NoFlow) => {
-                        for n in i..batch {
-                            let m = self.framer.inbox.meta(n);
-                            if let (Some(from), Some(local)) = (m.from, m.local) {
-                                strays.push(Stray {
-                                    from: from.into(),
-                                    local: Endpoint::new(local.into(), port),
-                                    payload: self.framer.inbox.payload(n).to_vec(),
-                                    meta: m,
-                                });
-                            }
-                        }
+                        strays.extend((i..batch).filter_map(|n| self.stray(n, port)));
                         break;
                     }
                     Err(Refused::For(reason)) => self.counters.drop(reason),
@@ -150,6 +140,13 @@ impl Udp {
             let token = Token::new(Kind::ListenUdp, id.index, id.generation);
             if starves { self.starved.push(token) } else { self.queue.push_back(token) }
         }
+    }
+
+    /// The `n`-th datagram of the inbox, that came to this port.
+    fn stray(&self, n: usize, port: u16) -> Option<Stray> {
+        let meta = self.framer.inbox.meta(n);
+        let (from, local) = (meta.from?.into(), Endpoint::new(meta.local?.into(), port));
+        Some(Stray { from, local, payload: self.framer.inbox.payload(n).to_vec(), meta })
     }
 
     fn is_handed_back(&self, from: &Endpoint) -> bool {

@@ -139,16 +139,14 @@ impl Framer {
                 large.full |= counted(result, head.len() + meta.len, counters).is_err();
             }
         }
-        if let Some(first) = odd {
-            large.odd = true;
-            let mut at = 0;
-            for i in first..large.got {
-                let meta = self.inbox.meta(i);
-                self.inbox.fill(i, &copied[at..at + meta.len]);
-                at += meta.len;
-                large.full |= self.deliver(i, &meta, key, facts, link, counters).is_err();
-            }
+        let mut at = 0;
+        for i in odd.unwrap_or(large.got)..large.got {
+            let meta = self.inbox.meta(i);
+            self.inbox.fill(i, &copied[at..at + meta.len]);
+            at += meta.len;
+            large.full |= self.deliver(i, &meta, key, facts, link, counters).is_err();
         }
+        large.odd = odd.is_some();
         self.copied = copied;
         Some(Ok(large))
     }
