@@ -71,7 +71,7 @@ fn meant(typed: &str, command: &str) -> Option<String> {
     Some(format!("did you mean '--{}'?", suggest::nearest(long, known)?))
 }
 
-/// Shared with the generation of man pages and shell completions.
+/// For the completions of shells, too.
 pub fn command() -> clap::Command {
     let run = RUN.command().arg(
         Arg::new(COMMAND)
@@ -136,10 +136,14 @@ impl Sub {
     fn help(&self) -> String {
         let columns = |(left, right): &(&str, &str)| help::columns(left, right);
         let arguments: String = self.arguments.iter().chain(GENERAL_ARGUMENTS).map(columns).collect();
-        let options =
-            help::groups(help::Value::Pointed, |d| d.faces.contains(self.face) && !is_implied(d.opt, self.face));
+        let options = help::groups(help::Value::Pointed, |d| is_shown(d, self.face));
         format!("{}\n\nUsage: {}\n\n{arguments}{options}\n{}", self.about, self.usage, self.examples)
     }
+}
+
+/// True if the help of the subcommand has it.
+pub(super) fn is_shown(def: &Def, face: Faces) -> bool {
+    def.faces.contains(face) && !is_implied(def.opt, face)
 }
 
 /// What is the default, or has a shorter form, is accepted without being offered; and what can only be refused, with a

@@ -4,6 +4,8 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use super::described::Described;
+
 /// An option of a table.
 pub(super) trait Known: std::fmt::Debug {
     /// Without the dashes.
@@ -34,6 +36,12 @@ impl<O: std::fmt::Debug> Known for Def<O> {
 
     fn takes_value(&self) -> bool {
         self.value.is_some()
+    }
+}
+
+impl<O> Def<O> {
+    pub fn described(&self) -> Described {
+        Described { group: "", short: self.short, long: self.long, value: self.value, help: self.help }
     }
 }
 

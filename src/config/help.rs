@@ -15,14 +15,17 @@ pub(super) enum Value {
 /// A paragraph for each group that has options among those `shown`. Options for later releases are not.
 pub(super) fn groups(style: Value, shown: impl Fn(&Def) -> bool) -> String {
     let mut text = String::new();
-    for group in Group::ALL {
-        let defs = OPTIONS.iter().filter(|d| d.group == group && !is_planned(d.opt) && shown(d));
-        let lines: String = defs.map(|d| entry(d, style)).collect();
-        if !lines.is_empty() {
-            text.push_str(&format!("\n{}:\n{lines}", group.title()));
-        }
+    for (group, defs) in in_groups(&shown) {
+        let lines: String = defs.into_iter().map(|d| entry(d, style)).collect();
+        text.push_str(&format!("\n{}:\n{lines}", group.title()));
     }
     text
+}
+
+/// The groups that have options among those `shown`, with these.
+pub(super) fn in_groups(shown: &impl Fn(&Def) -> bool) -> impl Iterator<Item = (Group, Vec<&'static Def>)> {
+    let of = |group| OPTIONS.iter().filter(|d| d.group == group && !is_planned(d.opt) && shown(d)).collect();
+    Group::ALL.into_iter().map(move |group| (group, of(group))).filter(|(_, defs): &(_, Vec<_>)| !defs.is_empty())
 }
 
 fn entry(def: &Def, style: Value) -> String {

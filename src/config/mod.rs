@@ -6,7 +6,7 @@
 //! All hand each option, in the order given, to one builder (`build`), which starts from the `defaults`, checks the value at
 //! once and, at the end, what depends on several options: port specifications against `-4` and `--no-tcp`, contradictions,
 //! what spawning implies.
-//! The list of options in each help is made from the table too (`help`).
+//! The list of options in each help is made from the table too (`help`), and that of the manual pages (`described`).
 //! slirp4netns and pesto (by `argv[0]` too) have names and meanings of their own, hence tables of their own (`slirp4netns`,
 //! `pesto`).
 //! Options for later releases are read and checked too; [`Config::unsupported`] names the first of them (`planned`).
@@ -18,6 +18,7 @@
 mod build;
 mod cli;
 mod defaults;
+mod described;
 mod getopt;
 mod help;
 mod peer;
@@ -39,6 +40,7 @@ use std::path::Path;
 use peer::Peer;
 
 pub use cli::command;
+pub use described::{Described, described};
 pub use types::{
     Assign, Command, Config, Control, Dns, Exit, Id, Lack, Lacks, LogFormat, Map, Mode, Personality, Plug, RunAs,
     Search, Target, Verbosity,

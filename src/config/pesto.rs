@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use super::described::Described;
 use super::getopt::{Def, Getopt, Item, Order, def};
 use super::types::{Command, Exit};
 use super::value;
@@ -115,6 +116,11 @@ fn print(text: String) -> Command {
 
 fn version() -> String {
     format!("pesto {}\nThis is {}, under MIT OR Apache-2.0\n", env!("CARGO_PKG_VERSION"), super::version())
+}
+
+/// For the manual page.
+pub(super) fn options() -> impl Iterator<Item = Described> {
+    OPTIONS.iter().map(Def::described)
 }
 
 fn usage() -> String {

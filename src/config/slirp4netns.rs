@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::defaults::defaults;
+use super::described::Described;
 use super::getopt::{Def, Getopt, Item, Order, def};
 use super::types::{Assign, Command, Config, Dns, Exit, Lack, Map, Mode, Personality, Search, Target, Verbosity};
 use super::value::{self, MTU_MAX, MTU_MIN};
@@ -245,6 +246,11 @@ fn version() -> String {
         "slirp4netns version {COMPATIBLE}\ncommit: {}\nThis is {own}, under MIT OR Apache-2.0\n",
         own.replace(' ', "-")
     )
+}
+
+/// For the manual page.
+pub(super) fn options() -> impl Iterator<Item = Described> {
+    OPTIONS.iter().map(Def::described)
 }
 
 fn usage() -> String {

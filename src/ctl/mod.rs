@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 
 use crate::config::usage;
 use crate::control::protocol::{Drops, Info, Stats};
-use args::{Ctl, ForwardCommand, List, What};
+pub use args::{Ctl, List};
+use args::{ForwardCommand, What};
 use client::Client;
 use table::Table;
 

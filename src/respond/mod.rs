@@ -21,6 +21,7 @@ mod start;
 mod testing;
 
 pub use announce::main as announce;
+pub use args::{Announce, Respond};
 pub use start::main as respond;
 
 /// Why a link cannot be used.

@@ -7,6 +7,7 @@ mod calls;
 mod crr;
 mod echo;
 mod enter;
+mod manual;
 mod pattern;
 mod plug;
 mod relay;
@@ -56,6 +57,8 @@ enum Command {
     Enter(enter::Options),
     /// List the system calls that the program's filter allows, or make one under it
     Calls(calls::Options),
+    /// Write the manual pages, or compare them with what would be written
+    Manual(manual::Options),
     /// Time a command from start to exit, many times
     StartTime(start::Options),
 }
@@ -77,6 +80,7 @@ fn main() {
         Command::Enter(options) => enter::run(&options),
         Command::StartTime(options) => start::run(&options),
         Command::Calls(options) => calls::run(&options),
+        Command::Manual(options) => manual::run(&options),
     };
     if let Err(error) = result {
         eprintln!("lab: {error:#}");
