@@ -1,14 +1,13 @@
 //! The user's running instances.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde_json::json;
 
 use super::client::Client;
-use crate::control::place::{default_dir, default_path};
+use crate::control::place::{default_dir, default_path, is_stale};
 use crate::control::protocol::Info;
 
 pub struct Instance {
@@ -38,13 +37,10 @@ fn instance(path: &Path) -> Option<Instance> {
     if path.extension().is_none_or(|e| e != "sock") {
         return None;
     }
-    match UnixStream::connect(path) {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-            let _ = std::fs::remove_file(path);
-            return None;
-        }
-        Err(_) => return None,
-        Ok(_) => {}
+    // Not by being refused: one that is about to start is bound, and does not listen yet.
+    if is_stale(path).ok()? {
+        let _ = std::fs::remove_file(path);
+        return None;
     }
     let info = Client::connect(path).ok()?.ask("info", json!({})).ok()?;
     Some(Instance { path: path.to_owned(), info: serde_json::from_value(info).ok()? })
@@ -70,5 +66,23 @@ pub fn find(named: Option<&str>) -> anyhow::Result<PathBuf> {
                 n => bail!("{n} instances are running: say which (option '--instance'; 'spelt list' shows them)"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, SockAddr, Socket, Type};
+
+    use super::*;
+
+    #[test]
+    fn what_was_left_behind_goes_and_what_is_about_to_start_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("4711.sock");
+        let starting = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        starting.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        assert!(instance(&path).is_none() && path.exists());
+        drop(starting);
+        assert!(instance(&path).is_none() && !path.exists());
     }
 }
