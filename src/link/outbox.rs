@@ -202,6 +202,11 @@ impl Outbox {
         self.waiting.iter().take(PIECES_MAX).map(piece).collect()
     }
 
+    /// The oldest frame, without its prefix.
+    pub fn oldest(&self) -> Option<Gather<'_>> {
+        self.waiting.front().map(|w| self.gather(&(w.at + PREFIX_LEN..w.at + w.len)))
+    }
+
     fn gather(&self, positions: &std::ops::Range<usize>) -> Gather<'_> {
         let at = self.place(positions.start);
         Gather::new(&self.ring[at..at + positions.len()])
