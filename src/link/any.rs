@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use super::socket::Gone;
+use super::Gone;
 use super::{Accepted, Batch, Card, Memory, Socket, Talk, Tap, Tee, Vhost, Watch};
 use crate::base::Instant;
 use crate::guest::{Areas, Caps, Fill, LinkFull, Room, ToGuest};

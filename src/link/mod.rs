@@ -36,7 +36,7 @@ pub use batch::{Batch, FRAMES, ROOMS};
 pub use capture::Capture;
 pub use door::{Accepted, Door};
 pub use memory::Memory;
-pub use socket::Socket;
+pub use socket::{Gone, Socket};
 pub use tap::Tap;
 pub use tee::Tee;
 pub use vhost::{Card, Rings, Talk, Vhost, Watch};

@@ -1,6 +1,6 @@
 //! Frames on their way into a socket, in memory of ours until it has taken them.
 //!
-//! Each lies in one piece, its length in front: [prefix][headers][payload]. Payload is received right where its frame will
+//! Each lies in one piece, its length in front: `[prefix][headers][payload]`. Payload is received right where its frame will
 //! be, the headers are written in front of it, and the next frame begins where it ends: many frames are one piece.
 //!
 //! The memory is a ring, given out in order and free again in order. When nothing waits it begins anew, which is after nearly
