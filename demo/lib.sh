@@ -5,6 +5,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SPELT=${SPELT_BIN:-$root/target/release/spelt}
 [ -x "$SPELT" ] || { echo "$SPELT is missing: build it with 'cargo build --release'." >&2; exit 1; }
+SPELT=$(realpath "$SPELT")
 PORT=${PORT:-18080}
 pids=()
 dir=$(mktemp -d)

@@ -36,19 +36,19 @@ fn main() -> io::Result<()> {
         ..Settings::default()
     };
     let mut world = World::new(&settings)?;
-    println!("A translator in this process. Its guest has {GUEST}, and {GATEWAY} is this machine's loopback.\n");
+    println!("A guest with {GUEST} in this process; to it, {GATEWAY} is this machine.\n");
     println!("ARP: {GATEWAY} is at {}.", world.ask_for_gateway()?);
     println!("DHCP: {}", world.lease()?);
 
     let (port, server) = page_server()?;
-    println!("\nThe guest fetches a page from 127.0.0.1:{port}, by connecting to {GATEWAY}:{port}:");
+    println!("\nThe guest fetches a page from {GATEWAY}:{port}, which is 127.0.0.1:{port}:");
     println!("    {}", world.fetch(port)?.trim_end());
     println!("    (the server saw a client at {})", server.join().expect("the server has not panicked")?);
 
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let at = listener.local_addr()?;
     world.translator.forward_tcp(listener, GUEST_PORT)?;
-    println!("\nA client of this machine connects to {at}, which leads to port {GUEST_PORT} of the guest:");
+    println!("\nA client of this machine connects to {at}, port {GUEST_PORT} of the guest:");
     println!("    {}", world.serve(at)?);
 
     let counted = world.translator.counters();
