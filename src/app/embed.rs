@@ -2,7 +2,8 @@
 //!
 //! [`Translator`] is the whole engine that `spelt vm` runs (ARP, neighbour discovery, router advertisements, DHCP, DHCPv6, TCP,
 //! UDP, ping, fragments), with the guest's end of the link in this process's memory. It has no thread: it works while
-//! [`Translator::turn`] is called, on the caller's thread, and never blocks longer than that was told to.
+//! [`Translator::turn`] is called, and never blocks longer than that was told to. It stays on the thread that has made it: it
+//! is not `Send`.
 //!
 //! ```
 //! use std::net::Ipv4Addr;
