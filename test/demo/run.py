@@ -83,15 +83,17 @@ class Clone:
     """What of a clone and its build the demonstrations use, in the laboratory's directory."""
 
     def __init__(self, laboratory):
-        self.lab, example = laboratory, os.path.join(lab.TARGET, "release/examples/embed")
-        if not os.path.exists(example):
-            sys.exit(f"{example} is missing: run `cargo build --release --bins --examples` first.")
+        self.lab = laboratory
+        built = [os.path.join(lab.TARGET, kind, "examples/embed") for kind in ("release", "debug")]
+        built = sorted(filter(os.path.exists, built), key=os.path.getmtime)
+        if not built:
+            sys.exit("The example `embed` is missing: run `cargo build --release --bins --examples` first.")
         self.path = os.path.join(laboratory.dir, "clone")
         for name in ("demo", "test/vm"):
             shutil.copytree(os.path.join(lab.ROOT, name), os.path.join(self.path, name))
         os.makedirs(os.path.join(self.path, "target/release/examples"))
         shutil.copy(laboratory.program.path, os.path.join(self.path, "target/release/spelt"))
-        shutil.copy(example, os.path.join(self.path, "target/release/examples/embed"))
+        shutil.copy(built[-1], os.path.join(self.path, "target/release/examples/embed"))
         image.kernel()
 
     def argv(self, command):
