@@ -126,7 +126,7 @@ pub struct Translator {
 }
 
 impl Translator {
-    /// Opens what the engine needs for itself: three descriptors or so. Frames that greet the guest wait already.
+    /// Opens what the engine needs for itself: fewer than ten descriptors. Frames that greet the guest wait already.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] if the settings contradict themselves, with a sentence; else the kernel's, when it has

@@ -182,6 +182,25 @@ fn frames_that_wait_are_bounded_and_make_a_turn_due() {
 }
 
 #[test]
+fn a_guest_is_greeted_by_its_router() {
+    use crate::wire::{self, Parsed, Transport};
+    let v6 =
+        Some(Subnet { guest: "2001:db8::7".parse().unwrap(), gateway: "2001:db8::1".parse().unwrap(), prefix_len: 64 });
+    let mut translator = Translator::new(&Settings { v6, v4: None, mtu: 9000, ..Settings::default() }).unwrap();
+    let frames: Vec<_> = std::iter::from_fn(|| translator.to_guest()).collect();
+    let router = |frame: &Vec<u8>| match wire::parse(frame, frame.len()) {
+        Ok(Parsed::Ip(p)) => {
+            p.src == OUR_LINK_LOCAL.into() && matches!(p.transport, Transport::Icmp(h) if h.kind == 134)
+        }
+        _ => false,
+    };
+    assert_eq!(frames.iter().filter(|f| router(f)).count(), 1, "{frames:?}");
+    // An advertisement has the prefix, and the MTU (RFC 4861 §4.6.4).
+    let advertisement = frames.iter().find(|f| router(f)).unwrap();
+    assert!(advertisement.windows(8).any(|w| w == [5, 1, 0, 0, 0, 0, 0x23, 0x28]), "{advertisement:?}");
+}
+
+#[test]
 fn the_gateway_leads_to_the_loopback_only_if_that_is_wanted() {
     use crate::base::Endpoint;
     let to_host = |host_loopback| {
