@@ -10,6 +10,7 @@ use mio::{Events, Interest, Poll, Registry};
 use super::crew::{Crew, Seat, Seen};
 use super::desk::Desk;
 use super::follow::Following;
+use super::links::hand_back;
 use super::ports::{Forwarding, Ports};
 use super::share::Flows;
 use super::watchdog::Watchdog;
@@ -28,7 +29,7 @@ use crate::listen::Listener;
 use crate::logging;
 use crate::splice::{self, Splice};
 use crate::tcp::Tcp;
-use crate::udp::{self, HandBack, Udp};
+use crate::udp::{self, Udp};
 use crate::wire::{PROTO_TCP, PROTO_UDP};
 
 /// What a running engine is made of.
@@ -248,45 +249,53 @@ impl Engine {
     /// The link is gone, or polling failed.
     pub fn run(&mut self, mut on_event: impl FnMut(Token) -> Next) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
-        loop {
-            match self.poll.poll(&mut events, self.wait()) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e),
-            }
-            let now = self.clock.now();
-            if self.crew.is_some() {
-                // Others have made flows meanwhile.
-                self.share_descriptors();
-            }
-            for event in &events {
-                let Some(token) = Token::from_usize(event.token().0) else { continue };
-                match token.kind {
-                    Kind::Link => self.link_event(token, event, now),
-                    Kind::Ring => self.ring_event(token),
-                    Kind::Plug => self.plugged(now)?,
-                    Kind::Crew => self.hear(now),
-                    Kind::Desk => self.attend(now),
-                    // After the traffic of this turn.
-                    Kind::Signal | Kind::Quit => self.due.push(token),
-                    _ => self.host_event(token, event.into(), now),
-                }
-            }
-            if self.link_has_more {
-                let input = self.drain_link(now)?;
-                self.link_has_more = input == Input::More;
-                if input == Input::Gone {
-                    self.client_gone(now);
-                }
-            }
-            if self.expire(now, &mut on_event)? {
-                return Ok(());
-            }
-            self.finish_turn(now)?;
-            if self.stopping {
-                return Ok(());
+        while !self.turn(&mut events, None, &mut on_event)? {}
+        Ok(())
+    }
+
+    /// One turn of the loop, which waits for an event `limit` at most. True: it was the last.
+    pub(super) fn turn(
+        &mut self,
+        events: &mut Events,
+        limit: Option<Duration>,
+        on_event: &mut impl FnMut(Token) -> Next,
+    ) -> io::Result<bool> {
+        let wait = [self.wait(), limit].into_iter().flatten().min();
+        match self.poll.poll(events, wait) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(false),
+            Err(e) => return Err(e),
+        }
+        let now = self.clock.now();
+        if self.crew.is_some() {
+            // Others have made flows meanwhile.
+            self.share_descriptors();
+        }
+        for event in &*events {
+            let Some(token) = Token::from_usize(event.token().0) else { continue };
+            match token.kind {
+                Kind::Link => self.link_event(token, event, now),
+                Kind::Ring => self.ring_event(token),
+                Kind::Plug => self.plugged(now)?,
+                Kind::Crew => self.hear(now),
+                Kind::Desk => self.attend(now),
+                // After the traffic of this turn.
+                Kind::Signal | Kind::Quit => self.due.push(token),
+                _ => self.host_event(token, event.into(), now),
             }
         }
+        if self.link_has_more {
+            let input = self.drain_link(now)?;
+            self.link_has_more = input == Input::More;
+            if input == Input::Gone {
+                self.client_gone(now);
+            }
+        }
+        if self.expire(now, on_event)? {
+            return Ok(true);
+        }
+        self.finish_turn(now)?;
+        Ok(self.stopping)
     }
 
     /// All is set up. A guest that is there is asked who it is and told who we are.
@@ -480,14 +489,6 @@ impl Flowing {
         let config = splice::Config { tcp_limit, udp_limit, short: *short, long: *long };
         let splice = parts.local.map(|_| Splice::new(registry()?, secret()?, config)).transpose()?;
         Ok(Flowing { tcp, udp, icmp, splice })
-    }
-}
-
-fn hand_back(link: &Link, local: &Local) -> HandBack {
-    match link {
-        Link::None => HandBack::Everybody,
-        _ if local.on => HandBack::Loopback,
-        _ => HandBack::Nobody,
     }
 }
 

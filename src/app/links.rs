@@ -6,9 +6,11 @@ use std::thread;
 
 use super::machine::Plugged;
 use crate::config::{Config, Mode};
+use crate::fwd::Local;
 use crate::guest::Caps;
 use crate::link::{Card, Link, Tap, Tee, Vhost};
 use crate::ns;
+use crate::udp::HandBack;
 
 /// How many workers there are to be: as many as were asked for, else as there are queues and processors.
 pub fn workers(config: &Config) -> usize {
@@ -50,4 +52,13 @@ fn deal(queues: Vec<OwnedFd>, workers: usize) -> Vec<Vec<OwnedFd>> {
     let mut all: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
     queues.into_iter().enumerate().for_each(|(i, fd)| all[i % workers].push(fd));
     all
+}
+
+/// Whose datagrams from clients do not go to the link.
+pub fn hand_back(link: &Link, local: &Local) -> HandBack {
+    match link {
+        Link::None => HandBack::Everybody,
+        _ if local.on => HandBack::Loopback,
+        _ => HandBack::Nobody,
+    }
 }

@@ -14,6 +14,7 @@ mod check;
 mod control;
 mod crew;
 mod desk;
+pub mod embed;
 mod engine;
 mod follow;
 mod from_guest;

@@ -3,9 +3,9 @@
 //! What can be tried is tried, in children that end at once: namespaces and a tap in them, and the whole isolation of the
 //! process; settings are read to tell why something failed. Nothing is changed and nothing stays.
 //!
-//! `gather` finds [`Facts`]; `isolation` and `network` judge them without looking at anything else; `print` shows the
-//! [`Finding`]s. To do without a finding that is [`State::Missing`] takes an option, if there is a way at all; without one
-//! that is [`State::Warning`] a guest has less.
+//! `gather` finds `Facts`; `isolation` and `network` judge them without looking at anything else; `print` shows the
+//! `Finding`s. To do without a finding that is `State::Missing` takes an option, if there is a way at all; without one
+//! that is `State::Warning` a guest has less.
 //!
 //! System calls: openat, read, close, statx, faccessat, getrlimit, getgroups, pipe2, clone3, wait4, socket, setsockopt,
 //! seccomp (a question), landlock_create_ruleset (a question), netlink as in `host`; in children those of `ns` and `sandbox`.

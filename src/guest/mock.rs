@@ -1,4 +1,5 @@
-//! A guest link in memory, for tests, benches and embedding: what is sent is kept, what it can do is set by hand.
+//! A guest link in memory, for tests and benches: what is sent is kept, what it can do is set by hand. (For a program with the engine
+//! in it there is `link::Memory`.)
 
 use std::collections::VecDeque;
 

@@ -5,7 +5,7 @@
 //! default route lends its addresses, routes and MTU; without a default route the first interface with any route; without
 //! any, the family works in local mode (link-local addresses, the host reachable through the gateway address).
 //!
-//! [`read`] lists links, addresses and main-table routes with one dump each (about 0.3 ms together), [`choose`] decides and
+//! [`read`] lists links, addresses and main-table routes with one dump each (about 0.3 ms together), `choose` decides and
 //! does no I/O. Replies that do not decode are left out. Routes through nexthop objects are seen as long as the kernel
 //! expands them (`net.ipv4.nexthop_compat_mode`, the default).
 //!

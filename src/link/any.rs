@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use super::socket::Gone;
-use super::{Accepted, Batch, Card, Socket, Talk, Tap, Tee, Vhost, Watch};
+use super::Gone;
+use super::{Accepted, Batch, Card, Memory, Socket, Talk, Tap, Tee, Vhost, Watch};
 use crate::base::Instant;
 use crate::guest::{Areas, Caps, Fill, LinkFull, Room, ToGuest};
 use crate::wire::Offload;
@@ -18,6 +18,8 @@ pub enum Link {
     Vhost(Box<Vhost>),
     /// Rings that another thread's link lends to this one, or none now.
     Card(Box<Card>),
+    /// The engine is a part of another program, which has the guest's end.
+    Memory(Box<Memory>),
     /// Frames to the guest are lost, and none come from it.
     None,
 }
@@ -44,6 +46,7 @@ impl Link {
             Link::Socket(socket) => Ok(socket.receive(batch)),
             Link::Vhost(card) => Ok(card.receive(batch)),
             Link::Card(card) => Ok(card.receive(batch)),
+            Link::Memory(memory) => Ok(memory.receive(batch)),
             Link::None => Ok(Input::Drained),
         }
     }
@@ -67,6 +70,7 @@ impl Link {
             Link::Socket(socket) => Some(socket.tee()),
             Link::Vhost(card) => Some(card.tee()),
             Link::Card(card) => Some(card.tee()),
+            Link::Memory(memory) => Some(memory.tee()),
             Link::None => None,
         }
     }
@@ -77,7 +81,7 @@ impl Link {
             Link::Tap(tap) => tap.fds(),
             Link::Socket(socket) => socket.client().into_iter().collect(),
             Link::Vhost(card) => card.client().into_iter().collect(),
-            Link::Card(_) | Link::None => Vec::new(),
+            Link::Card(_) | Link::Memory(_) | Link::None => Vec::new(),
         }
     }
 
@@ -95,7 +99,7 @@ impl Link {
         match self {
             Link::Socket(socket) => socket.has_lost_client(),
             Link::Vhost(card) => card.has_lost_client(),
-            Link::Tap(_) | Link::Card(_) | Link::None => false,
+            Link::Tap(_) | Link::Card(_) | Link::Memory(_) | Link::None => false,
         }
     }
 
@@ -114,7 +118,7 @@ impl Link {
             Link::Socket(socket) => socket.disconnect(batch, now),
             Link::Vhost(card) => card.disconnect(batch, now),
             Link::Card(card) => card.disconnect(batch),
-            Link::Tap(_) | Link::None => {}
+            Link::Tap(_) | Link::Memory(_) | Link::None => {}
         }
     }
 
@@ -131,6 +135,14 @@ impl Link {
         match self {
             Link::Vhost(card) => card.polling(),
             _ => Vec::new(),
+        }
+    }
+
+    /// The end of a guest in this process's memory.
+    pub fn memory(&mut self) -> Option<&mut Memory> {
+        match self {
+            Link::Memory(memory) => Some(memory),
+            _ => None,
         }
     }
 
@@ -165,6 +177,7 @@ impl Link {
             Link::Vhost(card) => card.writable(),
             Link::Card(card) => card.writable(),
             Link::Tap(tap) => tap.writable(),
+            Link::Memory(memory) => memory.writable(),
             Link::None => {}
         }
     }
@@ -176,7 +189,7 @@ impl Link {
             Link::Vhost(card) => card.is_stuck(),
             Link::Card(card) => card.is_stuck(),
             Link::Tap(tap) => tap.is_stuck(),
-            Link::None => false,
+            Link::Memory(_) | Link::None => false,
         }
     }
 
@@ -197,6 +210,7 @@ impl Link {
             Link::Socket(socket) => return socket.flush(),
             Link::Vhost(card) => return card.flush(),
             Link::Card(card) => return card.flush(),
+            Link::Memory(memory) => memory.flush(),
             Link::None => {}
         }
         Ok(())
@@ -209,6 +223,7 @@ impl Link {
             Link::Socket(socket) => socket.sent(),
             Link::Vhost(card) => card.sent(),
             Link::Card(card) => card.sent(),
+            Link::Memory(memory) => memory.sent(),
             Link::None => (0, 0),
         }
     }
@@ -231,7 +246,7 @@ impl Link {
             Link::Socket(socket) => socket.audit(),
             Link::Vhost(card) => card.card().audit(),
             Link::Card(card) => card.audit(),
-            Link::Tap(_) | Link::None => Ok(()),
+            Link::Tap(_) | Link::Memory(_) | Link::None => Ok(()),
         }
     }
 
@@ -251,7 +266,7 @@ impl Link {
             Link::Vhost(card) => card.lost(),
             Link::Card(card) => card.lost(),
             Link::Tap(tap) => tap.lost(),
-            Link::None => 0,
+            Link::Memory(_) | Link::None => 0,
         }
     }
 }
@@ -263,6 +278,7 @@ impl ToGuest for Link {
             Link::Socket(socket) => socket.caps(),
             Link::Vhost(card) => card.caps(),
             Link::Card(card) => card.caps(),
+            Link::Memory(memory) => memory.caps(),
             Link::None => Caps { csum: false, tso: false, uso: false, mtu: ETHERNET_MTU },
         }
     }
@@ -273,6 +289,7 @@ impl ToGuest for Link {
             Link::Socket(socket) => socket.room(),
             Link::Vhost(card) => card.room(),
             Link::Card(card) => card.room(),
+            Link::Memory(memory) => memory.room(),
             Link::None => Room::Free,
         }
     }
@@ -283,6 +300,7 @@ impl ToGuest for Link {
             Link::Socket(socket) => socket.send(frame, offload),
             Link::Vhost(card) => card.send(frame, offload),
             Link::Card(card) => card.send(frame, offload),
+            Link::Memory(memory) => memory.send(frame, offload),
             Link::None => Ok(()),
         }
     }
@@ -293,6 +311,7 @@ impl ToGuest for Link {
             Link::Socket(socket) => socket.reserve(areas, head_len, len, fill),
             Link::Vhost(card) => card.reserve(areas, head_len, len, fill),
             Link::Card(card) => card.reserve(areas, head_len, len, fill),
+            Link::Memory(memory) => memory.reserve(areas, head_len, len, fill),
             Link::None => 0,
         }
     }
@@ -303,6 +322,7 @@ impl ToGuest for Link {
             Link::Socket(socket) => socket.areas(list),
             Link::Vhost(card) => card.areas(list),
             Link::Card(card) => card.areas(list),
+            Link::Memory(memory) => memory.areas(list),
             Link::None => {}
         }
     }
@@ -313,6 +333,7 @@ impl ToGuest for Link {
             Link::Socket(socket) => socket.sum(len),
             Link::Vhost(card) => card.sum(len),
             Link::Card(card) => card.sum(len),
+            Link::Memory(memory) => memory.sum(len),
             Link::None => Sum::new(),
         }
     }
@@ -323,6 +344,7 @@ impl ToGuest for Link {
             Link::Socket(socket) => socket.commit(head, len, offload),
             Link::Vhost(card) => card.commit(head, len, offload),
             Link::Card(card) => card.commit(head, len, offload),
+            Link::Memory(memory) => memory.commit(head, len, offload),
             Link::None => Ok(()),
         }
     }
@@ -333,6 +355,7 @@ impl ToGuest for Link {
             Link::Socket(socket) => socket.cancel(),
             Link::Vhost(card) => card.cancel(),
             Link::Card(card) => card.cancel(),
+            Link::Memory(memory) => memory.cancel(),
             Link::None => {}
         }
     }

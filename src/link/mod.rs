@@ -4,7 +4,7 @@
 //! *From the guest*: one pass reads frames into private memory until the queue is empty, the batch is full, or as many
 //! bytes have come as the cache holds; what was not read waits in the kernel's own queue. *To the guest*: a [`Tap`] takes
 //! headers and payload frame by frame and queues nothing; a [`Socket`] gathers them and sends many in one call; a [`Vhost`]
-//! has payload received into the guest's own memory. One that takes no more says so at once ([`crate::guest::LinkFull`],
+//! has payload received into the guest's own memory; a [`Memory`] keeps them for the program that it is a part of. One that takes no more says so at once ([`crate::guest::LinkFull`],
 //! [`crate::guest::Room`]) and later, by an event, when it does. A frame that is refused for another reason is lost as on a
 //! wire. Captures record what crosses this line: that of the
 //! command line ends at its first failure, for others see [`recording`].
@@ -22,6 +22,7 @@ mod batch;
 mod capture;
 mod door;
 mod framing;
+mod memory;
 mod outbox;
 pub mod recording;
 mod socket;
@@ -34,7 +35,8 @@ pub use any::{Input, Link};
 pub use batch::{Batch, FRAMES, ROOMS};
 pub use capture::Capture;
 pub use door::{Accepted, Door};
-pub use socket::Socket;
+pub use memory::Memory;
+pub use socket::{Gone, Socket};
 pub use tap::Tap;
 pub use tee::Tee;
 pub use vhost::{Card, Rings, Talk, Vhost, Watch};

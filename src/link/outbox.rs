@@ -1,6 +1,6 @@
 //! Frames on their way into a socket, in memory of ours until it has taken them.
 //!
-//! Each lies in one piece, its length in front: [prefix][headers][payload]. Payload is received right where its frame will
+//! Each lies in one piece, its length in front: `[prefix][headers][payload]`. Payload is received right where its frame will
 //! be, the headers are written in front of it, and the next frame begins where it ends: many frames are one piece.
 //!
 //! The memory is a ring, given out in order and free again in order. When nothing waits it begins anew, which is after nearly
@@ -200,6 +200,11 @@ impl Outbox {
     pub fn messages(&self) -> ArrayVec<Gather<'_>, PIECES_MAX> {
         let piece = |w: &Waiting| self.gather(&(w.at + PREFIX_LEN..w.at + w.len));
         self.waiting.iter().take(PIECES_MAX).map(piece).collect()
+    }
+
+    /// The oldest frame, without its prefix.
+    pub fn oldest(&self) -> Option<Gather<'_>> {
+        self.waiting.front().map(|w| self.gather(&(w.at + PREFIX_LEN..w.at + w.len)))
     }
 
     fn gather(&self, positions: &std::ops::Range<usize>) -> Gather<'_> {

@@ -7,13 +7,13 @@
 //! what it does not need and binds its life to ours (the caller says how) and answers requests one by one until its channel ends. Requests and replies
 //! are single messages of a sequenced-packet pair: a [`Wanted`] and a count, an errno and descriptors.
 //!
-//! Unbound sockets are alike, so we hold a few of each kind: one round trip fetches [`BATCH`]. Bound ones are made one by
+//! Unbound sockets are alike, so we hold a few of each kind: one round trip fetches `BATCH`. Bound ones are made one by
 //! one.
 //!
 //! Ends: the broker goes with its channel, and by its parent-death signal, which also ends a stopped one. Of the two the
 //! channel is the one that always works: the signal's sender must be allowed to send it. Every signal but SIGKILL is
 //! blocked there, because the terminal's keys are for us to act on. Should it be gone before us, or not answer within
-//! [`ANSWER_MAX`], it is given up for good: one line in the log, and an error at every request from then on.
+//! `ANSWER_MAX`, it is given up for good: one line in the log, and an error at every request from then on.
 //!
 //! Threats: the guest does not see it in its PID namespace; where it has none of its own, the broker is undumpable and its
 //! memory that of a process of another user namespace, so the guest's root may at most kill it, as it may any process of

@@ -4,7 +4,7 @@
 //! process dies, by whatever signal, everything inside dies with it; start-up is bounded by what the kernel needs to make
 //! the namespaces.
 //!
-//! **`spelt run`** ([`spawn`]): one clone into new user, network, PID, mount, IPC and UTS namespaces. The child is PID 1
+//! **`spelt run`** (`spawn`): one clone into new user, network, PID, mount, IPC and UTS namespaces. The child is PID 1
 //! inside: it writes its own id maps (`0 uid 1`; a process may map its own id), makes and configures the tap, sends the
 //! descriptors of its queues back, waits for the word to go and forks the command. From then on it reaps orphans, passes signals on
 //! and ends with the command's status. Its parent-death signal is SIGKILL, and PID 1's end is the end of its namespace. A

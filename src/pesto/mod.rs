@@ -1,9 +1,9 @@
 //! pesto: shows and changes what a running instance forwards, one of ours or of passt's and pasta's.
 //!
-//! The instance says what there is; the options of the command line make of it what there is to be ([`edit`], pure); the
-//! instance is told ([`exchange`]). Then we make sure, because the protocol has no answer. An instance of ours answers all the
+//! The instance says what there is; the options of the command line make of it what there is to be (`edit`, pure); the
+//! instance is told (`exchange`). Then we make sure, because the protocol has no answer. An instance of ours answers all the
 //! same, and has changed nothing if it could not do all of it. Others keep rules whose ports they could not bind, which are then
-//! in the way of later ones: of those we ask for the tables again, look for the sockets in the kernel's lists ([`kernel`]), and
+//! in the way of later ones: of those we ask for the tables again, look for the sockets in the kernel's lists (`kernel`), and
 //! if some are missing put back what was there before.
 //!
 //! Limits: sockets in the guest's namespace are not in our kernel's lists, and none of an instance's are if it runs in

@@ -1,15 +1,15 @@
 //! The addresses of container networks, from the engine's socket.
 //!
 //! Who may talk to an engine is as good as root, so whoever reads a stranger's frames must not. A process of its own does
-//! ([`follow`]): it hears the engine's events, reads the networks again when there were any, and sends the addresses, and
+//! (`follow`): it hears the engine's events, reads the networks again when there were any, and sends the addresses, and
 //! nothing else, over a pair of sockets to the responder, which never reads anything but addresses there. It keeps its files
 //! in sight, for an engine that is started anew has a new socket; all else is given up.
 //!
 //! The same requests serve Docker and Podman, whose socket speaks Docker's language: `GET /networks/NAME`, `GET /events`.
 //!
-//! *Timers*: changes come in crowds, and are waited for ([`CALM`]); an engine that is not there is tried again ([`AGAIN`]).
+//! *Timers*: changes come in crowds, and are waited for (`CALM`); an engine that is not there is tried again (`AGAIN`).
 //! While it is gone the addresses stay, for containers do.
-//! *Limits*: [`BODY_MAX`] bytes a network, [`ADDRESSES_MAX`] addresses.
+//! *Limits*: `BODY_MAX` bytes a network, [`ADDRESSES_MAX`] addresses.
 //!
 //! System calls: socket, connect, sendto, recvfrom, poll, close; those of `logging`.
 

@@ -6,7 +6,7 @@
 //!
 //! # TCP
 //! A client that a listener accepted ([`Splice::tcp`]) waits until the connect to its target ends: what it sends meanwhile
-//! stays in its socket. Then each direction is a *lane* ([`lane`]) that moves bytes until one of the sockets would block.
+//! stays in its socket. Then each direction is a *lane* (`lane`) that moves bytes until one of the sockets would block.
 //! A lane reads in one of three ways:
 //! * *copy*: up to 16 KiB through a buffer of ours: two system calls a message, the least latency. What the target does not
 //!   take is kept (16 MiB for all lanes together);
@@ -32,7 +32,7 @@
 //!
 //! # Timers
 //! TCP: none to end a connection, both ends being kernels on this host, which do not die silently; one a bulk transfer, to
-//! see whether it pauses ([`pace`]). UDP: one deadline per flow as for all UDP here
+//! see whether it pauses (`pace`). UDP: one deadline per flow as for all UDP here
 //! (RFC 4787 REQ-5): `short` for a flow to a port below 1024 without a second exchange, `long` for any other; traffic of
 //! either side prolongs.
 //!

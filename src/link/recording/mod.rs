@@ -15,10 +15,10 @@
 //! *Directions* are those of the guest's interface, whose name the capture has: what comes from the guest is outbound.
 //!
 //! *The end*: a request; a file as large as it may be; an error; of a pipe, when its reader has gone. After a request what is
-//! queued is still written, unless the reader takes nothing for [`writer::PATIENCE`]. A file never ends within a block.
+//! queued is still written, unless the reader takes nothing for `writer::PATIENCE`. A file never ends within a block.
 //!
-//! *Limits*: [`RECORDINGS_MAX`] captures; of each [`queue::QUEUE_BYTES`] in the queue, as many with the writer, and
-//! [`recorder::STAGE_BYTES_MAX`] with each worker.
+//! *Limits*: [`RECORDINGS_MAX`] captures; of each `queue::QUEUE_BYTES` in the queue, as many with the writer, and
+//! `recorder::STAGE_BYTES_MAX` with each worker.
 //!
 //! System calls: write, poll, read (bell), close; statx and ftruncate (a file that could not be written to the end); futex.
 

@@ -67,7 +67,7 @@ impl Recording {
         Recording { id, pick, snaplen, began: wall_clock(), queue, over, bell }
     }
 
-    /// Queues frames, each behind its [`Record`], and counts those that find no room, beside `lost` others. False: no more are
+    /// Queues frames, each behind its `Record`, and counts those that find no room, beside `lost` others. False: no more are
     /// wanted.
     pub fn put(&self, mut frames: &[u8], lost: u64) -> bool {
         let mut queue = self.queue();
