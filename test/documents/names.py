@@ -20,8 +20,5 @@ def check(page):
     linked = [target for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in target]
     missing = [name for name in named if not any(os.path.exists(os.path.join(lab.ROOT, base, name)) for base in BASES)]
     near = os.path.join(lab.ROOT, os.path.dirname(page))
-    if not os.path.isdir(os.path.join(lab.ROOT, "doc", "pictures")):
-        # They are drawn by a program of their own.
-        linked = [target for target in linked if "pictures/" not in target]
     missing += [target for target in linked if not os.path.exists(os.path.join(near, target))]
     assert not missing, f"{page} names what is not there: {missing}"
