@@ -193,6 +193,33 @@ class Namespaces(Follow):
             self.move(FIRST, SECOND)
             self.assert_has(guest, SECOND[::2], [own4, own6])
 
+    def test_an_unreachable_default_of_the_guest_s_stays_one(self):
+        with self.on(*join(FIRST)), self.lab.guest("--debug") as guest:
+            self.assert_has(guest, FIRST[::2], FIRST[1::2])
+            guest.run("ip route replace unreachable default; ip -6 route replace unreachable default metric 1024")
+            self.move(FIRST, SECOND)
+            self.assert_has(guest, SECOND[::2], [])
+            routes = guest.output("ip route show default; ip -6 route show default")
+            self.assertEqual([line.split()[:2] for line in routes.splitlines()], [["unreachable", "default"]] * 2)
+
+    def test_ours_changes_beside_one_of_the_guest_s(self):
+        own4, own6 = "172.16.0.9", "fe80::9"
+        with self.on(*join(FIRST)), self.lab.guest("--debug") as guest:
+            self.assert_has(guest, FIRST[::2], FIRST[1::2])
+            guest.run("ip link add own type veth peer name other; ip link set other up; ip link set own up; "
+                      f"ip addr add 172.16.0.1/24 dev own; ip route append default via {own4}; "
+                      f"ip -6 route append default via {own6} dev own metric 1024")
+            self.move(FIRST, SECOND)
+            self.until(lambda: self.addresses(guest) == set(SECOND[::2]), "the addresses", 8)
+            routes = guest.output("ip route show default; ip -6 route show default")
+            for gateway in (SECOND[1], own4, SECOND[3], own6):
+                self.assertIn(f"via {gateway} ", routes)
+            for gateway in FIRST[1::2]:
+                self.assertNotIn(f"via {gateway} ", routes)
+            # In the place that the former one had.
+            self.assertIn(SECOND[1], routes.splitlines()[0])
+            self.assert_reaches(guest, AWAY4)
+
     def test_resolv_conf_of_the_command_follows(self):
         with self.on(*join(FIRST)), self.lab.guest("--debug") as guest:
             self.assertIn(f"nameserver {FIRST[1]}", self.resolv_conf(guest))
@@ -206,7 +233,8 @@ class Namespaces(Follow):
 
     def test_resolv_conf_of_the_host_is_followed(self):
         with self.on(*join(FIRST)), self.lab.guest("--debug") as guest:
-            self.until(lambda: [pid for pid in lab.processes() if lab.comm(pid) == "spelt-reader"], "the reader")
+            self.until(lambda: [pid for pid in lab.descendants(guest.translator()) if lab.comm(pid) == "spelt-reader"],
+                       "the reader")
             self.lab.resolv_conf(f"nameserver {NEAR4}", "search follow.test", which="odd")
             self.until(lambda: f"nameserver {NEAR4}\nsearch follow.test\n" in self.resolv_conf(guest), "the change")
 
@@ -233,7 +261,7 @@ class Namespaces(Follow):
             guest.log = log
             self.lab.attach(str(guest.pid), "-l", log, "--debug")
             main, = self.lab.translators()
-            upkeep, = (pid for pid in lab.processes() if lab.comm(pid) == "spelt-upkeep")
+            upkeep, = (pid for pid in self.lab.copies() if lab.comm(pid) == "spelt-upkeep")
             now = status(upkeep)
             self.assertEqual((now["Seccomp"], now["NoNewPrivs"]), ("2", "1"))
             self.assertEqual([int(now[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")],

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, CacheInfo};
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use nix::net::if_::if_nametoindex;
 
 use super::super::configure::{add_address, add_route, in_order, to_route_address};
@@ -68,12 +69,12 @@ impl Keeper {
         let new_routes = messages(self.index, &interface, source);
         let mut steps = Steps::default();
         self.add_addresses(&interface.addrs, &former, &mut steps);
-        let here = self.routes_here(&new_routes).map_err(|e| format!("cannot read the routes inside: {e}"))?;
-        let stale = self.add_routes(&new_routes, &here, &mut steps);
-        for route in stale {
-            let what = format!("remove route {}", shown(&route));
-            steps.push(Step::remove(RouteNetlinkMessage::DelRoute(route.clone()), Part::Route(route), what));
-        }
+        let mut faults = Vec::new();
+        let here = self.routes_here(&new_routes).unwrap_or_else(|e| {
+            faults.push(format!("cannot read the routes inside: {e}"));
+            self.routes.iter().map(|r| (name(r), Holder::Us)).collect()
+        });
+        self.change_routes(&new_routes, &here, &mut steps);
         let gone: Vec<Prefix> =
             ours.into_iter().filter(|p| !interface.addrs.contains(p) && !former.contains(p)).collect();
         for prefix in &gone {
@@ -84,7 +85,6 @@ impl Keeper {
             self.add_again(&interface, &former, &new_routes, &mut steps);
         }
         (self.interface, self.former, self.routes) = (interface, former, new_routes);
-        let mut faults = Vec::new();
         for (step, fault) in steps.apply(&mut self.netlink) {
             self.correct(&step);
             faults.push(fault);
@@ -100,9 +100,17 @@ impl Keeper {
     /// A step that was in vain: what it was to add is not there, what it was to remove still is.
     fn correct(&mut self, step: &Step) {
         match (&step.part, step.removes) {
+            // It is one of those that are preferred still.
+            (Part::Address(p), false) if self.former.contains(p) => {
+                self.former.retain(|other| other != p);
+                self.interface.addrs.push(*p);
+            }
             (Part::Address(p), false) => self.interface.addrs.retain(|other| other != p),
             (Part::Address(p), true) => self.former.push(*p),
-            (Part::Route(r), false) => self.routes.retain(|other| other != r),
+            (Part::Route(r), false) => {
+                self.routes.retain(|other| other != r);
+                self.routes.extend(step.replaces.clone());
+            }
             (Part::Route(r), true) => self.routes.push(r.clone()),
         }
     }
@@ -123,13 +131,16 @@ impl Keeper {
         }
     }
 
-    /// Who has the routes of the names of `new`: one for each that is found in the main table.
+    /// Who has the routes that may change: each that is found in the main table, in its order.
     fn routes_here(&mut self, new: &[RouteMessage]) -> io::Result<Vec<(Name, Holder)>> {
-        let names: Vec<Name> = new.iter().filter(|r| !self.routes.contains(r)).map(name).collect();
-        let mut families: Vec<_> = new.iter().map(|r| r.header.address_family).collect();
-        families.dedup();
+        let changed = new.iter().filter(|r| !self.routes.contains(r));
+        let changed: Vec<_> = changed.chain(self.routes.iter().filter(|r| !new.contains(r))).collect();
+        let names: Vec<Name> = changed.iter().map(|r| name(r)).collect();
         let (mut all, index) = (Vec::new(), self.index);
-        for family in families.into_iter().filter(|_| !names.is_empty()) {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            if changed.iter().all(|r| r.header.address_family != family) {
+                continue;
+            }
             let mut request = RouteMessage::default();
             (request.header.address_family, request.header.table) = (family, RouteHeader::RT_TABLE_MAIN);
             let mut found = Vec::new();
@@ -141,7 +152,7 @@ impl Keeper {
                     let RouteNetlinkMessage::NewRoute(route) = message else { return };
                     let name = name(&route);
                     if route.header.table == RouteHeader::RT_TABLE_MAIN && names.contains(&name) {
-                        found.push((name, if is_of(&route, index) { Holder::Us } else { Holder::Others }));
+                        found.extend(holders(&route, index).into_iter().map(|holder| (name.clone(), holder)));
                     }
                 },
             )?;
@@ -150,22 +161,44 @@ impl Keeper {
         Ok(all)
     }
 
-    /// Returns those of before that are still to be removed.
-    fn add_routes(&self, new: &[RouteMessage], here: &[(Name, Holder)], steps: &mut Steps) -> Vec<RouteMessage> {
-        let mut stale: Vec<RouteMessage> = self.routes.iter().filter(|r| !new.contains(r)).cloned().collect();
-        for route in new.iter().filter(|r| !self.routes.contains(r)) {
+    /// From our routes until now to `new`, without touching those of others. `here`: as of [`Keeper::routes_here`].
+    fn change_routes(&self, new: &[RouteMessage], here: &[(Name, Holder)], steps: &mut Steps) {
+        let holders = |route: &RouteMessage| {
             let name_of_it = name(route);
-            let mut holders = here.iter().filter(|(name, _)| *name == name_of_it).map(|(_, holder)| *holder);
-            // The kernel would exchange one of another interface as well.
-            let ours_alone = holders.clone().count() > 0 && holders.all(|holder| holder == Holder::Us);
-            let replaced = stale.iter().position(|old| ours_alone && name(old) == name_of_it);
-            // One of the same name is exchanged without a moment between.
-            let flags = NLM_F_CREATE | if replaced.is_some() { NLM_F_REPLACE } else { NLM_F_EXCL };
-            replaced.map(|at| stale.remove(at));
-            let change = (RouteNetlinkMessage::NewRoute(route.clone()), flags);
-            steps.push(Step::add(change, Part::Route(route.clone()), format!("add route {}", shown(route))));
+            here.iter().filter(move |(name, _)| *name == name_of_it).map(|(_, holder)| *holder)
+        };
+        let remove = |route: RouteMessage, steps: &mut Steps| {
+            let what = format!("remove route {}", shown(&route));
+            steps.push(Step::remove(RouteNetlinkMessage::DelRoute(route.clone()), Part::Route(route), what));
+        };
+        // What is not there any more need not be removed; and the kernel would take another one for it, for what a request
+        // does not say fits anything.
+        let is_here = |r: &RouteMessage| holders(r).any(|holder| holder == Holder::Us);
+        let mut stale: Vec<RouteMessage> =
+            self.routes.iter().filter(|r| !new.contains(r) && is_here(r)).cloned().collect();
+        for route in new.iter().filter(|r| !self.routes.contains(r)) {
+            let old = stale.iter().position(|old| name(old) == name(route)).map(|at| stale.remove(at));
+            let mut replaces = None;
+            let flags = match old {
+                // Exchanged without a moment between.
+                Some(old) if holders(route).all(|holder| holder == Holder::Us) => {
+                    replaces = Some(old);
+                    NLM_F_REPLACE
+                }
+                // The kernel might exchange another one. Between there is theirs.
+                Some(old) => {
+                    remove(old, steps);
+                    if holders(route).next() == Some(Holder::Us) { 0 } else { NLM_F_APPEND }
+                }
+                // One of the guest's own comes first.
+                None => NLM_F_EXCL,
+            };
+            let change = (RouteNetlinkMessage::NewRoute(route.clone()), NLM_F_CREATE | flags);
+            let mut step = Step::add(change, Part::Route(route.clone()), format!("add route {}", shown(route)));
+            step.replaces = replaces;
+            steps.push(step);
         }
-        stale
+        stale.into_iter().for_each(|route| remove(route, steps));
     }
 
     /// With an address the kernel may have removed more: other addresses of the same subnet (`promote_secondaries`), and routes.
@@ -205,7 +238,10 @@ impl Keeper {
                 *last = text;
                 None
             }
-            Ok(false) => Some("resolv.conf has been changed inside, and stays as it is".into()),
+            Ok(false) => {
+                self.resolv_conf = None;
+                Some("resolv.conf has been changed inside, and stays as it is from now on".into())
+            }
             Err(e) => Some(format!("cannot write resolv.conf: {e}")),
         }
     }
@@ -231,16 +267,20 @@ type Name = (u8, u8, Option<RouteAttribute>, u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holder {
     Us,
+    /// Or to none: `unreachable`, `blackhole`, `prohibit`.
     Others,
 }
 
-/// True if all of the route leads to this interface.
-fn is_of(m: &RouteMessage, index: u32) -> bool {
-    m.attributes.iter().all(|a| match a {
-        RouteAttribute::Oif(oif) => *oif == index,
-        RouteAttribute::MultiPath(hops) => hops.iter().all(|hop| hop.interface_index == index),
-        _ => true,
-    })
+/// One for each way of the route.
+fn holders(m: &RouteMessage, index: u32) -> Vec<Holder> {
+    let holder = |oif: u32| if oif == index { Holder::Us } else { Holder::Others };
+    let ways = m.attributes.iter().flat_map(|a| match a {
+        RouteAttribute::Oif(oif) => vec![holder(*oif)],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| holder(hop.interface_index)).collect(),
+        _ => Vec::new(),
+    });
+    let ways: Vec<Holder> = ways.filter(|_| m.header.kind == RouteType::Unicast).collect();
+    if ways.is_empty() { vec![Holder::Others] } else { ways }
 }
 
 fn name(m: &RouteMessage) -> Name {
@@ -248,7 +288,7 @@ fn name(m: &RouteMessage) -> Name {
     let metric = match find(|a| matches!(a, RouteAttribute::Priority(_))) {
         Some(RouteAttribute::Priority(n)) => n,
         // IP6_RT_PRIO_USER.
-        _ if m.header.address_family == netlink_packet_route::AddressFamily::Inet6 => 1024,
+        _ if m.header.address_family == AddressFamily::Inet6 => 1024,
         _ => 0,
     };
     let dst = find(|a| matches!(a, RouteAttribute::Destination(_)));
@@ -321,37 +361,77 @@ mod tests {
         let office = Route::new(Prefix::new(addr("203.0.113.0"), 24), Some(addr("192.0.2.9")));
         let k = keeper(&["192.0.2.7"], vec![Route::default_via(addr("192.0.2.1")), office]);
         let new = messages(1, &interface(&["192.0.2.7"], vec![Route::default_via(addr("192.0.2.2"))]), None);
+        let here: Vec<_> = k.routes.iter().map(|r| (name(r), Holder::Us)).collect();
         let mut steps = Steps::default();
-        let stale = k.add_routes(&new, &[(name(&new[0]), Holder::Us)], &mut steps);
-        assert_eq!(flags(&steps), [NLM_F_CREATE | NLM_F_REPLACE]);
-        assert_eq!(stale.iter().map(shown).collect::<Vec<_>>(), ["203.0.113.0/24"]);
+        k.change_routes(&new, &here, &mut steps);
+        assert_eq!(flags(&steps), [NLM_F_CREATE | NLM_F_REPLACE, 0]);
+        let last = steps.iter().last().unwrap();
+        assert_eq!((last.removes, &last.part), (true, &Part::Route(k.routes[1].clone())));
+        assert_eq!(shown(&k.routes[1]), "203.0.113.0/24");
     }
 
     #[test]
     fn a_default_route_of_somebody_else_is_never_exchanged() {
+        use Holder::{Others, Us};
         let k = keeper(&["192.0.2.7"], vec![Route::default_via(addr("192.0.2.1"))]);
         let new = messages(1, &interface(&["192.0.2.7"], vec![Route::default_via(addr("192.0.2.2"))]), None);
-        let name = name(&new[0]);
-        let both = [(name.clone(), Holder::Us), (name.clone(), Holder::Others)];
-        for here in [&[][..], &[(name, Holder::Others)], &both] {
+        let cases: [(&[Holder], &[u16]); 5] = [
+            // Ours is not there any more: what a request to remove it would fit is not.
+            (&[], &[NLM_F_CREATE | NLM_F_EXCL]),
+            (&[Others], &[NLM_F_CREATE | NLM_F_EXCL]),
+            (&[Us, Us], &[NLM_F_CREATE | NLM_F_REPLACE]),
+            // In the place that ours had.
+            (&[Us, Others], &[0, NLM_F_CREATE]),
+            (&[Others, Us], &[0, NLM_F_CREATE | NLM_F_APPEND]),
+        ];
+        for (holders, expected) in cases {
+            let here: Vec<_> = holders.iter().map(|holder| (name(&new[0]), *holder)).collect();
             let mut steps = Steps::default();
-            let stale = k.add_routes(&new, here, &mut steps);
-            assert_eq!(flags(&steps), [NLM_F_CREATE | NLM_F_EXCL]);
-            assert_eq!(stale, k.routes);
+            k.change_routes(&new, &here, &mut steps);
+            assert_eq!(flags(&steps), expected, "{holders:?}");
         }
+    }
+
+    #[test]
+    fn a_route_is_ours_if_it_leads_to_our_interface() {
+        let of = |kind, attributes: Vec<RouteAttribute>| {
+            let mut m = RouteMessage::default();
+            (m.header.kind, m.attributes) = (kind, attributes);
+            holders(&m, 7)
+        };
+        let hop = |index| {
+            let mut hop = netlink_packet_route::route::RouteNextHop::default();
+            hop.interface_index = index;
+            hop
+        };
+        assert_eq!(of(RouteType::Unicast, vec![RouteAttribute::Oif(7)]), [Holder::Us]);
+        assert_eq!(of(RouteType::Unicast, vec![RouteAttribute::Oif(8)]), [Holder::Others]);
+        let several = vec![RouteAttribute::MultiPath(vec![hop(8), hop(7)])];
+        assert_eq!(of(RouteType::Unicast, several), [Holder::Others, Holder::Us]);
+        // As `ip route add unreachable default` makes one: with IPv6 it leads to the loopback's.
+        assert_eq!(of(RouteType::Unreachable, vec![]), [Holder::Others]);
+        assert_eq!(of(RouteType::BlackHole, vec![RouteAttribute::Oif(7)]), [Holder::Others]);
+        assert_eq!(of(RouteType::Unicast, vec![]), [Holder::Others]);
     }
 
     #[test]
     fn what_was_done_in_vain_is_not_taken_for_done() {
         let mut k = keeper(&["192.0.2.7", "2001:db8::7"], vec![Route::default_via(addr("192.0.2.1"))]);
-        let (address, route) = (k.interface.addrs[0], k.routes[0].clone());
-        let (never, none) = (RouteNetlinkMessage::DelRoute(route.clone()), String::new);
-        k.correct(&Step::add((never.clone(), 0), Part::Address(address), none()));
-        k.correct(&Step::add((never.clone(), 0), Part::Route(route.clone()), none()));
-        assert_eq!((k.interface.addrs.len(), k.routes.len()), (1, 0));
-        k.correct(&Step::remove(never.clone(), Part::Address(address), none()));
-        k.correct(&Step::remove(never, Part::Route(route.clone()), none()));
-        assert_eq!((k.former, k.routes), (vec![address], vec![route]));
+        let (address, former, route) = (k.interface.addrs[0], k.interface.addrs[1], k.routes[0].clone());
+        let change = || (RouteNetlinkMessage::DelRoute(route.clone()), 0);
+        let old = messages(1, &interface(&["192.0.2.7"], vec![Route::default_via(addr("192.0.2.9"))]), None).remove(0);
+        k.correct(&Step::add(change(), Part::Address(address), String::new()));
+        let mut exchange = Step::add(change(), Part::Route(route.clone()), String::new());
+        exchange.replaces = Some(old.clone());
+        k.correct(&exchange);
+        assert_eq!((&k.interface.addrs, &k.routes), (&vec![former], &vec![old.clone()]));
+        k.correct(&Step::remove(change().0, Part::Address(address), String::new()));
+        k.correct(&Step::remove(change().0, Part::Route(route.clone()), String::new()));
+        assert_eq!((&k.former, &k.routes), (&vec![address], &vec![old, route.clone()]));
+        // It was to be deprecated.
+        (k.interface.addrs, k.former) = (vec![], vec![former]);
+        k.correct(&Step::alter(change(), Part::Address(former), String::new()));
+        assert_eq!((&k.interface.addrs, &k.former), (&vec![former], &vec![]));
     }
 
     fn flags(steps: &Steps) -> Vec<u16> {
@@ -365,7 +445,8 @@ mod tests {
         let mut steps = Steps::default();
         let same = interface(&["192.0.2.7", "2001:db8::7"], routes);
         k.add_addresses(&same.addrs, &[], &mut steps);
-        assert!(k.add_routes(&messages(1, &same, None), &[], &mut steps).is_empty() && steps.iter().count() == 0);
+        k.change_routes(&messages(1, &same, None), &[], &mut steps);
+        assert_eq!(steps.iter().count(), 0);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) struct Step {
     pub change: Change,
     pub part: Part,
     pub removes: bool,
+    /// What it is exchanged for, at once or not at all.
+    pub replaces: Option<RouteMessage>,
     /// Errors that are none.
     tolerates: &'static [i32],
     /// For the log: it cannot do this.
@@ -28,16 +30,16 @@ pub(super) struct Step {
 
 impl Step {
     pub fn add(change: Change, part: Part, what: String) -> Step {
-        Step { change, part, removes: false, tolerates: THERE, what }
+        Step { change, part, removes: false, replaces: None, tolerates: THERE, what }
     }
 
     /// Of something that is there.
     pub fn alter(change: Change, part: Part, what: String) -> Step {
-        Step { change, part, removes: false, tolerates: &[], what }
+        Step { change, part, removes: false, replaces: None, tolerates: &[], what }
     }
 
     pub fn remove(message: RouteNetlinkMessage, part: Part, what: String) -> Step {
-        Step { change: (message, 0), part, removes: true, tolerates: GONE, what }
+        Step { change: (message, 0), part, removes: true, replaces: None, tolerates: GONE, what }
     }
 
     fn tolerates(&self, e: &io::Error) -> bool {
@@ -75,7 +77,9 @@ impl Steps {
                     let why = format!("cannot {}: {e}", step.what);
                     failed.push((step, why));
                 }
-                _ => failed.retain(|(other, _)| (&other.part, other.removes) != (&step.part, step.removes)),
+                // Others may have been tolerated because of what is in the way.
+                Ok(()) => failed.retain(|(other, _)| (&other.part, other.removes) != (&step.part, step.removes)),
+                Err(_) => {}
             }
         }
         failed
