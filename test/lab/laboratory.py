@@ -152,6 +152,14 @@ class Lab:
                     found.append(pid)
         return sorted(found, reverse=True)
 
+    def copies(self):
+        """Process ids of this laboratory's program, wherever they are."""
+        def is_one(pid):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+                return self.program.path in file.read().split("\0")
+            return False
+        return [pid for pid in processes() if is_one(pid)]
+
     def translators(self, guest=None):
         """Process ids of the program under test in `host`."""
         inode = f"net:[{os.stat(self.host.path).st_ino}]"

@@ -144,11 +144,11 @@ class Surroundings(Case):
         self.assertIn("max_net_namespaces", done.stderr)
 
     def test_two_hundred_in_a_row_leave_nothing(self):
-        before = len(lab.processes())
+        before = len(self.lab.copies())
         script = 'for i in $(seq 200); do "$@" || exit 1; done'
         self.lab.call(self.lab.as_user(["sh", "-c", script, "sh", *self.lab.program.run([], ["true"])]))
         # Namespaces are taken down in the background.
-        lab.wait_until(lambda: len(lab.processes()) <= before + 3, 5, "the end of all processes")
+        lab.wait_until(lambda: len(self.lab.copies()) <= before, 5, "the end of all processes")
 
 
 class Terminal(Case):
