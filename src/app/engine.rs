@@ -396,7 +396,8 @@ impl Engine {
         if now == std::mem::replace(&mut self.shared_for, now) {
             return;
         }
-        let limits = ours.with(&others).limits(self.descriptors.saturating_sub(lent)).without(&others);
+        let workers = self.crew.as_ref().map_or(1, Crew::len);
+        let limits = ours.with(&others).limits(self.descriptors.saturating_sub(lent)).for_one(&ours, &others, workers);
         self.tcp.set_limit(limits.tcp);
         self.udp.set_limit(limits.udp);
         self.icmp.set_limit(limits.icmp);

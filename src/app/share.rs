@@ -28,11 +28,16 @@ impl Flows {
         Flows::from(std::array::from_fn(|i| ours[i] + theirs[i]))
     }
 
-    /// What is left of these without `others`, one of each kind at least.
+    /// What one of so many `workers` may have of these until it looks again, one of each kind at least: what it has, and
+    /// its part of what is free, for the others may take theirs at the same time.
     #[must_use]
-    pub fn without(&self, others: &Flows) -> Flows {
-        let (all, others) = (self.all(), others.all());
-        Flows::from(std::array::from_fn(|i| all[i].saturating_sub(others[i]).max(1)))
+    pub fn for_one(&self, ours: &Flows, others: &Flows, workers: usize) -> Flows {
+        let (all, ours, others) = (self.all(), ours.all(), others.all());
+        Flows::from(std::array::from_fn(|i| {
+            let left = all[i].saturating_sub(others[i]);
+            let free = left.saturating_sub(ours[i]);
+            (left - free + free.div_ceil(workers)).max(1)
+        }))
     }
 
     /// Descriptors they have.
@@ -78,6 +83,18 @@ mod tests {
         let limits = Flows::default().limits(19_900);
         assert!(limits.tcp > 18_500 && limits.spliced_tcp >= 9_400, "{limits:?}");
         assert_eq!((limits.udp, limits.icmp), (4975, 1024));
+    }
+
+    #[test]
+    fn workers_that_grow_at_the_same_time_stay_within_the_limits() {
+        let limits = Flows { tcp: 100, udp: 100, icmp: 1, spliced_tcp: 7, spliced_udp: 0 };
+        let (ours, others) =
+            (Flows { tcp: 10, udp: 90, ..Flows::default() }, Flows { tcp: 30, udp: 30, ..Flows::default() });
+        let ours_at_most = limits.for_one(&ours, &others, 4).all();
+        // A quarter of the 60 that are free; of what there is too much of, others leave 70.
+        assert_eq!(ours_at_most, [25, 70, 1, 2, 1]);
+        assert_eq!(limits.for_one(&ours, &others, 1).all(), [70, 70, 1, 7, 1]);
+        assert_eq!(limits.for_one(&Flows::default(), &Flows::default(), 4).tcp * 4, 100);
     }
 
     #[test]

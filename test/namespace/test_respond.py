@@ -138,7 +138,7 @@ class Static(Behind):
             self.assertEqual(os.listdir(f"/proc/{pid}/root"), [])
             self.world.reaches(CONTAINER)
             # The client that has just asked is gone for it, too, and the code of the start.
-            lab.wait_until(lambda: int(status(pid)["VmRSS"].split()[0]) < 3000, 10, "the code's end")
+            wait_until(lambda: int(status(pid)["VmRSS"].split()[0]) < 3000, 10, "the code's end")
             time.sleep(0.5)
             before = status(pid)["voluntary_ctxt_switches"]
             time.sleep(1)

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import threading
 import time
@@ -219,11 +220,13 @@ class Limits(Case):
         for _ in range(20):
             time.sleep(0.05)
             counts.append(sum(link.startswith("socket:") for link in links_in(descriptors)))
-        return guest, max(counts)
+        return guest, counts
 
     def test_flood_of_datagrams_takes_a_quarter_of_the_descriptors(self):
-        _, sockets = self.flood(COUNT)
-        self.assertTrue(100 < sockets < self.DESCRIPTORS / 4 + 20, sockets)
+        _, counts = self.flood(COUNT)
+        self.assertTrue(100 < statistics.median(counts) < self.DESCRIPTORS / 4 + 20, counts)
+        # A worker that had no processor while others grew takes its part of what was free before.
+        self.assertLess(max(counts), self.DESCRIPTORS / 2, counts)
 
     def test_connections_are_made_during_a_flood_of_datagrams(self):
         guest, _ = self.flood(COUNT)
