@@ -73,7 +73,8 @@ class Units(Case):
         self.world.write("/etc/containers/containers.conf", "[containers]\npids_limit = 0\n")
         # The generated unit waits for the network to be up, which nobody in this system says.
         self.world.root("systemctl start network-online.target")
-        self.world.user("podman import -q /packages/image.tar localhost/test:latest; mkdir www; echo hello from inside >www/hello;"
+        self.world.user("podman import -q /packages/image.tar localhost/test:latest;"
+                        " mkdir www; echo hello from inside >www/hello;"
                         " sed -i s,^Image=.*,Image=localhost/test:latest, .config/containers/systemd/web.container;"
                         " systemctl --user daemon-reload; systemctl --user start web || { journalctl --user -eu web; exit 1; }")
         argv = self.lab.as_root(["curl", "-sf", "--retry", "5", "--retry-connrefused", "--interface", lab.REMOTE4,

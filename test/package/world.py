@@ -70,8 +70,8 @@ class World:
                           *_environment(USER), "bash", "-euc", script], script, **more)
 
     def _run(self, argv, script, timeout=120, status=0):
-        enter = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--", "timeout", "-k", "5",
-                 str(timeout), *argv]
+        enter = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--",
+                 "timeout", "-k", "5", str(timeout), *argv]
         # A file: what a script leaves running must not hold us up.
         with open(self.lab.file("out"), "w+b") as out:
             done = subprocess.run(enter, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, timeout=timeout + 10,
