@@ -55,6 +55,31 @@ class Examples(Case):
             self.example(f"libvirt/{name}", f"/tmp/{name}")
             self.assertIn("validates", self.world.user(f"virt-xml-validate /tmp/{name} domain"))
 
+    def test_libvirt_starts_machines(self):
+        """Of an ordinary user, by both files: without KVM, which this machine may not have, and with a disk that is empty."""
+        self.install("spelt-passt")
+        for name in ("passt", "vhost-user"):
+            self.example(f"libvirt/{name}.xml", f"/home/user/{name}.xml")
+        self.world.user("qemu-img create -q -f qcow2 guest.qcow2 16M; libvirtd -d;"
+                        " sed -i \"s/type='kvm'/type='qemu'/; s,/var/lib/libvirt/images,$HOME,\" *.xml")
+        virsh = "virsh -q -c qemu:///session"
+        self.world.user(f"for i in $(seq 50); do {virsh} list && break; sleep 0.1; done; {virsh} create passt.xml")
+        self.assertEqual(self.world.root("pgrep -c -f '^passt --one-off --socket'"), "1\n")
+        self.assertIn("127.0.0.1:2222", self.world.root("ss -Hltn"))
+        self.world.user(f"{virsh} destroy spelt-passt; for i in $(seq 50); do pgrep passt || exit 0; sleep 0.1; done; exit 1")
+
+        self.world.user("spelt vm -q --vhost-user --socket /run/user/1000/spelt-vm-guest.socket;"
+                        f" {virsh} create vhost-user.xml")
+        self.assertIn("running", self.world.user(f"{virsh} domstate spelt-vhost-user"))
+        self.world.user(f"{virsh} destroy spelt-vhost-user; spelt ctl stats; spelt ctl quit")
+
+    def test_bubblewrap(self):
+        url = self.serve()
+        said = self.world.user("bwrap --unshare-user --unshare-net --unshare-pid --bind / / --dev /dev --info-fd 3"
+                               " sleep 30 3>info & sleep 1; pid=$(grep child-pid info | tr -dc 0-9); spelt attach -q $pid;"
+                               f" nsenter -t $pid -U -n --preserve-credentials curl -sf {url}; kill %1")
+        self.assertEqual(said, "hello from the next machine\n")
+
     def test_metrics(self):
         self.example("node_exporter/spelt-metrics", "/tmp/spelt-metrics")
         said = self.world.user("spelt run -q -- sleep 30 & for i in $(seq 50); do spelt list | grep -q sleep && break;"

@@ -50,8 +50,10 @@ class Units(Case):
         self.assertIn("Serving virtual machines", self.wait_for("active", "spelt-vm@guest.service", "--user"))
         self.assertIn(":2222", self.world.root("ss -Hltn"))
         self.world.user("systemctl --user stop spelt-vm@guest.service")
-        # And the next that connects.
-        self.world.user(f"spelt ctl -i {CONTROL} stats")
+        # And the next machine that connects.
+        self.wait_for("inactive", "spelt-vm@guest.service", "--user")
+        self.world.user("timeout 20 qemu-system-x86_64 -nodefaults -display none -S -device virtio-net-pci,netdev=net -netdev"
+                        " stream,id=net,server=off,addr.type=unix,addr.path=/run/user/1000/spelt-vm-guest.socket &")
         self.wait_for("active", "spelt-vm@guest.service", "--user")
 
     def test_namespace_and_command_of_a_user(self):
