@@ -28,7 +28,7 @@ fn root() -> Command {
     // Those that have command lines of their own, instead of their names alone.
     let others = [Ctl::command().name("ctl"), List::command().name("list"), doctor];
     let mut root = crate::config::command();
-    for other in others {
+    for other in others.into_iter().chain(crate::respond::commands()) {
         let name = other.get_name().to_owned();
         root = root.mut_subcommand(name, |known| match known.get_about() {
             Some(about) => other.about(about.clone()),
@@ -129,7 +129,7 @@ fn values(arg: &Arg, current: &str, before: &str) -> Vec<String> {
         kinds.iter().filter(literal).map(|kind| ((*kind).to_owned(), String::new())).collect();
     match arg.get_id().as_str() {
         "instance" => all.extend(running()),
-        "interface" | "outbound-if4" | "outbound-if6" => all.extend(entries(INTERFACES)),
+        "interface" | "outbound-if4" | "outbound-if6" | "via" => all.extend(entries(INTERFACES)),
         "netns" | "TARGET" => all.extend(entries(NETNS)),
         _ => {}
     }
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn subcommands_and_options_come_from_the_command_lines() {
-        for name in ["run", "attach", "vm", "ctl", "list", "doctor"] {
+        for name in ["run", "attach", "vm", "ctl", "list", "doctor", "respond", "announce"] {
             assert!(next("").contains(&name.to_string()), "{name}");
         }
         assert_eq!(next("ctl f"), ["flows", "forward"]);
@@ -185,6 +185,17 @@ mod tests {
         assert_eq!(next("ctl flows --w"), ["--watch"]);
         assert!(next("ctl flows --inst").contains(&"--instance".to_string()));
         assert!(!next("vm --q").contains(&"--queues".to_string()), "it is for namespaces");
+    }
+
+    #[test]
+    fn those_of_neighbour_discovery_are_known_too() {
+        assert_eq!(next("respond --docker"), ["--docker-network"]);
+        assert_eq!(next("respond --announce-"), ["--announce-to-router", "--announce-interval"]);
+        assert_eq!(next("respond -i lo --via l"), ["lo"]);
+        assert_eq!(next("respond -c "), [":files"]);
+        assert_eq!(next("respond --control "), ["none", ":files"]);
+        assert_eq!(next("announce --re"), ["--reply"]);
+        assert_eq!(next("announce -i l"), ["lo"]);
     }
 
     #[test]

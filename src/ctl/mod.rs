@@ -20,6 +20,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use crate::config::usage;
+use crate::control::place;
 use crate::control::protocol::{Drops, Info, Stats};
 pub use args::{Ctl, List};
 use args::{ForwardCommand, What};
@@ -51,6 +52,9 @@ fn ctl(args: Vec<OsString>) -> Result<anyhow::Result<()>, usage::Usage> {
     usage::parse::<Ctl>("ctl", args).map(|ctl| run(&ctl))
 }
 
+const NO_PLACE: &str = "spelt: XDG_RUNTIME_DIR is not set, so that no instance can be found. Those that were started without it \
+    are asked by the path of their option '--control': spelt ctl -i PATH";
+
 /// Who reads us has seen enough.
 fn is_broken_pipe(e: &anyhow::Error) -> bool {
     e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
@@ -58,6 +62,9 @@ fn is_broken_pipe(e: &anyhow::Error) -> bool {
 
 fn list(list: &List) -> anyhow::Result<()> {
     let all = instances::all()?;
+    if place::default_dir().is_none() {
+        let _ = writeln!(io::stderr(), "{NO_PLACE}");
+    }
     if list.json {
         let all: Vec<Value> =
             all.iter().map(|i| json!({ "socket": i.path.display().to_string(), "info": i.info })).collect();

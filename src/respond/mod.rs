@@ -24,6 +24,12 @@ pub use announce::main as announce;
 pub use args::{Announce, Respond};
 pub use start::main as respond;
 
+/// Their command lines, for completion.
+pub fn commands() -> [clap::Command; 2] {
+    use clap::CommandFactory;
+    [args::Respond::command(), args::Announce::command()]
+}
+
 /// Why a link cannot be used.
 fn no_ethernet(name: &str) -> String {
     format!("'{name}' is no Ethernet interface: it has no MAC to announce")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import blocks
 import lab
@@ -54,11 +55,23 @@ def curl(place, command):
     assert out.encode() == world.BODY, out
 
 
-@runs("spelt run -t 8080:80 -- python3 -m http.server 80")
+@runs("contrib/install.sh")
+def install(place, command):
+    """In a home of its own: the program is in the PATH of all the others already."""
+    for directory in ("contrib", "doc/man"):
+        shutil.copytree(os.path.join(lab.ROOT, directory), os.path.join(place.home, directory), dirs_exist_ok=True)
+    place.call(f"mkdir own && HOME=$PWD/own {command}")
+    out, _ = place.call("own/.local/bin/spelt --version")
+    assert out.startswith("spelt "), out
+    assert "installed" in place.call("ls own/.local/share/spelt")[0]
+
+
+@runs("spelt run -t 8080:80 -- python3 -m http.server --bind :: 80")
 def web_server(place, command):
     with place.running(command):
         assert b"Directory listing" in place.page(place.lab.remote, lab.HOST4, 8080)
-        assert b"Directory listing" in place.page(place.lab.host, "127.0.0.1", 8080)
+        for address in ("127.0.0.1", "::1"):
+            assert b"Directory listing" in place.page(place.lab.host, address, 8080)
 
 
 @runs("spelt run -4 --no-map-gw -- ./untrusted-program")
@@ -113,10 +126,10 @@ def elsewhere(place, command):
     return command.replace("/tmp/vm.socket", place.socket)
 
 
-@runs('ln -s "$PWD/target/release/spelt" ~/bin/pasta')
+@runs("contrib/install.sh --links=pasta")
 def link(place, command):
     place.call(command)
-    out, _ = place.call("pasta --version")
+    out, _ = place.call("PATH=~/.local/bin:$PATH pasta --version")
     assert out.startswith("pasta ") and "This is spelt" in out, out
 
 
@@ -129,7 +142,7 @@ def podman(place, command):
         # In Podman's user namespace, where the network namespace has only a name.
         enter = f"nsenter --preserve-credentials --user=/proc/{guest.pid}/ns/user"
         out, err = place.call(
-            f"{enter} pasta --config-net -t {ports} --dns-forward 169.254.1.1 -u none -T none -U none --no-map-gw --quiet "
+            f"{enter} ~/.local/bin/pasta --config-net -t {ports} --dns-forward 169.254.1.1 -u none -T none -U none --no-map-gw --quiet "
             f"--netns /proc/{guest.pid}/ns/net --map-guest-addr 169.254.1.2")
         assert (out, err) == ("", ""), (out, err)
         reached(place, listener, int(port[1]))

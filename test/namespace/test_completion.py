@@ -29,6 +29,8 @@ class Completion(Case):
         self.assertEqual(self.bash([], "run", "--log-format", "=", "j"), ["json"])
         self.assertIn("/etc/passwd", self.bash([], "run", "--log-file", "/etc/pass"))
         self.assertIn("true", self.bash([], "run", "--", "tru"))
+        self.assertEqual(self.bash([], "respond", "--docker"), ["--docker-network"])
+        self.assertEqual(self.bash([], "announce", "--re"), ["--reply"])
         self.assertEqual(self.bash([], "ctl", "nothing", "--no-such"), [])
 
     def test_instances(self):

@@ -29,6 +29,11 @@ class Instances(Case):
     def listed(self, environment):
         return json.loads(self.call(environment, "list", "--json").stdout)
 
+    def test_without_a_directory_for_sockets_it_says_so(self):
+        done = self.call(["--unset=XDG_RUNTIME_DIR"], "list")
+        self.assertIn("PID", done.stdout)
+        self.assertIn("XDG_RUNTIME_DIR is not set", done.stderr)
+
     def test_instance_is_listed_found_and_ended(self):
         process, environment = self.start()
         wait_until(lambda: self.listed(environment), 5, "the instance")
