@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import subprocess
 
 import blocks
+from fake_engine import FakeEngine
 import lab
 import world
 
@@ -146,6 +148,35 @@ def podman(place, command):
             f"--netns /proc/{guest.pid}/ns/net --map-guest-addr 169.254.1.2")
         assert (out, err) == ("", ""), (out, err)
         reached(place, listener, int(port[1]))
+
+
+@runs("docker network create --ipv6 --subnet 2001:db8:1:0:ff::/112 -o com.docker.network.bridge.gateway_mode_ipv6=routed public")
+def network(_, command):
+    """There is no Docker here. What it makes is of the name that the next command is told."""
+    assert command.split()[-1] == NETWORK
+
+
+NETWORK = "public"
+
+
+@runs(f"sudo spelt respond -i eth0 --docker-network {NETWORK}")
+def respond(place, command):
+    """As root already, and with somebody who plays Docker."""
+    engine = FakeEngine(place.lab.file("engine"), "2001:db8:1:0:ff::5", name=NETWORK)
+    control, log = place.lab.file("respond") + ".socket", place.lab.file("log")
+    argv = command.split()[1:]
+    argv = [place.lab.program.path, *argv[1:], "--engine-socket", engine.path, "--control", control]
+    with open(log, "wb") as out:
+        process = place.lab.popen(place.lab.as_root(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+    def containers():
+        done = place.lab.call([place.lab.program.path, "ctl", "-i", control, "--json", "stats"], check=False)
+        return done.returncode == 0 and json.loads(done.stdout)["containers"]
+    try:
+        assert lab.wait_until(containers, 5, "the container") == 1
+    finally:
+        place.lab.end(process)
+        engine.close()
 
 
 @runs("spelt attach -t 8080:80 1234")

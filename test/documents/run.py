@@ -10,7 +10,8 @@ import sys
 import time
 import traceback
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [TESTS, os.path.join(TESTS, "namespace")]
 sys.dont_write_bytecode = True
 
 import blocks  # noqa: E402  (found through the path above)

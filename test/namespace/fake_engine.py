@@ -8,10 +8,10 @@ import threading
 
 
 class FakeEngine:
-    """Network `web` with these addresses; others are not there."""
+    """Network `name` with these addresses; others are not there."""
 
-    def __init__(self, path, *addresses):
-        self.path, self.addresses, self.listeners, self.lists = path, addresses, [], 0
+    def __init__(self, path, *addresses, name="web"):
+        self.path, self.addresses, self.name, self.listeners, self.lists = path, addresses, name, [], 0
         self.start()
 
     def start(self):
@@ -54,10 +54,10 @@ class FakeEngine:
             client.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
             self.listeners.append(client)
             return
-        if path == "/networks/web":
+        if path == f"/networks/{self.name}":
             self.lists += 1
             containers = {str(i): {f"IPv{6 if ':' in a else 4}Address": a} for i, a in enumerate(self.addresses)}
-            body = json.dumps({"Name": "web", "Containers": containers}).encode()
+            body = json.dumps({"Name": self.name, "Containers": containers}).encode()
             client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(body[:7]) + chunk(body[7:]) +
                            b"0\r\n\r\n")
         else:
