@@ -159,13 +159,13 @@ def network(_, command):
 NETWORK = "public"
 
 
-@runs(f"sudo spelt respond -i eth0 --docker-network {NETWORK}")
+@runs(f'sudo "$(command -v spelt)" respond -i eth0 --docker-network {NETWORK}')
 def respond(place, command):
     """As root already, and with somebody who plays Docker."""
     engine = FakeEngine(place.lab.file("engine"), "2001:db8:1:0:ff::5", name=NETWORK)
     control, log = place.lab.file("respond") + ".socket", place.lab.file("log")
-    argv = command.split()[1:]
-    argv = [place.lab.program.path, *argv[1:], "--engine-socket", engine.path, "--control", control]
+    options = command.partition(" respond ")[2].split()
+    argv = [place.lab.program.path, "respond", *options, "--engine-socket", engine.path, "--control", control]
     with open(log, "wb") as out:
         process = place.lab.popen(place.lab.as_root(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
