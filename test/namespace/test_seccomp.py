@@ -326,6 +326,9 @@ class Idle(Case):
             with world.responding("--docker-network", "web", "--engine-socket", engine.path, tracer=self.lab.as_user) as responder:
                 lab.wait_until(lambda: responder.stats()["containers"] == 1, 10, "the container")
                 self.assertTrue(world.reaches(respond_world.CONTAINER))
+                # The code of the start goes when nothing has happened for a second.
+                pid = responder.pid()
+                lab.wait_until(lambda: int(status(pid)["VmRSS"].split()[0]) < 3000, 10, "the code's end")
                 engine.stop()
                 lab.wait_until(lambda: "cannot follow" in world.errors(responder.process), 5, "a word about the engine")
                 responder.ctl("quit")
