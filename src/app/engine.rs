@@ -381,6 +381,7 @@ impl Engine {
         self.tell_who_is_who();
         self.tell_of_broken_rings();
         self.share_descriptors();
+        self.forget_deadlines();
         if cfg!(debug_assertions) {
             self.watch_over(now);
         }

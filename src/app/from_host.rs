@@ -59,6 +59,24 @@ impl Engine {
         }
     }
 
+    /// Deadlines of flows that have gone take memory until they come.
+    pub(super) fn forget_deadlines(&mut self) {
+        if !self.timers.has_many() {
+            return;
+        }
+        let Engine { timers, tcp, udp, icmp, splice, .. } = self;
+        timers.retain(|token| {
+            let id = Id { index: token.index, generation: token.generation };
+            match token.kind {
+                Kind::Tcp => tcp.has(id),
+                Kind::Udp => udp.has(id),
+                Kind::Icmp => icmp.has(id),
+                Kind::SpliceUdpClient => splice.as_ref().is_some_and(|splice| splice.has_udp(id)),
+                _ => true,
+            }
+        });
+    }
+
     fn neighbours_changed(&mut self, now: Instant) {
         let Some(neighbours) = &mut self.neighbours else { return };
         self.neighbours_new = true;

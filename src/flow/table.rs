@@ -154,6 +154,10 @@ impl<T, K: Copy + Eq + Hash> Table<T, K> {
         Some(id)
     }
 
+    pub fn contains(&self, id: Id) -> bool {
+        self.get(id).is_some()
+    }
+
     pub fn get(&self, id: Id) -> Option<&T> {
         let s = self.slots.get(id.index as usize)?;
         if s.generation != id.generation { None } else { s.flow.as_ref().map(|f| &f.1) }

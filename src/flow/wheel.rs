@@ -1,5 +1,6 @@
 //! One timer wheel for all flows: arming is a push, a deadline costs at most one move per level (Varghese and Lauck,
-//! scheme 7). Entries are not cancelled: whoever is woken checks whether the deadline is still its own.
+//! scheme 7). Entries are not cancelled: whoever is woken checks whether the deadline is still its own. Those of flows that have
+//! gone before their time, as most of a flood do, are swept out when there are many ([`Wheel::retain`]).
 
 use crate::base::{Instant, Token};
 
@@ -11,6 +12,8 @@ const TICK_BITS: u32 = 20;
 /// Room for so many entries is kept in an empty slot. A slot of a higher level has what seconds or minutes of new flows
 /// armed, and is not filled again before the level has gone round: kept, all of them would be as large as the busiest.
 const KEPT: usize = 64;
+/// So many entries, of 24 bytes each, are never too many.
+const MANY: usize = 4096;
 
 /// Deadlines and whom to wake. Never early, late by at most one tick plus the wait of the caller.
 #[derive(Debug)]
@@ -20,6 +23,10 @@ pub struct Wheel {
     /// Bit s of `occupied[l]`: slot s of level l has entries.
     occupied: [u64; LEVELS],
     slots: Vec<Vec<Entry>>,
+    /// Entries.
+    len: usize,
+    /// More entries than this are many.
+    many: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -34,13 +41,37 @@ impl Wheel {
             now: now.as_nanos() >> TICK_BITS,
             occupied: [0; LEVELS],
             slots: vec![Vec::new(); LEVELS * SLOTS as usize],
+            len: 0,
+            many: MANY,
         }
     }
 
     /// Wakes `token` once `at` has passed; the farthest deadline is about two years, later ones are cut to it.
     pub fn arm(&mut self, at: Instant, token: Token) {
         let tick = ((at.as_nanos() >> TICK_BITS) + 1).max(self.now + 1);
+        self.len += 1;
         self.put(Entry { tick: tick.min(self.now + (1 << (SLOT_BITS * LEVELS as u32)) - 1), token });
+    }
+
+    /// Twice as many deadlines as were of use when that was last looked at: time for [`Wheel::retain`].
+    pub fn has_many(&self) -> bool {
+        self.len > self.many
+    }
+
+    /// Forgets the deadlines of those that `is_there` does not know any more. Takes as long as a look at each.
+    pub fn retain(&mut self, is_there: impl Fn(Token) -> bool) {
+        self.len = 0;
+        for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| !slot.is_empty()) {
+            slot.retain(|e| is_there(e.token));
+            if slot.capacity() > KEPT.max(2 * slot.len()) {
+                slot.shrink_to(slot.len().max(KEPT));
+            }
+            if slot.is_empty() {
+                self.occupied[at / SLOTS as usize] &= !(1 << (at as u64 % SLOTS));
+            }
+            self.len += slot.len();
+        }
+        self.many = MANY.max(2 * self.len);
     }
 
     /// When to call [`Wheel::expire`] next: not later than the first deadline, possibly earlier. `None` if nothing is armed.
@@ -79,7 +110,12 @@ impl Wheel {
                 let at = level * SLOTS as usize + slot as usize;
                 let mut entries = std::mem::take(&mut self.slots[at]);
                 for e in entries.drain(..) {
-                    if e.tick <= next { due.push(e.token) } else { self.put(e) }
+                    if e.tick <= next {
+                        self.len -= 1;
+                        due.push(e.token);
+                    } else {
+                        self.put(e);
+                    }
                 }
                 // Keep the allocation unless an entry came back to this very slot, or it is large.
                 if self.slots[at].is_empty() && entries.capacity() <= KEPT {
@@ -107,6 +143,28 @@ mod tests {
 
     fn token(n: u32) -> Token {
         Token::new(Kind::Tcp, n, 0)
+    }
+
+    #[test]
+    fn a_flood_of_those_that_have_gone_takes_no_more_than_twice_what_is_there() {
+        let now = Instant::from_nanos(77_777_777_777);
+        let mut w = Wheel::new(now);
+        let (mut looks, mut due) = (0, Vec::new());
+        let is_there = |t: Token| t.index.is_multiple_of(1000);
+        for n in 0..1_000_000 {
+            w.arm(now + Duration::from_secs(120) + Duration::from_micros(n), token(n as u32));
+            if w.has_many() {
+                w.retain(is_there);
+                looks += 1;
+            }
+            assert!(w.len <= MANY + 1);
+        }
+        assert!(looks < 400, "{looks}");
+        let kept: usize = w.slots.iter().map(Vec::capacity).sum();
+        assert!(kept < 4 * MANY, "{kept}");
+        w.expire(now + Duration::from_secs(240), &mut due);
+        assert_eq!(due.iter().filter(|t| is_there(**t)).count(), 1000);
+        assert_eq!((w.len, w.next()), (0, None));
     }
 
     proptest::proptest! {

@@ -105,6 +105,10 @@ impl Datagrams {
         self.flows.set_limit(limit);
     }
 
+    pub fn has(&self, id: Id) -> bool {
+        self.flows.contains(id)
+    }
+
     pub fn len(&self) -> usize {
         self.flows.len()
     }

@@ -278,6 +278,10 @@ impl Splice {
     }
 
     /// UDP flows there are.
+    pub fn has_udp(&self, id: Id) -> bool {
+        self.datagrams.has(id)
+    }
+
     pub fn udp_len(&self) -> usize {
         self.datagrams.len()
     }

@@ -247,6 +247,10 @@ impl Tcp {
         self.flows.len()
     }
 
+    pub fn has(&self, id: Id) -> bool {
+        self.flows.contains(id)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.flows.is_empty()
     }

@@ -375,6 +375,10 @@ impl Udp {
         self.table.len()
     }
 
+    pub fn has(&self, id: Id) -> bool {
+        self.table.contains(id)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
