@@ -113,12 +113,12 @@ impl Loop {
         let mut events = Events::with_capacity(16);
         loop {
             let mut asked = false;
-            let (wait, began) = (self.patience(), self.clock.now());
+            let (wait, began) = (self.patience(), self.unsettled.then(|| self.clock.now()));
             match self.poll.poll(&mut events, wait) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other.context("cannot wait for events")?,
             }
-            if self.unsettled && self.clock.now().since(began) >= SETTLED {
+            if began.is_some_and(|began| self.clock.now().since(began) >= SETTLED) {
                 self.settle();
             }
             for event in &events {

@@ -13,6 +13,7 @@ from test_privileges import status
 FIRST, SECOND = ("10.1.0.2", "10.1.0.1", "2001:db8:71::2", "2001:db8:71::1"), \
                 ("10.2.0.2", "10.2.0.1", "2001:db8:72::2", "2001:db8:72::1")
 CAP_NET_ADMIN = 12
+OWN4, OWN6 = "172.16.0.9", "fe80::9"
 NEAR4, AWAY4, AWAY6 = "10.1.0.9", "198.51.100.9", "2001:db8:9::9"
 
 
@@ -182,16 +183,19 @@ class Namespaces(Follow):
             self.assert_has(guest, [*SECOND[::2], "172.16.0.1"], SECOND[1::2])
             self.assertIn("172.17.0.0/16 via 172.16.0.9", guest.output("ip route"))
 
+    def make_own_way(self, guest, how):
+        """The guest has a default route of each IP version on an interface of its own, by this command of ip-route(8)."""
+        guest.run("ip link add own type veth peer name other; ip link set other up; ip link set own up; "
+                  f"ip addr add 172.16.0.1/24 dev own; ip route {how} default via {OWN4}; "
+                  f"ip -6 route {how} default via {OWN6} dev own metric 1024")
+
     def test_a_default_route_of_the_guest_s_own_is_not_exchanged_for_ours(self):
-        own4, own6 = "172.16.0.9", "fe80::9"
         with self.on(*join(FIRST)), self.lab.guest("--debug") as guest:
             self.assert_has(guest, FIRST[::2], FIRST[1::2])
-            guest.run("ip link add own type veth peer name other; ip link set other up; ip link set own up; "
-                      f"ip addr add 172.16.0.1/24 dev own; ip route replace default via {own4}; "
-                      f"ip -6 route replace default via {own6} dev own metric 1024")
-            self.assert_has(guest, FIRST[::2], [own4, own6])
+            self.make_own_way(guest, "replace")
+            self.assert_has(guest, FIRST[::2], [OWN4, OWN6])
             self.move(FIRST, SECOND)
-            self.assert_has(guest, SECOND[::2], [own4, own6])
+            self.assert_has(guest, SECOND[::2], [OWN4, OWN6])
 
     def test_an_unreachable_default_of_the_guest_s_stays_one(self):
         with self.on(*join(FIRST)), self.lab.guest("--debug") as guest:
@@ -203,16 +207,13 @@ class Namespaces(Follow):
             self.assertEqual([line.split()[:2] for line in routes.splitlines()], [["unreachable", "default"]] * 2)
 
     def test_ours_changes_beside_one_of_the_guest_s(self):
-        own4, own6 = "172.16.0.9", "fe80::9"
         with self.on(*join(FIRST)), self.lab.guest("--debug") as guest:
             self.assert_has(guest, FIRST[::2], FIRST[1::2])
-            guest.run("ip link add own type veth peer name other; ip link set other up; ip link set own up; "
-                      f"ip addr add 172.16.0.1/24 dev own; ip route append default via {own4}; "
-                      f"ip -6 route append default via {own6} dev own metric 1024")
+            self.make_own_way(guest, "append")
             self.move(FIRST, SECOND)
             self.until(lambda: self.addresses(guest) == set(SECOND[::2]), "the addresses", 8)
             routes = guest.output("ip route show default; ip -6 route show default")
-            for gateway in (SECOND[1], own4, SECOND[3], own6):
+            for gateway in (SECOND[1], OWN4, SECOND[3], OWN6):
                 self.assertIn(f"via {gateway} ", routes)
             for gateway in FIRST[1::2]:
                 self.assertNotIn(f"via {gateway} ", routes)
