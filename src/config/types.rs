@@ -364,8 +364,9 @@ impl Config {
     pub const DEFAULT_MAC: Mac = Mac([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
     /// Least MTU of a link for IPv6 (RFC 8200 §5).
     pub const IPV6_MTU_MIN: u16 = 1280;
-    /// Queues of a tap if nobody says: what is answered can be led past a flood that fills one of them.
-    pub const QUEUES_DEFAULT: u8 = 2;
+    /// Queues of a tap if nobody says: one for transfers at full speed, one for what else is answered, and
+    /// one for a flood that neither should wait behind.
+    pub const QUEUES_DEFAULT: u8 = 3;
     /// Most queues of a link, and most threads.
     pub const QUEUES_MAX: u8 = 8;
     pub const LOG_SIZE_DEFAULT: u64 = 1 << 20;

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Areas, Caps, Fill, LinkFull, SLOTS_MAX, ToGuest};
+use super::{Areas, Caps, Fill, Lane, LinkFull, SLOTS_MAX, ToGuest};
 use crate::sys::iov::Scatter;
 use crate::wire::Offload;
 use crate::wire::checksum::Sum;
@@ -16,6 +16,11 @@ pub struct MockLink {
     pub sent: Vec<(Vec<u8>, Offload)>,
     /// Frames it still takes and areas it still gives; `usize::MAX` for no limit, 0 for a full link.
     pub room: usize,
+    /// Whose the last frame was that it took.
+    pub lane: Lane,
+    /// Whose the next is, and the reservation there is.
+    next: Lane,
+    reserved: Lane,
     areas: VecDeque<Vec<u8>>,
 }
 
@@ -28,7 +33,8 @@ impl Default for MockLink {
 
 impl MockLink {
     pub fn new(caps: Caps) -> MockLink {
-        MockLink { caps, sent: Vec::new(), room: usize::MAX, areas: VecDeque::new() }
+        let (lane, next, reserved) = Default::default();
+        MockLink { caps, sent: Vec::new(), room: usize::MAX, lane, next, reserved, areas: VecDeque::new() }
     }
 
     /// Frames sent since the last call, without their offload metadata.
@@ -41,7 +47,7 @@ impl MockLink {
         self.areas.len()
     }
 
-    fn push(&mut self, frame: Vec<u8>, offload: Offload) -> Result<(), LinkFull> {
+    fn push(&mut self, frame: Vec<u8>, offload: Offload, lane: Lane) -> Result<(), LinkFull> {
         if self.room == 0 {
             return Err(LinkFull);
         }
@@ -49,6 +55,7 @@ impl MockLink {
             self.room -= 1;
         }
         self.sent.push((frame, offload));
+        self.lane = lane;
         Ok(())
     }
 }
@@ -58,11 +65,17 @@ impl ToGuest for MockLink {
         self.caps
     }
 
+    fn steer(&mut self, lane: Lane) {
+        self.next = lane;
+    }
+
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), LinkFull> {
-        self.push(frame.to_vec(), offload)
+        let lane = std::mem::take(&mut self.next);
+        self.push(frame.to_vec(), offload, lane)
     }
 
     fn reserve(&mut self, areas: usize, _: usize, len: usize, _: Fill) -> usize {
+        self.reserved = std::mem::take(&mut self.next);
         let n = areas.min(SLOTS_MAX).min(self.room);
         self.areas = (0..n).map(|_| vec![0; len]).collect();
         n
@@ -80,7 +93,7 @@ impl ToGuest for MockLink {
         let area = self.areas.pop_front().ok_or(LinkFull)?;
         let mut frame = head.to_vec();
         frame.extend_from_slice(&area[..len]);
-        self.push(frame, offload)
+        self.push(frame, offload, self.reserved)
     }
 
     fn cancel(&mut self) {

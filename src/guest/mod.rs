@@ -21,4 +21,4 @@ pub use frame::{FRAME_PIECES, Frame};
 pub use l2::L2;
 pub use neighbours::Neighbours;
 pub use sent::{SentHeader, send_fields};
-pub use slot::{Areas, Caps, Fill, LinkFull, PIECES_MAX, Reservation, Room, SLOTS_MAX, ToGuest, counted};
+pub use slot::{Areas, Caps, Fill, Lane, LinkFull, PIECES_MAX, Reservation, Room, SLOTS_MAX, ToGuest, counted};

@@ -25,6 +25,15 @@ pub enum Fill {
     Messages,
 }
 
+/// What a frame to the guest belongs to, for links where it decides what the guest's own frames wait behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lane {
+    #[default]
+    Common,
+    /// A flow with so much under way from the guest that others should not have to wait behind it.
+    Bulk,
+}
+
 /// What the link can take off our hands. All lengths in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
@@ -76,6 +85,12 @@ pub trait ToGuest {
     fn room(&self) -> Room {
         Room::Free
     }
+
+    /// The next frame or reservation, and only that, is of this lane. Most links have one way for all.
+    fn steer(&mut self, _: Lane) {}
+
+    /// Frames of a flow that were common so far will be bulk from the next one on.
+    fn diverts(&mut self) {}
 
     /// Sends a whole frame (Ethernet header included) from ordinary memory.
     ///

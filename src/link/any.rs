@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use super::Gone;
 use super::{Accepted, Batch, Card, Memory, Socket, Talk, Tap, Tee, Vhost, Watch};
 use crate::base::Instant;
-use crate::guest::{Areas, Caps, Fill, LinkFull, Room, ToGuest};
+use crate::guest::{Areas, Caps, Fill, Lane, LinkFull, Room, ToGuest};
 use crate::wire::Offload;
 use crate::wire::checksum::Sum;
 
@@ -29,7 +29,7 @@ pub enum Link {
 pub enum Input {
     /// Nothing more is queued: wait for the next event.
     Drained,
-    /// The batch is full: there may be more.
+    /// The batch has enough: there may be more.
     More,
     /// The client of a socket has gone: see [`Link::disconnect`]. The batch may have its last frames.
     Gone,
@@ -291,6 +291,18 @@ impl ToGuest for Link {
             Link::Card(card) => card.room(),
             Link::Memory(memory) => memory.room(),
             Link::None => Room::Free,
+        }
+    }
+
+    fn steer(&mut self, lane: Lane) {
+        if let Link::Tap(tap) = self {
+            tap.steer(lane);
+        }
+    }
+
+    fn diverts(&mut self) {
+        if let Link::Tap(tap) = self {
+            tap.diverts();
         }
     }
 

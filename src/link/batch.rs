@@ -64,6 +64,11 @@ impl Batch {
         self.frames.len()
     }
 
+    /// Of all frames.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }

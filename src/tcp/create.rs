@@ -176,6 +176,7 @@ impl Tcp {
             readable: false,
             read_closed: false,
             urgent: false,
+            bulk: None,
             half_open: true,
             ack_owed: false,
             queued: false,

@@ -9,13 +9,25 @@ use arrayvec::ArrayVec;
 use super::conn::{State, Verdict};
 use super::*;
 use crate::base::Endpoint;
-use crate::guest::{Facts, Frame, ToGuest};
+use crate::guest::{Facts, Frame, Lane, ToGuest};
 use crate::sys::iov::Gather;
 use crate::sys::is_exhaustion;
 use crate::wire::{Gso, Packet, TcpFlags, TcpHeader, Transport};
 
 /// Payload pieces of one `sendmsg`: a batch of whole frames, or fewer that lie in many pieces.
 const PIECES: usize = 192;
+
+/// A flow is [`Lane::Bulk`] once so much has come between two acknowledgments: more than a frame, and with a few others like
+/// it there would be no more in what a link brings at a time.
+const BULK_BYTES: u32 = 96 << 10;
+/// And until, for a second at least, there was no such burst and less than this came,
+const BULK_BYTES_A_SECOND: usize = 1 << 20;
+const SECOND: Duration = Duration::from_secs(1);
+/// but as often as this without a pause, and at last as little as this: then it is one of questions and answers, and nothing
+/// waits in a queue behind what was read. After a pause a window may.
+const EXCHANGES: u32 = 16;
+const PAUSE: Duration = Duration::from_millis(200);
+const LITTLE_BYTES: u32 = 16 << 10;
 
 impl Tcp {
     /// Consecutive segments of one flow, in order of arrival; checksums have been verified.
@@ -61,11 +73,8 @@ impl Tcp {
         let Some(flow) = self.flows.get_mut(id) else { return 1 };
         let had_hole = flow.ahead.is_some();
         flow.conn.may_hold(place || had_hole);
-        let mut v = Verdict::default();
         let mut pieces: ArrayVec<Gather<'_>, PIECES> = ArrayVec::new();
-        let mut done = 0;
-        let mut last = None;
-        let mut bytes = 0;
+        let (mut v, mut last, mut done, mut bytes) = (Verdict::default(), None, 0, 0);
         for (packet, frame) in run {
             let Transport::Tcp(mut t) = packet.transport else { break };
             let mut len = packet.payload_len;
@@ -95,6 +104,9 @@ impl Tcp {
             if v.reset_by_guest || v.refuse || v.stored.is_some() || flow.conn.state() == State::Closed {
                 break;
             }
+        }
+        if flow.has_become_bulk(bytes, facts.now) {
+            link.diverts();
         }
         flow.traffic.from_guest.add(done, bytes);
         self.with_holes += usize::from(flow.ahead.is_some() && !had_hole);
@@ -251,6 +263,51 @@ impl Tcp {
     fn room_if_held_is_full(&self, id: Id) -> Option<usize> {
         let room = |flow: &Flow| free(flow) + HELD_EACH_BYTES.saturating_sub(flow.held.len());
         (self.held_total >= HELD_MAX_BYTES).then(|| self.flows.get(id).map_or(0, room))
+    }
+}
+
+/// Of a flow that is [`Lane::Bulk`]. Most are not, so it has memory of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bulk {
+    /// When so much had come that it stays so for another second, and what has come since.
+    at: Instant,
+    bytes: usize,
+    /// When something came last, and how often without a pause.
+    last: Instant,
+    times: u32,
+}
+
+impl Bulk {
+    fn since(at: Instant) -> Bulk {
+        Bulk { at, bytes: 0, last: at, times: 0 }
+    }
+}
+
+impl Flow {
+    /// After segments of the guest with `bytes` that were taken. True if frames of the flow are to come by another way from now
+    /// on.
+    fn has_become_bulk(&mut self, bytes: usize, now: Instant) -> bool {
+        let much = self.conn.untold() >= BULK_BYTES;
+        let Some(bulk) = &mut self.bulk else {
+            self.bulk = much.then(|| Box::new(Bulk::since(now)));
+            return much;
+        };
+        if bytes > 0 {
+            bulk.times = if now - bulk.last > PAUSE { 1 } else { bulk.times.saturating_add(1) };
+            (bulk.bytes, bulk.last) = (bulk.bytes + bytes, now);
+        }
+        if much || bulk.bytes >= BULK_BYTES_A_SECOND {
+            **bulk = Bulk::since(now);
+        }
+        false
+    }
+
+    /// Of a segment that is sent now.
+    pub(super) fn lane(&mut self, now: Instant) -> Lane {
+        let untold = self.conn.untold();
+        let talks = |bulk: &Bulk| now - bulk.at > SECOND && bulk.times >= EXCHANGES && untold < LITTLE_BYTES;
+        self.bulk.take_if(|bulk| talks(bulk));
+        if self.bulk.is_some() { Lane::Bulk } else { Lane::Common }
     }
 }
 

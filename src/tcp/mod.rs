@@ -166,6 +166,8 @@ struct Flow {
     read_closed: bool,
     /// The peer uses urgent data, so a short read need not mean that the queue is empty.
     urgent: bool,
+    /// `None`: its lane is the common one.
+    bulk: Option<Box<from_guest::Bulk>>,
     /// The handshake with the guest is not complete; counted in [`Tcp::half_open`].
     half_open: bool,
     ack_owed: bool,

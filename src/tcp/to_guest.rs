@@ -163,6 +163,7 @@ impl Tcp {
         let options = if flow.conn.is_stamped() { STAMP_LEN } else { 0 };
         let size = frame_payload(mss, &key.remote.addr, options, caps.tso && caps.csum);
         let head_len = ETH_LEN + ip_len(key.remote.addr.family()) + TCP_LEN + options;
+        link.steer(flow.lane(facts.now));
         let mut reservation =
             Reservation::new(link, want.div_ceil(size), head_len, size, Fill::Stream).ok_or(Stop::Link)?;
         let socket = flow.socket.as_ref().ok_or(Stop::HostEnd)?;
@@ -391,10 +392,11 @@ impl Tcp {
     /// As [`Tcp::emit`].
     fn send_bare(&mut self, id: Id, seq: Seq, flags: TcpFlags, facts: &Facts<'_>, link: &mut dyn ToGuest) -> bool {
         let Some(key) = self.flows.key(id).copied() else { return true };
-        let conn = &mut self.flow(id).conn;
-        let mut fields = fields(&key, conn, flags, facts.now);
+        let flow = self.flow(id);
+        link.steer(flow.lane(facts.now));
+        let mut fields = fields(&key, &mut flow.conn, flags, facts.now);
         fields.seq = seq.0;
-        fields.sack = conn.sack_blocks();
+        fields.sack = flow.conn.sack_blocks();
         self.emit(&key, &fields, facts, link)
     }
 

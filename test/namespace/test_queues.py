@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -10,6 +11,7 @@ import time
 from support import V4, Case, both, limit, read_exactly
 
 COUNT = 4
+DEFAULT = 3
 OPTIONS = ("--queues", str(COUNT), "-t", "8001", "-u", "8001")
 
 
@@ -113,20 +115,27 @@ class Existing(Case):
         self.assertFalse(self.attached()["multi_queue"])
 
     def test_with_several(self):
-        self.assertEqual(self.attached("multi_queue")["numqueues"], 2)
+        self.assertEqual(self.attached("multi_queue")["numqueues"], DEFAULT)
 
 
 class Flooded(Case):
     options = ()
 
-    def test_by_default_there_are_two_queues(self):
+    def test_by_default_there_are_three_queues(self):
         facts = link(self.guest)["linkinfo"]["info_data"]
-        self.assertEqual((facts["multi_queue"], facts["numqueues"]), (True, 2))
+        self.assertEqual((facts["multi_queue"], facts["numqueues"]), (True, DEFAULT))
         self.assertEqual(len(os.listdir(f"/proc/{self.guest.translator()}/task")), 1)
 
     def test_a_transfer_out_stays_in_order(self):
         """A queue that TCP keeps full is no flood: were its frames led to and fro between queues, they would arrive in any
         order, and TCP would be slow."""
+        # Probes of the tail, which are sent when we have not been scheduled for a while, are not counted in these.
+        signs = ("TcpExtTCPFastRetrans", "TcpExtTCPSlowStartRetrans", "TcpExtTCPSACKReorder", "TcpExtTCPTSReorder")
+
+        def read():
+            lines = [line.split() for line in self.guest.output("nstat", "-asz", *signs).splitlines()]
+            return {line[0]: int(line[1]) for line in lines if line[0].startswith("TcpExt")}
+        before = read()
         near, far = self.pair(self.lab.remote, V4.remote)
         size = left = 200_000_000
         sender = threading.Thread(target=near.sendall, args=(bytes(size),))
@@ -134,12 +143,41 @@ class Flooded(Case):
         while left:
             left -= len(far.recv(left))
         sender.join()
-        # Probes of the tail, which are sent when we have not been scheduled for a while, are not counted in these.
-        signs = ("TcpExtTCPFastRetrans", "TcpExtTCPSlowStartRetrans", "TcpExtTCPSACKReorder", "TcpExtTCPTSReorder")
-        found = self.guest.output("nstat", "-asz", *signs).splitlines()
-        counts = {line.split()[0]: int(line.split()[1]) for line in found if line.startswith("TcpExt")}
+        counts = {name: count - before[name] for name, count in read().items()}
         self.assertEqual(len(counts), len(signs))
         self.assertLess(sum(counts.values()), 5, counts)
+
+    @limit(60)
+    def test_a_round_trip_does_not_come_by_the_queue_of_a_transfer(self):
+        small, answering = self.pair(self.lab.remote, V4.remote)
+        served = self.lab.service(self.lab.remote, "bulk-serve", "--listen", f"{V4.remote}:8010")
+        self.addCleanup(served.stop)
+        transfer = self.lab.popen(self.guest.argv([
+            self.lab.tool, "bulk", "--connect", f"{V4.remote}:8010", "--count", "1", "--up", str(1 << 50), "--seconds", "20"]),
+            stdout=subprocess.DEVNULL)
+        self.addCleanup(self.lab.end, transfer)
+        time.sleep(0.3)
+        path = self.lab.file("reads")
+        tracer = self.lab.popen(["strace", "-p", str(self.guest.translator()), "-qq", "-e", "trace=read", "-e", "signal=none",
+                                   "-s", "0", "-o", path])
+        try:
+            end = time.monotonic() + 20
+            while time.monotonic() < end and (not os.path.exists(path) or os.path.getsize(path) < 500_000):
+                small.sendall(bytes(777))
+                read_exactly(answering, 777)
+                answering.sendall(b"answer")
+                read_exactly(small, 6)
+        finally:
+            self.lab.end(tracer)
+        with open(path, encoding="ascii") as lines:
+            found = [re.fullmatch(r"read\((\d+), .* = (\d+)\n", line) for line in lines]
+        # The first may be from before it was known to be a transfer.
+        reads = [(int(read[1]), int(read[2])) for read in found[len(found) // 2:] if read]
+        # What the kernel puts in front, Ethernet, IPv4, TCP with timestamps, and payload.
+        trips = {queue for queue, size in reads if size == 10 + 14 + 20 + 32 + 777}
+        windows = {queue for queue, size in reads if size > 30_000}
+        self.assertEqual((len(trips), len(windows)), (1, 1), reads[:20])
+        self.assertNotEqual(trips, windows)
 
     @limit(60)
     def test_a_flood_has_its_queue_to_itself(self):
@@ -147,7 +185,7 @@ class Flooded(Case):
         near, far = self.pair(self.lab.remote, V4.remote)
         sink = self.lab.service(self.lab.remote, "udp-sink", "--listen", f"{V4.remote}:8009")
         self.addCleanup(sink.stop)
-        for port in range(4000, 4005):
+        for port in range(4000, 4010):
             flood = self.lab.popen(self.guest.argv([
                 self.lab.tool, "udp-flood", "--connect", f"{V4.remote}:8009", "--from", str(port), "--size", "1400",
                 "--seconds", "30"]), stdout=subprocess.DEVNULL)

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::time::Duration;
 
+use spelt::guest::Lane;
 use spelt::wire::{Csum, Gso};
 
 use crate::world::{Guest, World, pattern};
@@ -50,6 +51,48 @@ fn inbound_connection_is_answered_in_the_same_way() {
         g.send(&mut w, "F.", b"late");
         assert_eq!(read_all(&mut client), b"late");
     }
+}
+
+/// What we write decides which queue of a tap a flow's frames come through: those of a transfer must not be in front of everybody's.
+#[test]
+fn a_flow_is_bulk_from_its_first_large_burst_on_until_it_is_one_of_questions_and_answers() {
+    let mut w = World::offloading(65520);
+    w.freeze();
+    let (mut g, mut server) = connected(&mut w);
+    let mut burst = |w: &mut World, bytes: usize| {
+        for part in pattern(bytes).chunks(50_000) {
+            g.send(w, ".", part);
+        }
+        w.turn(0);
+        server.read_exact(&mut vec![0; bytes]).unwrap();
+        w.link.lane
+    };
+    assert_eq!(burst(&mut w, 80_000), Lane::Common);
+    assert_eq!(burst(&mut w, 80_000), Lane::Common);
+    assert_eq!(burst(&mut w, 100_000), Lane::Bulk);
+    // More than a megabyte a second, in however small bursts.
+    for _ in 0..400 {
+        w.skip(Duration::from_millis(8));
+        assert_eq!(burst(&mut w, 10_000), Lane::Bulk);
+    }
+    // After silence, what has come may be the first of a window, however little it is.
+    for bytes in [1, 50_000, 1] {
+        w.skip(Duration::from_secs(5));
+        assert_eq!(burst(&mut w, bytes), Lane::Bulk);
+    }
+    w.skip(Duration::from_secs(5));
+    assert_eq!(burst(&mut w, 100_000), Lane::Bulk);
+    // A second of questions and answers.
+    let asked: Vec<Lane> = (0..30)
+        .map(|_| {
+            w.skip(Duration::from_millis(50));
+            burst(&mut w, 100)
+        })
+        .collect();
+    assert_eq!(asked, [&[Lane::Bulk; 20][..], &[Lane::Common; 10]].concat());
+    assert_eq!(burst(&mut w, 100_000), Lane::Bulk);
+    server.write_all(b"answer").unwrap();
+    assert_eq!((g.read(&mut w, 6), w.link.lane), (b"answer".to_vec(), Lane::Bulk));
 }
 
 #[test]

@@ -45,6 +45,8 @@ impl Conn {
         self.stamps.on = t.options.timestamps.is_some();
         self.stamps.recent = t.options.timestamps.map_or(0, |s| s.value);
         self.stamps.recent_at = seconds(now);
+        // The SYN itself is about to be acknowledged.
+        self.stamps.last_ack = self.rcv_nxt;
     }
 
     /// Segments of ours have the option.
@@ -62,6 +64,11 @@ impl Conn {
     pub fn ack_field(&mut self) -> u32 {
         self.stamps.last_ack = self.rcv_nxt;
         self.rcv_nxt.0
+    }
+
+    /// Bytes of the guest, in order, that no acknowledgment has told it of.
+    pub fn untold(&self) -> u32 {
+        self.rcv_nxt.since(self.stamps.last_ack)
     }
 
     /// Options of a segment that is no SYN.
