@@ -113,8 +113,11 @@ const AHEAD_TOTAL_BYTES: usize = 32 << 20;
 const WINDOW_MAX: u32 = 4 << 20;
 /// Our window shift: 4 MiB in 16 bits.
 const WINDOW_SHIFT: u8 = 8;
-/// Bytes one flow may move to the guest before others have their turn.
+/// Bytes one flow may move to the guest before others have their turn: some 0.4 ms.
 const BUDGET_BYTES: usize = 1 << 20;
+/// And while others have something now and then: for so many turns that is taken for granted.
+const SHORT_BUDGET_BYTES: usize = 256 << 10;
+const ATTENTIVE: u32 = 64;
 
 /// All TCP flows.
 pub struct Tcp {
@@ -130,6 +133,9 @@ pub struct Tcp {
     owed: Vec<Id>,
     /// Flows that have used up their budget.
     run_queue: VecDeque<Id>,
+    /// Who moved bytes to the guest last, and for how many of its turns others seem to wait for the end of each.
+    mover: Option<Id>,
+    attentive: u32,
     /// Flows that wait for the link to take frames.
     on_link: Vec<Id>,
     /// Flows that wait for memory of the host's; see [`Tcp::retry`].
@@ -209,6 +215,8 @@ impl Tcp {
             scratch,
             owed: Vec::new(),
             run_queue: VecDeque::new(),
+            mover: None,
+            attentive: 0,
             on_link: Vec::new(),
             starved: Vec::new(),
             embryonic: VecDeque::new(),

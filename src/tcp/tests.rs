@@ -7,6 +7,7 @@ mod handshake;
 mod options;
 mod random;
 mod recovery;
+mod turns;
 
 use std::time::Duration;
 

@@ -101,7 +101,7 @@ impl Tcp {
     }
 
     fn push_data(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) -> Stop {
-        let mut budget = BUDGET_BYTES;
+        let mut budget = self.budget(id);
         loop {
             if self.flow(id).spent > 0 || !self.find_place(id) {
                 return Stop::Memory;
@@ -144,6 +144,13 @@ impl Tcp {
                 return Stop::HostData;
             }
         }
+    }
+
+    /// Bytes that the flow may move now.
+    pub(super) fn budget(&mut self, id: Id) -> usize {
+        let again = self.mover.replace(id) == Some(id);
+        self.attentive = if again { self.attentive.saturating_sub(1) } else { ATTENTIVE };
+        if self.attentive > 0 { SHORT_BUDGET_BYTES } else { BUDGET_BYTES }
     }
 
     /// Peeks up to `want` bytes and sends them as segments from `seq` on.
