@@ -125,9 +125,12 @@ impl Conn {
             // RFC 5961 §4.2: a challenge ACK, whatever the sequence number.
             v.ack = true;
         } else if t.flags.contains(TcpFlags::ACK) && Seq(t.ack) == self.nxt {
-            // The end of a simultaneous open (RFC 9293 §3.5, figure 7): the guest has our SYN, we have had its.
+            // The end of a simultaneous open (RFC 9293 §3.5, figure 7): the guest has our SYN, we have had its. The window that
+            // counts is that of this segment (§3.10.7.4), not scaled as in any SYN (RFC 7323 §2.2).
             self.una = self.nxt;
-            self.wl2 = self.una;
+            self.wnd = u32::from(t.window);
+            self.max_wnd = self.max_wnd.max(self.wnd);
+            (self.wl1, self.wl2) = (Seq(t.seq), self.una);
             self.establish(now, v);
             v.ack = true;
             return Ok(Accepted::default());

@@ -121,6 +121,17 @@ fact!(
     }
 );
 
+fact!(
+    /// RFC 9293 §3.10.7.4: SND.WND is that of the segment that establishes, not of the SYN before it.
+    the_end_of_a_simultaneous_open_has_the_window_that_counts(p = syn_sent) {
+        p.recv(SYN);
+        assert!(p.recv(Seg { win: 1, ..SYN_ACK }).established);
+        assert_eq!(p.conn.room(), 1);
+        p.recv(Seg { win: 500, ..ACK });
+        assert_eq!(p.conn.room(), 500);
+    }
+);
+
 fact!(simultaneous_open_may_end_with_a_bare_ack(p = syn_sent) {
     p.recv(SYN);
     assert!(p.recv(ACK).established);
