@@ -36,7 +36,7 @@ const PRESSED_MAX: u32 = 4096 * SHORTS;
 type Portion = (usize, usize);
 /// All that a batch has room for.
 const WHOLE: Portion = (usize::MAX, usize::MAX);
-/// From another queue while the common lane's has frames now and then: 192 datagrams of a flood take more than half a
+/// From another queue while the common lane's has frames now and then: 192 datagrams of a flood take some half a
 /// millisecond.
 const SHORT: Portion = (16, 128 << 10);
 /// Short passes that are as much as a whole one, of frames that are not large.

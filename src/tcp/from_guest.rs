@@ -305,8 +305,7 @@ impl Flow {
     /// Of a segment that is sent now.
     pub(super) fn lane(&mut self, now: Instant) -> Lane {
         let untold = self.conn.untold();
-        let talks = |bulk: &Bulk| now - bulk.at > SECOND && bulk.times >= EXCHANGES && untold < LITTLE_BYTES;
-        self.bulk.take_if(|bulk| talks(bulk));
+        self.bulk.take_if(|bulk| now - bulk.at > SECOND && bulk.times >= EXCHANGES && untold < LITTLE_BYTES);
         if self.bulk.is_some() { Lane::Bulk } else { Lane::Common }
     }
 }

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 
+import lab
 from support import V4, Case, both, limit, read_exactly
 
 COUNT = 4
@@ -156,7 +157,11 @@ class Flooded(Case):
             self.lab.tool, "bulk", "--connect", f"{V4.remote}:8010", "--count", "1", "--up", str(1 << 50), "--seconds", "20"]),
             stdout=subprocess.DEVNULL)
         self.addCleanup(self.lab.end, transfer)
-        time.sleep(0.3)
+
+        def begun():
+            found = re.search(r"bytes_acked:(\d+)", self.guest.output("ss", "-tin", "dport", "=", ":8010"))
+            return found and int(found[1]) > 10_000_000
+        lab.wait_until(begun, 10, "the transfer")
         path = self.lab.file("reads")
         tracer = self.lab.popen(["strace", "-p", str(self.guest.translator()), "-qq", "-e", "trace=read", "-e", "signal=none",
                                    "-s", "0", "-o", path])
