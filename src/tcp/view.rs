@@ -63,7 +63,7 @@ impl Flow {
             Some("missing data of the guest")
         } else if self.queued {
             Some("turn or link")
-        } else if established && self.readable && self.conn.room() == 0 {
+        } else if established && self.readable && !self.conn.host_has_ended() && self.conn.room() == 0 {
             Some("guest's window")
         } else {
             None

@@ -31,6 +31,7 @@ fn content_both_ways_and_both_ends() {
             w.until("the FIN", |w| w.link.sent.iter().any(|(f, _)| f[f.len() - 7] & 1 == 1));
             let seen = w.seen();
             g.take(&seen);
+            assert_eq!(w.tcp.views(w.now()).next().unwrap().view.waits_for, None);
             g.send(&mut w, "F.", b"");
             w.settle();
             w.skip(Duration::from_secs(3));
