@@ -74,6 +74,8 @@ pub struct Peer {
     syn_window: u16,
     shift: u8,
     heard_ack: Option<u32>,
+    /// Its last connection may have ended with a RST: what follows its next SYN is of another, whose SYN-ACK may be lost.
+    heard_rst: bool,
     heard_stamp: u32,
     their_edge: u32,
     their_shift: u8,
@@ -145,6 +147,7 @@ impl Peer {
             syn_window: 0,
             shift: 0,
             heard_ack: None,
+            heard_rst: false,
             heard_stamp: 0,
             their_edge: 0,
             their_shift: 0,
@@ -221,6 +224,9 @@ impl Peer {
         self.sent = latest(end, self.sent);
         if has('S') {
             self.syn_window = self.syn_window.max(window);
+            if std::mem::take(&mut self.heard_rst) {
+                (self.heard_ack, self.their_edge) = (None, self.iss);
+            }
         }
         if has('.') && self.irs.is_some() && !after(ack, self.came) {
             let shift = if has('S') { 0 } else { self.shift };
@@ -279,6 +285,7 @@ impl Peer {
             assert!(!after(s.ack, self.sent) || s.rst, "{} is acknowledged, {} was sent", s.ack, self.sent);
         }
         if s.rst {
+            self.heard_rst = true;
             return;
         }
         if s.syn {
