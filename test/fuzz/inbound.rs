@@ -15,6 +15,7 @@ use spelt::app::{Engine, Forwarding, Namespace, Next, Parts, Seat};
 use spelt::base::{Addr, Kind as TokenKind, Token};
 use spelt::fwd::{Local, Proto, Rule, Side};
 use spelt::listen::{Forward, Forwards, Options};
+use spelt::sys::signal;
 use spelt::sys::sockets::Here;
 use spelt::wire::checksum::Sum;
 use spelt::wire::emit::{self, Head, PayloadSum};
@@ -73,6 +74,8 @@ struct Service {
 
 impl World {
     fn new(past_the_link: bool, card: bool) -> World {
+        // As in the program. splice(2) to a peer that is gone raises SIGPIPE, and who runs us does not ignore it as Rust does.
+        signal::prepare();
         let services = past_the_link.then(|| [true, false].map(Service::new));
         let (link, guest) = Wire::new(card, MTU);
         let mut parts = engine::parts(link);
