@@ -32,7 +32,9 @@ impl Tcp {
             self.flows.touch(id);
             self.push(id, facts, link);
         }
+        // Behind what waits for its turn or for the link, the error is found when that has been moved.
         if ready.error
+            && self.flows.get(id).is_some_and(|flow| !flow.queued || flow.conn.host_has_ended())
             && let Some(e) = self.error(id)
         {
             self.host_failed(id, &e, facts, link);

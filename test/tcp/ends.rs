@@ -2,7 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
+
+use spelt::sys::readiness;
 
 use crate::world::{Guest, World, pattern};
 use crate::{LOOPBACKS, connected, inbound, read_all};
@@ -74,6 +77,58 @@ fn answer_before_a_reset_is_delivered() {
     w.settle();
     let seen = w.seen();
     assert_eq!(g.take(&seen), b"413");
+    assert!(seen.last().unwrap().has('R'));
+}
+
+/// What came before a reset may be more than one turn is for.
+#[test]
+fn all_that_came_before_a_reset_is_delivered() {
+    let mut w = World::offloading(65520);
+    let (mut g, mut server) = connected(&mut w);
+    server.set_nonblocking(true).unwrap();
+    // The kernel lets the socket's buffer grow as the guest acknowledges.
+    w.until("a flow that waits for its turn", |w| {
+        while server.write(&[0; 65536]).is_ok() {}
+        let seen = w.seen();
+        g.take(&seen);
+        g.ack(w);
+        w.tcp.has_pending()
+    });
+    g.send(&mut w, ".", b"unread");
+    while server.write(&[0; 65536]).is_ok() {}
+    let seen = w.seen();
+    g.take(&seen);
+    g.ack(&mut w);
+    let came = readiness::queued(w.tcp.views(w.now()).next().unwrap().host.unwrap().as_raw_fd()).unwrap();
+    drop(server);
+    let mut got = 0;
+    w.until("the RST", |w| {
+        let seen = w.seen();
+        got += g.take(&seen).len();
+        g.ack(w);
+        seen.iter().any(|s| s.has('R'))
+    });
+    assert_eq!(got, came);
+}
+
+/// Nor does it overtake them where the link is full.
+#[test]
+fn a_reset_waits_behind_what_waits_for_the_link() {
+    let mut w = World::plain();
+    let (mut g, mut server) = connected(&mut w);
+    g.send(&mut w, ".", b"unread");
+    w.turn(0);
+    w.seen();
+    w.link.room = 3;
+    let data = pattern(20_000);
+    server.write_all(&data).unwrap();
+    drop(server);
+    w.settle();
+    w.link.room = usize::MAX;
+    w.link_ready();
+    w.until("the RST", |w| w.link.sent.len() > 14);
+    let seen = w.seen();
+    assert!(g.take(&seen) == data);
     assert!(seen.last().unwrap().has('R'));
 }
 
