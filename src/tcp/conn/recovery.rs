@@ -22,6 +22,8 @@ impl Conn {
             self.rtt.sample(age);
         }
         self.forget_sacked_before_una();
+        // It must not fall behind by so much that it seems to be ahead.
+        self.resent = self.una.max(self.resent);
         self.retries = 0;
         self.dup_acks = 0;
         self.resend_at = if self.una == self.nxt { Instant::FAR } else { now + self.rtt.timeout() };

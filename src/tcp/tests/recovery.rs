@@ -27,6 +27,22 @@ fact!(
     }
 );
 
+#[test]
+fn a_hole_is_resent_also_after_more_than_there_are_numbers_for() {
+    let mut p = established((1000, 70_000));
+    let each = u32::from(WND) / MSS * MSS;
+    for n in 0..=(3u32 << 30) / each {
+        p.send(each);
+        p.recv(Seg { ack: 1 + (n + 1) * each, ..ACK });
+    }
+    let from = 1 + ((3u32 << 30) / each + 1) * each;
+    p.send(4 * MSS);
+    for _ in 0..3 {
+        p.recv(Seg { ack: from, ..ACK });
+    }
+    assert_eq!(p.resend(), (from, MSS));
+}
+
 fact!(duplicates_with_nothing_under_way_mean_nothing(p = established) {
     for _ in 0..6 {
         assert_eq!(p.recv(ACK), NOTHING);
