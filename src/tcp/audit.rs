@@ -39,6 +39,12 @@ impl Tcp {
         self.on_link.iter().any(|id| self.flows.get(*id).is_some())
     }
 
+    /// Flows noted in TIME-WAIT, those that have gone included.
+    #[doc(hidden)]
+    pub fn noted_in_time_wait(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// What sockets are believed not to have.
     #[doc(hidden)]
     pub fn beliefs(&self, all: &mut Vec<Belief>) {

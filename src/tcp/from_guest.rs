@@ -195,10 +195,7 @@ impl Tcp {
             && let Some(flow) = self.flows.get_mut(id)
             && flow.socket.take().is_some()
         {
-            while self.waiting.front().is_some_and(|i| self.flows.get(*i).is_none()) {
-                self.waiting.pop_front();
-            }
-            self.waiting.push_back(id);
+            self.waits(id);
         }
         drained
     }

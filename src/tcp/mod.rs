@@ -305,6 +305,18 @@ impl Tcp {
         if let Some((_, flow)) = self.flows.remove(id) {
             self.ledger.bytes(flow.via, flow.passed());
             self.held_total -= flow.held.len();
+    /// Notes a flow in TIME-WAIT.
+    fn waits(&mut self, id: Id) {
+        while self.waiting.front().is_some_and(|i| self.flows.get(*i).is_none()) {
+            self.waiting.pop_front();
+        }
+        if self.waiting.len() > 2 * self.flows.len() + 64 {
+            let flows = &self.flows;
+            self.waiting.retain(|i| flows.get(*i).is_some());
+        }
+        self.waiting.push_back(id);
+    }
+
             self.with_holes -= usize::from(flow.ahead.is_some());
             self.half_open -= usize::from(flow.half_open);
         }

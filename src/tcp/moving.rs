@@ -66,7 +66,7 @@ impl Tcp {
             self.embryonic.push_back(id);
         }
         if flow.conn.state() == State::TimeWait {
-            self.waiting.push_back(id);
+            self.waits(id);
         }
         self.half_open += usize::from(flow.half_open);
         self.held_total += flow.held.len();

@@ -8,6 +8,7 @@ use spelt::base::DropReason;
 use spelt::flow::{Id, Ready};
 use spelt::guest::Caps;
 
+use crate::moving::time_wait;
 use crate::world::{Guest, Seen, World};
 use crate::{LOOPBACKS, connected, connected_to};
 
@@ -144,6 +145,50 @@ fn time_wait_makes_room_for_a_new_connection() {
     g.nxt = g.nxt.wrapping_add(100_000);
     g.connect(&mut w);
     assert_eq!(w.tcp.len(), 1);
+}
+
+/// A guest may keep one of them there by sending its FIN again and again.
+#[test]
+fn those_in_time_wait_are_not_noted_for_ever() {
+    let mut w = World::plain();
+    let old = time_wait(&mut w);
+    let fin = old.nxt.wrapping_sub(1);
+    for n in 0..200 {
+        let (mut g, server) = connected_to(&mut w, LOOPBACKS[0], 5000 + n);
+        drop(server);
+        w.until("the FIN", |w| !w.link.sent.is_empty());
+        let seen = w.seen();
+        g.take(&seen);
+        g.send(&mut w, "F.", b"");
+        w.guest_sends(&[old.frame_at("F.", fin, b"")]);
+        w.skip(Duration::from_secs(1));
+        w.turn(0);
+        w.seen();
+    }
+    assert!(w.tcp.len() < 5 && w.tcp.noted_in_time_wait() < 80, "{:?}, {}", w.tcp, w.tcp.noted_in_time_wait());
+}
+
+/// Each exchange arms a deadline of which nothing becomes.
+#[test]
+fn a_flow_has_no_more_deadlines_the_longer_it_lives() {
+    let mut w = World::plain();
+    let (mut g, mut server) = connected(&mut w);
+    w.freeze();
+    for _ in 0..6000 {
+        server.write_all(b"?").unwrap();
+        assert_eq!(g.read(&mut w, 1), b"?");
+        w.skip(Duration::from_millis(300));
+        w.turn(0);
+        if w.timers.has_many() {
+            let World { timers, tcp, .. } = &mut w;
+            timers.retain(|t| tcp.armed(Id { index: t.index, generation: t.generation }));
+            assert!(timers.entries() < 10);
+        }
+    }
+    assert!(w.timers.entries() < 5000);
+    w.skip(Duration::from_secs(7300));
+    w.turn(0);
+    assert!(!w.seen().is_empty(), "its keep-alive came");
 }
 
 #[test]

@@ -233,7 +233,7 @@ fn half_closed_connection_brings_the_answer() {
 }
 
 /// A connection in TIME-WAIT, and its guest.
-fn time_wait(w: &mut World) -> Guest {
+pub fn time_wait(w: &mut World) -> Guest {
     let (mut g, server) = connected(w);
     drop(server);
     w.until("the FIN", |w| !w.link.sent.is_empty());
