@@ -59,7 +59,7 @@ impl Engine {
         }
     }
 
-    /// Deadlines of flows that have gone take memory until they come.
+    /// Deadlines of flows that have gone, or that need them no more, take memory until they come.
     pub(super) fn forget_deadlines(&mut self) {
         if !self.timers.has_many() {
             return;
@@ -67,13 +67,15 @@ impl Engine {
         let Engine { timers, tcp, udp, icmp, splice, .. } = self;
         timers.retain(|token| {
             let id = Id { index: token.index, generation: token.generation };
-            match token.kind {
-                Kind::Tcp => tcp.has(id),
+            let is_there = match token.kind {
+                // One for each retransmission that was not needed would pile up until the keep-alive.
+                Kind::Tcp => return tcp.armed(id),
                 Kind::Udp => udp.has(id),
                 Kind::Icmp => icmp.has(id),
                 Kind::SpliceUdpClient => splice.as_ref().is_some_and(|splice| splice.has_udp(id)),
                 _ => true,
-            }
+            };
+            is_there.then_some(Instant::FAR)
         });
     }
 

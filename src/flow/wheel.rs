@@ -1,6 +1,7 @@
 //! One timer wheel for all flows: arming is a push, a deadline costs at most one move per level (Varghese and Lauck,
 //! scheme 7). Entries are not cancelled: whoever is woken checks whether the deadline is still its own. Those of flows that have
-//! gone before their time, as most of a flood do, are swept out when there are many ([`Wheel::retain`]).
+//! gone before their time, as most of a flood do, or that wait for something else by now, are swept out when there are many
+//! ([`Wheel::retain`]).
 
 use crate::base::{Instant, Token};
 
@@ -48,9 +49,14 @@ impl Wheel {
 
     /// Wakes `token` once `at` has passed; the farthest deadline is about two years, later ones are cut to it.
     pub fn arm(&mut self, at: Instant, token: Token) {
-        let tick = ((at.as_nanos() >> TICK_BITS) + 1).max(self.now + 1);
+        let tick = tick(at).max(self.now + 1);
         self.len += 1;
         self.put(Entry { tick: tick.min(self.now + (1 << (SLOT_BITS * LEVELS as u32)) - 1), token });
+    }
+
+    /// Deadlines, those included that nobody needs any more.
+    pub fn entries(&self) -> usize {
+        self.len
     }
 
     /// Twice as many deadlines as were of use when that was last looked at: time for [`Wheel::retain`].
@@ -58,11 +64,14 @@ impl Wheel {
         self.len > self.many
     }
 
-    /// Forgets the deadlines of those that `is_there` does not know any more. Takes as long as a look at each.
-    pub fn retain(&mut self, is_there: impl Fn(Token) -> bool) {
+    /// Forgets the deadlines of those who are not there any more (`None`), or who need just the one at this time
+    /// ([`Instant::FAR`]: all of them). Takes as long as a look at each.
+    pub fn retain(&mut self, needs: impl Fn(Token) -> Option<Instant>) {
+        let soon = self.now + 1;
+        let is_needed = |e: &Entry| needs(e.token).is_some_and(|at| at == Instant::FAR || e.tick == tick(at).max(soon));
         self.len = 0;
         for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| !slot.is_empty()) {
-            slot.retain(|e| is_there(e.token));
+            slot.retain(is_needed);
             if slot.capacity() > KEPT.max(2 * slot.len()) {
                 slot.shrink_to(slot.len().max(KEPT));
             }
@@ -135,6 +144,11 @@ impl Wheel {
     }
 }
 
+/// The first that is not before this time.
+fn tick(at: Instant) -> u64 {
+    (at.as_nanos() >> TICK_BITS) + 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,7 +168,7 @@ mod tests {
         for n in 0..1_000_000 {
             w.arm(now + Duration::from_secs(120) + Duration::from_micros(n), token(n as u32));
             if w.has_many() {
-                w.retain(is_there);
+                w.retain(|t| is_there(t).then_some(Instant::FAR));
                 looks += 1;
             }
             assert!(w.len <= MANY + 1);
@@ -165,6 +179,25 @@ mod tests {
         w.expire(now + Duration::from_secs(240), &mut due);
         assert_eq!(due.iter().filter(|t| is_there(**t)).count(), 1000);
         assert_eq!((w.len, w.next()), (0, None));
+    }
+
+    #[test]
+    fn who_needs_one_keeps_that_alone() {
+        let now = Instant::from_nanos(77_777_777_777);
+        let mut w = Wheel::new(now);
+        let after = |ms| now + Duration::from_millis(ms);
+        for ms in [0, 200, 7_200_000, 7_200_200, 7_200_400] {
+            w.arm(after(ms), token(1));
+        }
+        w.arm(Instant::ZERO, token(2));
+        for ms in [100, 300] {
+            w.arm(after(ms), token(3));
+        }
+        w.retain(|t| [None, Some(after(200)), Some(Instant::ZERO), Some(Instant::FAR)][t.index as usize]);
+        let mut due = Vec::new();
+        w.expire(after(400), &mut due);
+        due.sort_by_key(|t| t.index);
+        assert_eq!((due, w.entries()), (vec![token(1), token(2), token(3), token(3)], 0));
     }
 
     proptest::proptest! {

@@ -258,8 +258,9 @@ impl Tcp {
         self.flows.len()
     }
 
-    pub fn has(&self, id: Id) -> bool {
-        self.flows.contains(id)
+    /// When the wheel is to wake this flow next; it needs no other deadline. `None`: there is no such flow.
+    pub fn armed(&self, id: Id) -> Option<Instant> {
+        self.flows.get(id).map(|flow| flow.armed)
     }
 
     pub fn is_empty(&self) -> bool {
