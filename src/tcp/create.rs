@@ -145,7 +145,7 @@ impl Tcp {
         let start = self.start(key, facts.now);
         if let Some(id) = self.flows.find(key) {
             // The same client port again before the guest side has finished: only what is over may be replaced.
-            if self.flows.get(id).is_none_or(|f| f.conn.state() != State::TimeWait) {
+            if self.flows.get(id).is_none_or(|f| f.conn.state() != State::TimeWait || !f.held.is_empty()) {
                 return Err(DropReason::NoFlow);
             }
             self.remove(id);

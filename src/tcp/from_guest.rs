@@ -85,6 +85,11 @@ impl Tcp {
                 break;
             }
             done += 1;
+            // RFC 1337 §3: the guest does not know the connection any more, whose remainder is still the server's.
+            if t.flags.contains(TcpFlags::RST) && flow.conn.state() == State::TimeWait && !flow.held.is_empty() {
+                self.counters.drop(DropReason::TcpResetInvalid);
+                continue;
+            }
             if cut_to(&mut room, &mut t, &mut len) {
                 self.counters.drop(DropReason::TcpHeldFull);
                 v.ack = true;

@@ -145,6 +145,13 @@ fn slow_reader(w: &mut World, scale: Option<u8>, close_early: bool) {
         });
         g.send(w, "F.", b"");
         w.settle();
+        // Nor does it hurt that the guest has forgotten the connection, and begins one of the same name.
+        let mut again = g.clone();
+        again.send(w, "S", b"");
+        w.settle();
+        let challenge = w.seen().pop().unwrap();
+        w.guest_sends(&[g.frame_at("R", challenge.ack, b"")]);
+        w.settle();
     }
     w.until("the server to get it all", |w| {
         while let Ok(n @ 1..) = server.read(&mut buf) {
