@@ -175,6 +175,7 @@ impl Tcp {
             laps: 0,
             readable: false,
             read_closed: false,
+            failed: None,
             urgent: false,
             bulk: None,
             half_open: true,

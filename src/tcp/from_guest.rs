@@ -149,7 +149,8 @@ impl Tcp {
             self.half_open -= 1;
         }
         let delivered = if pieces.is_empty() { Ok(()) } else { self.deliver(id, pieces) };
-        let delivered = delivered.and_then(|()| self.deliver_stored(id, v.stored));
+        let stored = self.deliver_stored(id, v.stored.filter(|_| delivered.is_ok()));
+        let delivered = delivered.and(stored);
         if v.reset_by_guest {
             if let Some(s) = self.flows.get(id).and_then(|f| f.socket.as_ref()) {
                 let _ = socket::set_reset_on_close(s.as_fd());
@@ -157,12 +158,7 @@ impl Tcp {
             return self.remove(id);
         }
         if let Err(e) = delivered {
-            // What the peer sent before it closed or reset is still the guest's: an early answer, most often.
-            if let Some(flow) = self.flows.get_mut(id) {
-                flow.readable = true;
-            }
-            self.push(id, facts, link);
-            return self.host_failed(id, &e, facts, link);
+            return self.send_failed(id, &e, facts, link);
         }
         if v.guest_fin {
             self.shut_when_drained(id);
@@ -208,7 +204,7 @@ impl Tcp {
     /// Hands payload to the socket; what it does not take becomes the flow's remainder.
     pub(super) fn deliver(&mut self, id: Id, pieces: &[Gather<'_>]) -> io::Result<()> {
         let Some(flow) = self.flows.get_mut(id) else { return Ok(()) };
-        let Some(socket) = &flow.socket else { return Ok(()) };
+        let Some(socket) = flow.socket.as_ref().filter(|_| flow.failed.is_none()) else { return Ok(()) };
         let (mut sent, mut starves) = (0, false);
         if flow.held.is_empty() {
             match socket::send(socket.as_fd(), pieces) {

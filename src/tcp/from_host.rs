@@ -137,6 +137,18 @@ impl Tcp {
         self.remove(id);
     }
 
+    /// Nothing, and no end, can be sent by the host's connection any more. What the peer sent before it closed or reset is
+    /// still the guest's: an early answer, most often. It may have to wait for its turn, or for the link.
+    pub(super) fn send_failed(&mut self, id: Id, e: &io::Error, facts: &Facts<'_>, link: &mut dyn ToGuest) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        self.held_total -= std::mem::take(&mut flow.held).len();
+        (flow.readable, flow.shut) = (true, true);
+        // All that a connection can have are below 256.
+        let errno = e.raw_os_error().and_then(|errno| NonZeroU8::new(errno.try_into().ok()?));
+        flow.failed = errno.or(NonZeroU8::new(libc::EPIPE as u8));
+        self.push(id, facts, link);
+    }
+
     /// Gives a flow up: a RST to either side.
     pub(super) fn reset_both(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
         self.send_reset(id, facts, link);
@@ -162,7 +174,7 @@ impl Tcp {
                     self.starve(id);
                     break;
                 }
-                Err(e) => return self.host_failed(id, &e, facts, link),
+                Err(e) => return self.send_failed(id, &e, facts, link),
             }
         }
         if let Some(flow) = self.flows.get_mut(id).filter(|f| f.held.is_empty()) {

@@ -75,6 +75,7 @@ mod from_host;
 mod holes;
 mod moving;
 mod ranges;
+mod resend;
 mod rtt;
 mod seq;
 mod starved;
@@ -85,6 +86,7 @@ mod view;
 mod tests;
 
 use std::collections::VecDeque;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use socket2::Socket;
@@ -171,6 +173,8 @@ struct Flow {
     readable: bool,
     /// An end or an error is to be read after the data.
     read_closed: bool,
+    /// The host's connection has failed as something was to be sent by it: the guest hears of it behind what came before.
+    failed: Option<NonZeroU8>,
     /// The peer uses urgent data, so a short read need not mean that the queue is empty.
     urgent: bool,
     /// `None`: its lane is the common one.
@@ -301,11 +305,6 @@ impl Tcp {
         }
     }
 
-    /// Ends a flow on our side without a word to the guest; closing the socket deregisters it.
-    fn remove(&mut self, id: Id) {
-        if let Some((_, flow)) = self.flows.remove(id) {
-            self.ledger.bytes(flow.via, flow.passed());
-            self.held_total -= flow.held.len();
     /// Notes a flow in TIME-WAIT.
     fn waits(&mut self, id: Id) {
         while self.waiting.front().is_some_and(|i| self.flows.get(*i).is_none()) {
@@ -318,6 +317,11 @@ impl Tcp {
         self.waiting.push_back(id);
     }
 
+    /// Ends a flow on our side without a word to the guest; closing the socket deregisters it.
+    fn remove(&mut self, id: Id) {
+        if let Some((_, flow)) = self.flows.remove(id) {
+            self.ledger.bytes(flow.via, flow.passed());
+            self.held_total -= flow.held.len();
             self.with_holes -= usize::from(flow.ahead.is_some());
             self.half_open -= usize::from(flow.half_open);
         }

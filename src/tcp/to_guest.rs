@@ -16,10 +16,10 @@ use crate::wire::emit::{self, Head, PayloadSum, TcpFields, TcpTrain};
 use crate::wire::{Csum, ETH_LEN, Gso, Offload, STAMP_LEN, SackBlocks, TcpFlags, TcpHeader, TcpOptions};
 
 /// Bytes of one peek at most: a few large frames stay in the cache between the socket's copy and the link's.
-const PEEK_BYTES: usize = 256 << 10;
+pub(super) const PEEK_BYTES: usize = 256 << 10;
 
 /// Why a flow stopped moving data to the guest.
-enum Stop {
+pub(super) enum Stop {
     /// The socket's queue is empty.
     HostData,
     HostEnd,
@@ -35,25 +35,46 @@ enum Stop {
 }
 
 impl Tcp {
-    /// Moves what the socket has and the guest takes, and says why no more.
+    /// Moves what the socket has and the guest takes, and tells of what is behind it.
     pub(super) fn push(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        let Some(flow) = self.flows.get(id) else { return };
-        if flow.conn.state() != State::Established {
-            return;
+        if !self.push_some(id, facts, link)
+            && let Some(errno) = self.flows.get(id).and_then(|flow| flow.failed)
+        {
+            self.host_failed(id, &io::Error::from_raw_os_error(errno.get().into()), facts, link);
         }
+    }
+
+    /// True: there may be more, for which it is not the time. The flow may be gone afterwards.
+    fn push_some(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) -> bool {
+        let Some(flow) = self.flows.get(id) else { return false };
+        if flow.conn.state() != State::Established {
+            return false;
+        }
+        let mut waits = false;
         if flow.readable && !flow.conn.host_has_ended() && flow.socket.is_some() {
-            match self.push_data(id, facts, link) {
+            let stop = self.push_data(id, facts, link);
+            waits = matches!(stop, Stop::Link | Stop::Budget | Stop::Memory);
+            match stop {
+                Stop::HostData | Stop::HostEnd | Stop::GuestWindow if self.flow(id).failed.is_some() => return false,
                 // An end that hides behind bytes peeked before (old kernels) is looked for after each ACK.
                 Stop::HostData => {
                     let flow = self.flow(id);
                     flow.readable = flow.read_closed && flow.conn.in_flight() > 0;
                 }
                 Stop::HostEnd => self.flow(id).conn.host_ended(),
-                Stop::GuestWindow => self.wait_for_window(id, facts),
+                Stop::GuestWindow => {
+                    if let Err(e) = self.wait_for_window(id, facts) {
+                        self.host_failed(id, &e, facts, link);
+                        return false;
+                    }
+                }
                 Stop::Link => self.park(id, true),
                 Stop::Budget => self.park(id, false),
                 Stop::Memory => self.starve(id),
-                Stop::Failed(e) => return self.host_failed(id, &e, facts, link),
+                Stop::Failed(e) => {
+                    self.host_failed(id, &e, facts, link);
+                    return false;
+                }
             }
         }
         let flow = self.flow(id);
@@ -67,10 +88,14 @@ impl Tcp {
         } else if flow.conn.host_has_ended() {
             flow.conn.wait_for_window(facts.now);
         }
+        waits
     }
 
     /// The guest takes no more. With nothing under way somebody must ask for its window again, but only if there is more.
-    fn wait_for_window(&mut self, id: Id, facts: &Facts<'_>) {
+    ///
+    /// # Errors
+    /// The connection's, which nobody else will find: this look has taken it.
+    fn wait_for_window(&mut self, id: Id, facts: &Facts<'_>) -> io::Result<()> {
         let flow = self.flow(id);
         if flow.conn.in_flight() == 0
             && flow.spent == 0
@@ -78,17 +103,22 @@ impl Tcp {
         {
             let more = socket::peek(s.as_fd(), &mut [Scatter::new(&mut [0])]);
             self.reseek(id);
-            // An end that was announced is there to be told of, whatever this look has found.
-            if more.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) && !self.flow(id).read_closed {
-                self.flow(id).readable = false;
-                return;
+            match more {
+                // An end that was announced is there to be told of, whatever this look has found.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !self.flow(id).read_closed => {
+                    self.flow(id).readable = false;
+                    return Ok(());
+                }
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock && !is_exhaustion(&e) => return Err(e),
+                _ => {}
             }
         }
         self.flow(id).conn.wait_for_window(facts.now);
+        Ok(())
     }
 
     /// For callers that have just seen the flow.
-    fn flow(&mut self, id: Id) -> &mut Flow {
+    pub(super) fn flow(&mut self, id: Id) -> &mut Flow {
         self.flows.get_mut(id).expect("the caller has just used it")
     }
 
@@ -154,7 +184,7 @@ impl Tcp {
     }
 
     /// Peeks up to `want` bytes and sends them as segments from `seq` on.
-    fn send_payload(
+    pub(super) fn send_payload(
         &mut self,
         id: Id,
         key: &FlowKey,
@@ -215,74 +245,6 @@ impl Tcp {
         socket.is_none_or(|s| socket::set_peek_offset(s.as_fd(), offset as usize).is_ok())
     }
 
-    /// Sends again what the guest misses.
-    pub(super) fn resend(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        let Some(flow) = self.flows.get(id) else { return };
-        match flow.conn.state() {
-            State::SynReceived | State::SynSent => return self.send_syn(id, facts, link),
-            State::Established => {}
-            _ => return,
-        }
-        if flow.conn.resend_is_fin() {
-            self.send_bare(id, flow.conn.una(), TcpFlags::FIN | TcpFlags::ACK, facts, link);
-            return;
-        }
-        let Some(key) = self.flows.key(id).copied() else { return };
-        if self.flow(id).spent > 0 {
-            return;
-        }
-        let mut left = PEEK_BYTES;
-        let mut moved = false;
-        while left > 0
-            && let Some((from, len)) = self.flow(id).conn.next_hole()
-        {
-            let want = left.min(len as usize);
-            let una = self.flow(id).conn.una();
-            // Whatever stops it, the timer tries again.
-            if !self.seek(id, from.since(una)) {
-                break;
-            }
-            moved = true;
-            let Ok(got) = self.send_payload(id, &key, from, want, facts, link) else { break };
-            let flow = self.flow(id);
-            flow.conn.resent(from, got.sent as u32);
-            flow.resent = flow.resent.saturating_add(got.frames as u32);
-            if got.sent < want {
-                break;
-            }
-            left -= want;
-        }
-        if moved {
-            self.reseek(id);
-        }
-    }
-
-    /// SYN or SYN-ACK, the same each time but for the clock.
-    pub(super) fn send_syn(&mut self, id: Id, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        let Some(flow) = self.flows.get(id) else { return };
-        let answer = flow.conn.state() == State::SynReceived;
-        if answer && flow.conn.offered() == 0 {
-            self.offer(id);
-        }
-        let Some(key) = self.flows.key(id).copied() else { return };
-        let flow = self.flow(id);
-        let flags = if answer { TcpFlags::SYN | TcpFlags::ACK } else { TcpFlags::SYN };
-        let mut fields = fields(&key, &mut flow.conn, flags, facts.now);
-        fields.seq = flow.conn.una().0;
-        fields.options = flow.conn.syn_options(facts.now);
-        self.emit(&key, &fields, facts, link);
-    }
-
-    /// SYNs that the guest has not answered, once more, beside their timers: it could not hear them until now.
-    pub fn repeat_syns(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest) {
-        for at in 0..self.embryonic.len() {
-            let id = self.embryonic[at];
-            if self.flows.get(id).is_some_and(|f| f.conn.state() == State::SynSent) {
-                self.send_syn(id, facts, link);
-            }
-        }
-    }
-
     /// The ACKs owed since the last flush, one per flow. A full link takes them too, for they are small; those that it does
     /// not take are owed until it does.
     pub fn flush(&mut self, facts: &Facts<'_>, link: &mut dyn ToGuest) {
@@ -301,7 +263,7 @@ impl Tcp {
         self.owed = owed;
     }
 
-    fn offer(&mut self, id: Id) {
+    pub(super) fn offer(&mut self, id: Id) {
         let Some(flow) = self.flows.get(id) else { return };
         let space = self.space(flow);
         self.flow(id).conn.offer(space);
@@ -397,7 +359,14 @@ impl Tcp {
     }
 
     /// As [`Tcp::emit`].
-    fn send_bare(&mut self, id: Id, seq: Seq, flags: TcpFlags, facts: &Facts<'_>, link: &mut dyn ToGuest) -> bool {
+    pub(super) fn send_bare(
+        &mut self,
+        id: Id,
+        seq: Seq,
+        flags: TcpFlags,
+        facts: &Facts<'_>,
+        link: &mut dyn ToGuest,
+    ) -> bool {
         let Some(key) = self.flows.key(id).copied() else { return true };
         let flow = self.flow(id);
         link.steer(flow.lane(facts.now));
@@ -408,7 +377,7 @@ impl Tcp {
     }
 
     /// A segment without payload. False: the link did not take it. It is lost like any frame then, and a timer makes up for it.
-    fn emit(&self, key: &FlowKey, fields: &TcpFields, facts: &Facts<'_>, link: &mut dyn ToGuest) -> bool {
+    pub(super) fn emit(&self, key: &FlowKey, fields: &TcpFields, facts: &Facts<'_>, link: &mut dyn ToGuest) -> bool {
         let macs = (facts.l2.mac_for(&key.remote.addr), facts.l2.guest_mac);
         let mut head = Head::new();
         emit::tcp(&mut head, macs, 0, fields, 0, PayloadSum::Of(Sum::new()));
@@ -422,10 +391,10 @@ fn refused_by_peer(e: &io::Error) -> bool {
 }
 
 /// What one call of [`Tcp::send_payload`] did, in bytes but for the frames.
-struct Got {
+pub(super) struct Got {
     peeked: usize,
-    sent: usize,
-    frames: usize,
+    pub sent: usize,
+    pub frames: usize,
     room: usize,
 }
 
@@ -443,7 +412,7 @@ fn reset_fields(key: &FlowKey, conn: &mut Conn, now: Instant) -> Option<TcpField
     Some(fields)
 }
 
-fn fields(key: &FlowKey, conn: &mut Conn, flags: TcpFlags, now: Instant) -> TcpFields {
+pub(super) fn fields(key: &FlowKey, conn: &mut Conn, flags: TcpFlags, now: Instant) -> TcpFields {
     let ack = if flags.contains(TcpFlags::ACK) { conn.ack_field() } else { 0 };
     TcpFields {
         src: key.remote,

@@ -132,6 +132,80 @@ fn a_reset_waits_behind_what_waits_for_the_link() {
     assert!(seen.last().unwrap().has('R'));
 }
 
+/// The same if a segment of the guest is what meets the reset.
+#[test]
+fn a_reset_that_a_segment_meets_waits_as_well() {
+    let mut w = World::plain();
+    let (mut g, mut server) = connected(&mut w);
+    g.send(&mut w, ".", b"unread");
+    w.turn(0);
+    w.seen();
+    w.link.room = 3;
+    let data = pattern(20_000);
+    server.write_all(&data).unwrap();
+    w.settle();
+    drop(server);
+    for _ in 0..3 {
+        g.send(&mut w, ".", b"more");
+        w.turn(1);
+    }
+    w.link.room = usize::MAX;
+    w.link_ready();
+    w.until("the RST", |w| w.link.sent.len() > 14);
+    let seen = w.seen();
+    assert!(g.take(&seen) == data);
+    assert!(seen.last().unwrap().has('R') && w.tcp.is_empty());
+}
+
+/// A server that answers while the guest's upload fills all there is on the way, and closes.
+#[test]
+fn an_answer_comes_before_the_reset_that_a_remainder_meets() {
+    let mut w = World::plain();
+    let listener = TcpListener::bind(LOOPBACKS[0]).unwrap();
+    socket2::SockRef::from(&listener).set_recv_buffer_size(4096).unwrap();
+    let mut g = Guest::new(4000, listener.local_addr().unwrap());
+    g.connect(&mut w);
+    let mut server = listener.accept().unwrap().0;
+    let data = pattern(12_000_000);
+    let (mut sent, mut quiet) = (0, 0);
+    while quiet < 20 {
+        let n = g.fill(&mut w, &data[sent..]);
+        sent += n;
+        quiet = if n == 0 { quiet + 1 } else { 0 };
+        w.turn(1);
+    }
+    w.seen();
+    server.write_all(b"413").unwrap();
+    drop(server);
+    w.until("the RST", |w| w.tcp.is_empty());
+    let seen = w.seen();
+    assert_eq!(g.take(&seen), b"413");
+    assert!(seen.last().unwrap().has('R'));
+}
+
+/// Else a stream that its end alone delimits would seem to be whole.
+#[test]
+fn a_reset_that_a_look_behind_a_shut_window_finds_is_a_reset() {
+    let mut w = World::plain();
+    let (mut g, mut server) = connected(&mut w);
+    g.send(&mut w, ".", b"unread");
+    server.write_all(b"all that there is room for").unwrap();
+    assert_eq!(g.read(&mut w, 26), b"all that there is room for");
+    g.window = 0;
+    g.ack(&mut w);
+    w.settle();
+    drop(server);
+    w.settle();
+    w.skip(Duration::from_secs(1));
+    w.settle();
+    g.window = 1000;
+    g.ack(&mut w);
+    w.settle();
+    let seen = w.seen();
+    assert!(seen.iter().any(|s| s.has('R')) && !seen.iter().any(|s| s.has('F')), "{seen:?}");
+    assert!(w.tcp.is_empty());
+}
+
 #[test]
 fn half_close_of_the_guest_leaves_the_answer() {
     let mut w = World::plain();
