@@ -80,6 +80,8 @@ pub struct Engine {
     /// The others wait for the end.
     pub(super) stopping: bool,
     pub(super) clock: Clock,
+    /// Adopted flows have sent something at this time: no turn is from before.
+    pub(super) not_before: Instant,
     pub(super) batch: Batch,
     /// The link may hold more frames than the last pass took.
     pub(super) link_has_more: bool,
@@ -118,7 +120,7 @@ pub struct Engine {
     /// Where the control thread's requests come; `None`: there is none.
     pub(super) desk: Option<Desk>,
     /// Descriptors for flows and, as long as those do not need them, for ports that follow the other side.
-    descriptors: usize,
+    pub(super) descriptors: usize,
     /// For which numbers of flows, ours and other workers', and of descriptors lent, they were last shared out.
     shared_for: (Flows, Flows, usize),
     pub(super) due: Vec<Token>,
@@ -178,6 +180,7 @@ impl Engine {
             crew,
             stopping: false,
             clock,
+            not_before: Instant::ZERO,
             link: parts.link,
             batch: Batch::new(),
             link_has_more: true,
@@ -272,6 +275,7 @@ impl Engine {
             self.share_descriptors();
         }
         for event in &*events {
+            let now = now.max(self.not_before);
             let Some(token) = Token::from_usize(event.token().0) else { continue };
             match token.kind {
                 Kind::Link => self.link_event(token, event, now),
@@ -284,6 +288,7 @@ impl Engine {
                 _ => self.host_event(token, event.into(), now),
             }
         }
+        let now = now.max(self.not_before);
         if self.link_has_more {
             let input = self.drain_link(now)?;
             self.link_has_more = input == Input::More;
@@ -294,7 +299,7 @@ impl Engine {
         if self.expire(now, on_event)? {
             return Ok(true);
         }
-        self.finish_turn(now)?;
+        self.finish_turn(now.max(self.not_before))?;
         Ok(self.stopping)
     }
 
@@ -316,6 +321,7 @@ impl Engine {
         self.timers.expire(now, &mut due);
         let mut stop = false;
         for token in due.drain(..) {
+            let now = now.max(self.not_before);
             match token.kind {
                 Kind::Gateway => self.gateway_timer(now),
                 Kind::Stats => self.tell_stats(now),
@@ -405,17 +411,6 @@ impl Engine {
         if let Some(splice) = &mut self.splice {
             splice.set_limits(limits.spliced_tcp, limits.spliced_udp);
         }
-    }
-
-    /// Descriptors that ports may have beyond those kept for them: flows lend what they do not need, and at most half.
-    pub(super) fn lendable_descriptors(&self) -> usize {
-        let others = self.crew.as_ref().map_or_else(Flows::default, Crew::flows_of_others);
-        self.descriptors.saturating_sub(self.flows().with(&others).descriptors()).min(self.descriptors / 2)
-    }
-
-    pub(super) fn flows(&self) -> Flows {
-        let (spliced_tcp, spliced_udp) = self.splice.as_ref().map_or((0, 0), |s| (s.tcp_len(), s.udp_len()));
-        Flows { tcp: self.tcp.len(), udp: self.udp.len(), icmp: self.icmp.len(), spliced_tcp, spliced_udp }
     }
 
     /// Goes on without the link, if there is one: with the ways from loopback to loopback. False: there is none.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use super::crew::{Leaving, Message, Seen};
+use super::crew::{Crew, Leaving, Message, Seen};
 use super::engine::Engine;
+use super::share::Flows;
 use crate::base::{Counters, DropReason, Endpoint, Instant, Mac};
 use crate::flow::{FlowKey, Heir, Ledger, Via};
 use crate::guest::reassembly::Whole;
@@ -197,6 +198,7 @@ impl Engine {
         let Ok(Leaving { tcp, udp }) = flows.recv() else { return };
         // It may have sent something since we looked at the clock, and timestamps must not go back.
         let now = self.clock.now();
+        self.not_before = now;
         log::debug!(worker = worker; "worker {worker} has no queue: {} TCP and {} UDP flows go on here", tcp.len(), udp.len());
         for (n, flow) in tcp.into_iter().enumerate() {
             if n % ADOPTED == 0 {
@@ -212,6 +214,17 @@ impl Engine {
             let facts = Facts { now, l2: &self.l2, nat: &self.nat };
             self.udp.adopt(flow, &facts, &mut self.link, &mut self.timers);
         }
+    }
+
+    /// Descriptors that ports may have beyond those kept for them: flows lend what they do not need, and at most half.
+    pub(super) fn lendable_descriptors(&self) -> usize {
+        let others = self.crew.as_ref().map_or_else(Flows::default, Crew::flows_of_others);
+        self.descriptors.saturating_sub(self.flows().with(&others).descriptors()).min(self.descriptors / 2)
+    }
+
+    pub(super) fn flows(&self) -> Flows {
+        let (spliced_tcp, spliced_udp) = self.splice.as_ref().map_or((0, 0), |s| (s.tcp_len(), s.udp_len()));
+        Flows { tcp: self.tcp.len(), udp: self.udp.len(), icmp: self.icmp.len(), spliced_tcp, spliced_udp }
     }
 
     /// A forward is no more: what its flows move is nobody's.

@@ -52,7 +52,11 @@ impl Rtt {
         if !clean {
             return;
         }
-        self.sample(Duration::from_micros(micros(now).wrapping_sub(t.at_us).into()));
+        let took = micros(now).wrapping_sub(t.at_us);
+        // A clock that was behind that of whoever sent it says nothing.
+        if took < 1 << 31 {
+            self.sample(Duration::from_micros(took.into()));
+        }
     }
 
     /// A measured round trip.
