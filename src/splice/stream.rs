@@ -224,7 +224,12 @@ impl Streams {
                         let _ = to.shutdown(std::net::Shutdown::Write);
                     }
                 }
-                Err(_) => return self.abort(id),
+                Err(_) => {
+                    // What the other side has sent may not have been told of yet.
+                    let other = &mut flow.lanes[1 - side];
+                    (other.readable, other.read_closed) = (true, true);
+                    return self.fail(1 - side, id, now);
+                }
             }
         }
         if flow.shut == [true; 2] {

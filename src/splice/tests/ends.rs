@@ -122,6 +122,31 @@ fn a_closed_receiver_resets_the_sender() {
     assert!((&client).write(b"x").is_err());
 }
 
+/// A server that answers before it has read all, and closes.
+#[test]
+fn an_answer_comes_before_the_reset_that_a_call_finds() {
+    for (swap, unread) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut world = World::new();
+        let (asks, answers) = swap_if(swap, world.pair());
+        (&asks).write_all(&[1; 1000]).unwrap();
+        world.settle();
+        (&answers).read_exact(&mut vec![0; if unread { 500 } else { 1000 }]).unwrap();
+        (&asks).write_all(&[2; 100_000]).unwrap();
+        (&answers).write_all(b"413 too large").unwrap();
+        drop(answers);
+        // The side that has more to send is heard first.
+        let kind = if swap { Kind::SpliceTarget } else { Kind::SpliceClient };
+        let mut sockets = Namespaces { host: &mut Here, guest: &mut Here };
+        let ready = Ready { readable: true, ..Ready::default() };
+        world.splice.event(Token::new(kind, 0, 0), ready, &mut sockets, world.now, &mut world.timers);
+        let mut got = [0; 13];
+        world.until(|_| (&asks).read_exact(&mut got).ok());
+        assert_eq!(&got, b"413 too large");
+        assert!(ends_with_reset(&mut world, &asks));
+        assert!(world.splice.is_empty());
+    }
+}
+
 #[test]
 fn a_refused_target_resets_the_client() {
     let mut world = World::new();
