@@ -50,12 +50,20 @@ impl Acceptor {
                     if self.spare.take().is_none() {
                         return Accepted::Stuck;
                     }
-                    if let Ok(Accepted::Client(s, _)) = accept4(&listener.socket) {
+                    let turned = accept4(&listener.socket);
+                    if let Ok(Accepted::Client(s, _)) = &turned {
                         let _ = socket::set_reset_on_close(s.as_fd());
                     }
+                    let done = match &turned {
+                        // The kernel looks for a descriptor first: that nobody waits is known only now.
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Accepted::Empty,
+                        Err(e) if is_exhaustion(e) => Accepted::Stuck,
+                        _ => Accepted::Turned,
+                    };
+                    drop(turned);
                     // Where the host has run out, not only we, others may have taken it.
                     self.spare = nothing().ok();
-                    return Accepted::Turned;
+                    return done;
                 }
                 Err(e) if is_exhaustion(&e) => return Accepted::Stuck,
                 // A client that is gone already (accept(2)): look at the next.
