@@ -185,8 +185,8 @@ impl Outbox {
             let joined = w.at == piece.end && w.at % self.ring.len() != 0;
             if !joined {
                 out.push(self.gather(&piece));
-                if out.remaining_capacity() == 1 {
-                    break;
+                if out.is_full() {
+                    return out;
                 }
                 piece.start = w.at;
             }
