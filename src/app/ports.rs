@@ -264,8 +264,9 @@ impl Engine {
             }
             (Side::Host, Proto::Udp) => {
                 let rule = udp::Rule { guest: listener.target, guest_port: listener.target_port, via: forward.via() };
+                let id = self.udp.listen(listener.socket, rule)?;
                 self.crew.iter_mut().for_each(|crew| crew.reserve([port, rule.guest_port]));
-                self.udp.listen(listener.socket, rule)?
+                id
             }
             (Side::Guest, Proto::Udp) => {
                 let Some(splice) = &mut self.splice else { return Err(io::ErrorKind::Unsupported.into()) };
