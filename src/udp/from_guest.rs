@@ -113,7 +113,8 @@ impl Udp {
         while at < end {
             let most = match (segment, segments) {
                 (0, _) => end - at,
-                (size, true) => size * SEGMENTS_MAX.min(PAYLOAD_MAX / size),
+                // One at least, also of those that only fit IPv6.
+                (size, true) => size * (PAYLOAD_MAX / size).clamp(1, SEGMENTS_MAX),
                 (size, false) => size,
             };
             let len = most.min(end - at);

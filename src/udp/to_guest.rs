@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 
 use super::flow::Flow;
-use crate::base::Counters;
+use crate::base::{Counters, DropReason, Family};
 use crate::flow::FlowKey;
 use crate::guest::{Areas, Caps, Facts, Fill, LinkFull, Reservation, ToGuest, counted};
 use crate::sys::dgram::{Inbox, Meta};
@@ -41,6 +41,10 @@ impl Framer {
         link: &mut dyn ToGuest,
         counters: &mut Counters,
     ) -> Result<(), LinkFull> {
+        if meta.truncated {
+            counters.drop(DropReason::FrameLength);
+            return Ok(());
+        }
         let caps = link.caps();
         let f = fields(key, meta, facts);
         let segment = if meta.segment == 0 { meta.len } else { usize::from(meta.segment) };
@@ -102,7 +106,7 @@ impl Framer {
                 link,
                 LARGE_AREAS,
                 ETH_LEN + ip_len(key.guest.addr.family()) + UDP_LEN,
-                LARGE_LEN,
+                large_len(key.guest.addr.family()),
                 Fill::Messages,
             )?;
             large.asked = room.left().min(self.inbox.slots());
@@ -200,7 +204,12 @@ pub struct Large {
 }
 
 const LARGE_AREAS: usize = 8;
-const LARGE_LEN: usize = 65_535 - 40 - UDP_LEN + 20;
+
+/// The longest payload there is. The length field of IPv6 does not count its header (RFC 8200 §3).
+fn large_len(family: Family) -> usize {
+    let counted = if family == Family::V4 { wire::IPV4_LEN } else { 0 };
+    65_535 - counted - UDP_LEN
+}
 
 /// Addresses and header fields of frames to the guest: TTL and TOS as the host received them.
 fn fields(key: &FlowKey, meta: &Meta, facts: &Facts<'_>) -> IpFields {

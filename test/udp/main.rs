@@ -141,6 +141,24 @@ fn a_uso_frame_becomes_datagrams() {
     }
 }
 
+/// Longer than any datagram over IPv4, and two of them are more than a send takes.
+#[test]
+fn a_uso_frame_of_the_longest_datagrams_ends() {
+    let mut w = world(FULL);
+    let server = loopback(false);
+    let to = Endpoint::new(gateway(false), server.local_addr().unwrap().port());
+    let payload = bytes(65_527);
+    for size in [65_508, 65_520, 65_526] {
+        let offload = Offload { csum: Csum::Partial { start: 54, offset: 6 }, gso: Gso::Udp(size) };
+        w.send(&datagram(40_002, to, 64, &payload), offload).unwrap();
+        let mut buf = vec![0; 70_000];
+        for part in payload.chunks(size.into()) {
+            let n = server.recv(&mut buf).unwrap();
+            assert!(buf[..n] == *part, "{n} bytes");
+        }
+    }
+}
+
 #[test]
 fn a_coalesced_buffer_becomes_one_uso_frame_or_single_ones() {
     for (v4, caps, frames) in [(true, FULL, 1), (false, FULL, 1), (true, Caps { uso: false, ..FULL }, 31)] {
@@ -181,7 +199,8 @@ fn datagrams_above_the_mtu_are_fragmented() {
         w.flush();
         let peer = server.recv_from(&mut [0; 10]).unwrap().1;
         // The largest is large enough for an area, and must come out all the same.
-        for len in [1473, 4000, 65_507, 40_000, 3000] {
+        let longest: &[usize] = if v4 { &[] } else { &[65_508, 65_527, 65_527] };
+        for len in [1473, 4000, 65_507, 40_000, 3000].iter().chain(longest).copied() {
             let payload = bytes(len);
             server.send_to(&payload, peer).unwrap();
             let mut reassembly = Reassembly::default();
