@@ -44,8 +44,10 @@ impl Relay {
         if e.origin == Origin::Local {
             return;
         }
-        let family = key.guest.addr.family();
-        let (Some(kind), Some(sent)) = (ErrorKind::relayed(family, e.kind, e.code, e.info), &flow.sent) else { return };
+        // A resolver may be of the other family (`--dns-host`).
+        let family = flow.target.addr.family();
+        let understood = if family == key.guest.addr.family() { ErrorKind::relayed } else { ErrorKind::translated };
+        let (Some(kind), Some(sent)) = (understood(family, e.kind, e.code, e.info), &flow.sent) else { return };
         sent.quote(&mut self.original, None, &self.quote[..e.quoted], true);
         let from = reporter(facts, e.offender.map(Addr::from), flow.target.addr, key.remote.addr);
         self.icmp.send(facts, link, (from, key.guest.addr), kind, &self.original);

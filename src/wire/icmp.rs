@@ -61,6 +61,28 @@ impl ErrorKind {
             _ => None,
         }
     }
+
+    /// The same for a guest of the other family than `f`, which is the error's (RFC 7915 §4.2, §5.2): the packets differ
+    /// by the length of their IP headers, and what has no counterpart is not told.
+    pub fn translated(f: Family, kind: u8, code: u8, info: u32) -> Option<ErrorKind> {
+        const LONGER: u32 = (IPV6_LEN - IPV4_LEN) as u32;
+        let (kind, code, rest) = match (f, kind, code) {
+            (Family::V4, 3, 4) => return Some(ErrorKind::too_big(Family::V6, info.saturating_add(LONGER))),
+            (Family::V6, 2, _) => return Some(ErrorKind::too_big(Family::V4, info.saturating_sub(LONGER))),
+            (Family::V4, 3, 0 | 1 | 5..=8 | 11 | 12) => (1, 0, 0),
+            (Family::V4, 3, 2) => (4, 1, 6),
+            (Family::V4, 3, 3) => (1, 4, 0),
+            (Family::V4, 3, 9 | 10 | 13 | 15) => (1, 1, 0),
+            (Family::V4, 11, 0) => (3, 0, 0),
+            (Family::V6, 1, 0 | 2 | 3) => (3, 1, 0),
+            (Family::V6, 1, 1) => (3, 10, 0),
+            (Family::V6, 1, 4) => (3, 3, 0),
+            (Family::V6, 3, 0) => (11, 0, 0),
+            (Family::V6, 4, 1) => (3, 2, 0),
+            _ => return None,
+        };
+        Some(ErrorKind { kind, code, rest })
+    }
 }
 
 /// How many bytes of the original packet an error quotes at most: the error must not exceed 576 bytes (RFC 1812
@@ -192,6 +214,28 @@ mod tests {
             (V6, 137, 0, None),
         ] {
             let got = ErrorKind::relayed(f, kind, code, 900).map(|k| (k.kind, k.code, k.rest));
+            assert_eq!(got, expect, "{f:?} {kind}/{code}");
+        }
+    }
+
+    #[test]
+    fn what_is_told_to_a_guest_of_the_other_family() {
+        use Family::{V4, V6};
+        for (f, kind, code, expect) in [
+            (V4, 3, 0, Some((1, 0, 0))),
+            (V4, 3, 3, Some((1, 4, 0))),
+            (V4, 3, 4, Some((2, 0, 1420))),
+            (V4, 3, 13, Some((1, 1, 0))),
+            (V4, 3, 14, None),
+            (V4, 11, 0, Some((3, 0, 0))),
+            (V4, 5, 0, None),
+            (V6, 1, 0, Some((3, 1, 0))),
+            (V6, 1, 4, Some((3, 3, 0))),
+            (V6, 2, 0, Some((3, 4, 1380))),
+            (V6, 3, 0, Some((11, 0, 0))),
+            (V6, 1, 5, None),
+        ] {
+            let got = ErrorKind::translated(f, kind, code, 1400).map(|k| (k.kind, k.code, k.rest));
             assert_eq!(got, expect, "{f:?} {kind}/{code}");
         }
     }
