@@ -1,6 +1,7 @@
 //! Flows that peers on the host's side begin, through listening sockets.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use socket2::Socket;
@@ -182,7 +183,8 @@ impl Udp {
     ) {
         let mut at = 0;
         while at < strays.len() && at < STRAYS_MAX {
-            let (from, local) = (strays[at].from, strays[at].local);
+            let Stray { from, local, meta, .. } = strays[at];
+            let scope = meta.from.and_then(|from| if let SocketAddr::V6(a) = from { Some(a.scope_id()) } else { None });
             if self.is_handed_back(&from) {
                 let payload = std::mem::take(&mut strays[at].payload);
                 self.handed_back.push(HandedBack { rule, from, local, payload });
@@ -190,7 +192,7 @@ impl Udp {
                 continue;
             }
             let flow = match self.known(rule, from, facts) {
-                Err(Refused::NoFlow) => self.open_inbound(rule, (from, local), strays, facts, link, timers),
+                Err(Refused::NoFlow) => self.open_inbound(rule, (from, local, scope), strays, facts, link, timers),
                 other => other,
             };
             match flow {
@@ -234,7 +236,7 @@ impl Udp {
     fn open_inbound(
         &mut self,
         rule: Rule,
-        (from, local): (Endpoint, Endpoint),
+        (from, local, scope): (Endpoint, Endpoint, Option<u32>),
         strays: &mut Vec<Stray>,
         facts: &Facts<'_>,
         link: &mut dyn ToGuest,
@@ -246,7 +248,8 @@ impl Udp {
             self.close(other);
         }
         self.make_room(facts).map_err(Refused::For)?;
-        let scope = self.config.outbound.scope;
+        // The zone of a link-local client is that of the interface it came by (RFC 4007 §6).
+        let scope = scope.filter(|scope| *scope != 0).unwrap_or(self.config.outbound.scope);
         let mut opened = self.sharing(local.port, || flow::open_inbound(local, from, scope, &self.config.binding));
         if opened.as_ref().is_err_and(is_exhaustion) && self.evict(false, facts) {
             opened = self.sharing(local.port, || flow::open_inbound(local, from, scope, &self.config.binding));

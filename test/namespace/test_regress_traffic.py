@@ -1,6 +1,7 @@
 """Traffic with which pasta once failed, on the wire and end to end; doc/regressions.md lists the reports."""
 
 import contextlib
+import json
 import os
 import socket
 import struct
@@ -343,6 +344,22 @@ class Udp(Case):
                         check=False)
         for address in (net.host, second.split("/")[0]):
             self.assert_served(net, address)
+
+    def test_link_local_client_on_an_interface_that_is_not_the_template(self):
+        self.lab.ip("host", f"link add extra0 type veth peer name extra0 netns {self.lab.name}remote",
+                    "addr add fe80::aa/64 dev extra0 nodad", "link set extra0 up")
+        self.addCleanup(self.lab.ip, "host", "link del extra0")
+        self.lab.ip("remote", "addr add fe80::bb/64 dev extra0 nodad", "link set extra0 up")
+        links = json.loads(self.lab.call(["ip", "-netns", f"{self.lab.name}remote", "-json", "link"]).stdout)
+        scope = next(link["ifindex"] for link in links if link["ifname"] == "extra0")
+        server = self.closing(self.guest.bind("::", 4463))
+        client = self.closing(self.lab.remote.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+        client.settimeout(5)
+        client.sendto(b"question", ("fe80::aa", 4463, 0, scope))
+        server.settimeout(5)
+        server.sendto(b"answer", server.recvfrom(100)[1])
+        data, source = client.recvfrom(100)
+        self.assertEqual((data, source[0].split("%")[0], source[3]), (b"answer", "fe80::aa", scope))
 
     @both
     def test_p23003_any_address_may_be_bound(self, net):
