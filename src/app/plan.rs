@@ -77,6 +77,7 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         dns_forward: names.forward,
         dns_host: names.host,
         assigned: PerFamily::new(assigned.v4.map(|p| p.addr), assigned.v6.map(|p| p.addr)),
+        shared: if config.config_net { own } else { Vec::new() },
         loopback_clients: config.loopback_clients,
         former: Vec::new(),
     };

@@ -27,6 +27,8 @@ pub struct Nat {
     pub dns_host: PerFamily<Option<Addr>>,
     /// The guest's assigned address, which may be one of the host's own.
     pub assigned: PerFamily<Option<Addr>>,
+    /// More addresses that both the host and the guest have.
+    pub shared: Vec<Addr>,
     /// Clients on the host's loopback come in as the gateway even where no address of the guest's leads there.
     pub loopback_clients: bool,
     /// What held before the host's network changed, for a guest that may not have learnt it yet; the latest first.
@@ -127,7 +129,7 @@ impl Nat {
                 _ => self.stand_in(&src),
             };
         }
-        if self.is_assigned(&src) || guest == Some(src) || src.is_unspecified() {
+        if self.is_assigned(&src) || self.shared.contains(&src) || guest == Some(src) || src.is_unspecified() {
             return self.map_guest_addr[f].or_else(|| self.stand_in(&src));
         }
         Some(src)
@@ -215,6 +217,10 @@ mod tests {
         assert_eq!(from("2001:db8::7"), Some(a("fe80::1")));
         assert_eq!(from("198.51.100.3"), Some(a("198.51.100.3")));
         assert_eq!(nat().to_guest(a("198.51.100.3"), Some(a("198.51.100.3"))), Some(a("192.0.2.1")));
+        let n = Nat { shared: vec![a("192.0.2.8"), a("2001:db8::8")], ..nat() };
+        assert_eq!(n.to_guest(a("192.0.2.8"), None), Some(a("192.0.2.1")));
+        assert_eq!(n.to_guest(a("2001:db8::8"), None), Some(a("fe80::1")));
+        assert!(!n.is_taken(&a("192.0.2.8")), "the guest may come from it");
     }
 
     /// Defect of a peer: its loopback clients come in under the gateway's address all the same.

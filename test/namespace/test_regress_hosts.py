@@ -84,6 +84,14 @@ class Families(Regress):
             for address in ("::1", "127.0.0.1"):
                 self.assertNotEqual(self.shown(host, address, 8096), "")
 
+    def test_client_from_another_address_that_host_and_guest_share(self):
+        with self.lab.another_host(self.V4[0], "addr add 10.1.0.3/24 dev eth0", self.V4[1], self.V6[0],
+                                   "addr add 2001:db8:7::3/64 nodad dev eth0", self.V6[1],
+                                   peer=(*self.PEER4, *self.PEER6)) as (host, _):
+            self.serve(host, "-t", "8097:80")
+            for address, shown in (("10.1.0.3", "10.1.0.1"), ("10.1.0.2", "10.1.0.1"), ("2001:db8:7::3", "fe80::1")):
+                self.assertEqual(self.shown(host, address, 8097), shown)
+
     def test_d31_no_name_server_is_no_news(self):
         with self.lab.another_host(*self.V4, peer=self.PEER4) as (host, _):
             self.lab.resolv_conf("# none", which="odd")
