@@ -30,7 +30,7 @@ impl Dump {
             self.links.extend(link(&message));
             self.addresses.extend(address(&message));
             let families = [AddressFamily::Inet, AddressFamily::Inet6];
-            self.routes.extend(families.into_iter().filter_map(|family| table_route(&message, family)));
+            self.routes.extend(families.into_iter().flat_map(|family| table_routes(&message, family)));
         }
     }
 }
@@ -87,7 +87,7 @@ pub(super) fn read(netlink: &mut Netlink, ipv6: bool) -> Result<Dump, Error> {
         // Strict checking makes these filters; without it the kernel lists all tables.
         request.header.table = RouteHeader::RT_TABLE_MAIN;
         let routes = netlink.dump(&RouteNetlinkMessage::GetRoute(request)).map_err(fail("routes"))?;
-        dump.routes.extend(routes.iter().filter_map(|m| table_route(m, family)));
+        dump.routes.extend(routes.iter().flat_map(|m| table_routes(m, family)));
     }
     Ok(dump)
 }
@@ -136,7 +136,20 @@ fn address(message: &RouteNetlinkMessage) -> Option<Address> {
     })
 }
 
-fn table_route(message: &RouteNetlinkMessage, asked: AddressFamily) -> Option<TableRoute> {
+/// One for each interface that the route uses, in the order of their heaviest hops.
+fn table_routes(message: &RouteNetlinkMessage, asked: AddressFamily) -> Vec<TableRoute> {
+    let Some((ways, route, preferred_source)) = unicast_route(message, asked) else { return Vec::new() };
+    let of = |(index, hops): (u32, Vec<Hop>)| {
+        let connected = route.connected && hops.iter().all(|h| h.gateway.is_none());
+        TableRoute { index, route: Route { hops, connected, ..route.clone() }, preferred_source }
+    };
+    ways.into_iter().map(of).collect()
+}
+
+type Ways = Vec<(u32, Vec<Hop>)>;
+
+/// The ways of a route, and the rest of it. `connected`: unless a way has a gateway.
+fn unicast_route(message: &RouteNetlinkMessage, asked: AddressFamily) -> Option<(Ways, Route, Option<Addr>)> {
     let RouteNetlinkMessage::NewRoute(m) = message else { return None };
     let h = &m.header;
     // A kernel without IPv6 answers with IPv4 routes.
@@ -155,11 +168,9 @@ fn table_route(message: &RouteNetlinkMessage, asked: AddressFamily) -> Option<Ta
     }
     let dst = checked_prefix(raw.dst, h.destination_prefix_length)?;
     let onlink = h.flags.contains(RouteFlags::Onlink);
-    let (index, hops) = raw.hops(onlink)?;
-    let connected =
-        h.protocol == RouteProtocol::Kernel && hops.iter().all(|h| h.gateway.is_none()) && h.scope != RouteScope::Host;
-    let route = Route { dst, hops, metric: raw.metric, mtu: raw.mtu, connected };
-    Some(TableRoute { index, route, preferred_source: raw.preferred_source })
+    let connected = h.protocol == RouteProtocol::Kernel && h.scope != RouteScope::Host;
+    let route = Route { dst, hops: Vec::new(), metric: raw.metric, mtu: raw.mtu, connected };
+    Some((raw.ways(onlink), route, raw.preferred_source))
 }
 
 /// A route's attributes before they are put in relation.
@@ -214,16 +225,22 @@ impl Attributes {
         }
     }
 
-    /// The interface and the ways out of it. `None` if there is no interface, or a multipath route uses several: part
-    /// of it would be another route.
-    fn hops(&self, onlink: bool) -> Option<(u32, Vec<Hop>)> {
-        let Some(first) = self.multipath.first() else {
-            return Some((self.index?, vec![Hop { gateway: self.gateway, weight: 1, onlink }]));
-        };
-        if self.multipath.iter().any(|h| h.interface_index != first.interface_index) {
-            return None;
+    /// The interfaces and the ways out of each: the guest has one interface, behind which the host takes all of them. The
+    /// one with the heaviest hop comes first.
+    fn ways(&self, onlink: bool) -> Ways {
+        if self.multipath.is_empty() {
+            let hop = Hop { gateway: self.gateway, weight: 1, onlink };
+            return self.index.map(|index| (index, vec![hop])).into_iter().collect();
         }
-        Some((first.interface_index, self.multipath.iter().map(next_hop).collect()))
+        let mut ways: Ways = Vec::new();
+        for h in &self.multipath {
+            match ways.iter_mut().find(|(index, _)| *index == h.interface_index) {
+                Some((_, hops)) => hops.push(next_hop(h)),
+                None => ways.push((h.interface_index, vec![next_hop(h)])),
+            }
+        }
+        ways.sort_by_key(|(_, hops)| std::cmp::Reverse(hops.iter().map(|h| h.weight).max()));
+        ways
     }
 }
 
@@ -285,8 +302,14 @@ mod tests {
         }
     }
 
+    fn routes_of(head: [u8; 12], attributes: &[(u16, &[u8])]) -> Vec<TableRoute> {
+        table_routes(&inner(&datagram(NEWROUTE, &head, attributes)).unwrap(), AddressFamily::Inet)
+    }
+
     fn route_of(head: [u8; 12], attributes: &[(u16, &[u8])]) -> Option<TableRoute> {
-        table_route(&inner(&datagram(NEWROUTE, &head, attributes))?, AddressFamily::Inet)
+        let mut all = routes_of(head, attributes);
+        assert!(all.len() < 2);
+        all.pop()
     }
 
     const NEWROUTE: u16 = 24;
@@ -315,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn multipath_within_one_interface_only() {
+    fn multipath_is_a_route_of_each_interface_the_heaviest_first() {
         let hop = |index: u32, weight: u8, n: u8| {
             let mut h = vec![16, 0, 0, weight - 1];
             h.extend(index.to_ne_bytes());
@@ -324,7 +347,11 @@ mod tests {
         };
         let r = route_of(HEAD, &[(MULTIPATH, &[hop(2, 1, 1), hop(2, 9, 2)].concat())]).unwrap();
         assert_eq!((r.index, r.route.hops.len(), r.route.gateway()), (2, 2, Some(Addr::v4([10, 0, 0, 2]))));
-        assert_eq!(route_of(HEAD, &[(MULTIPATH, &[hop(2, 1, 1), hop(3, 9, 2)].concat())]), None);
+        let several = [hop(2, 1, 1), hop(3, 5, 2), hop(2, 4, 3), hop(4, 5, 4)].concat();
+        let found = routes_of(HEAD, &[(MULTIPATH, &several)]);
+        let gateways: Vec<_> = found.iter().map(|r| (r.index, r.route.hops.len(), r.route.gateway())).collect();
+        let gateway = |n: u8| Some(Addr::v4([10, 0, 0, n]));
+        assert_eq!(gateways, [(3, 1, gateway(2)), (4, 1, gateway(4)), (2, 2, gateway(3))]);
     }
 
     #[test]
@@ -363,7 +390,7 @@ mod tests {
             let list: Vec<(u16, &[u8])> = attributes.iter().map(|(k, v)| (*k, &v[..])).collect();
             if let Some(m) = inner(&datagram(kind, &start[..len], &list)) {
                 link(&m);
-                for p in address(&m).map(|a| a.prefix).into_iter().chain(table_route(&m, AddressFamily::Inet).map(|r| r.route.dst)) {
+                for p in address(&m).map(|a| a.prefix).into_iter().chain(table_routes(&m, AddressFamily::Inet).iter().map(|r| r.route.dst)) {
                     let longest = if p.addr.is_v4() { 32 } else { 128 };
                     proptest::prop_assert!(p.len <= longest);
                 }

@@ -125,6 +125,13 @@ class Routes(Regress):
         with self.host(self.V4[0], "route add default " + hops, peer=self.PEER4) as host:
             self.assert_loopback_is_at(host, "10.1.0.1")
 
+    def test_next_hops_on_several_interfaces(self):
+        hops = "nexthop via 10.2.0.1 dev eth1 weight 1 nexthop via 10.1.0.1 dev eth0 weight 5"
+        with self.host(self.V4[0], "link add eth1 type veth peer name far1", "link set far1 up", "link set eth1 up",
+                       "addr add 10.2.0.2/24 dev eth1", "route add default " + hops, peer=self.PEER4) as host:
+            self.assert_loopback_is_at(host, "10.1.0.1")
+            self.assertIn("10.1.0.1", [r.get("gateway") for r in self.routes(host) if r["dst"] == "default"])
+
     def test_upstream_2025_09_link_without_carrier(self):
         with self.host(*self.V4, *self.V6, "route add 10.7.0.0/16 nexthop via 10.1.0.8 dev eth0 nexthop via 10.1.0.9 dev eth0",
                        peer=(*self.PEER4, *self.PEER6)) as host:
