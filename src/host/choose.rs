@@ -21,12 +21,22 @@ pub fn choose(dump: &Dump, select: &Select) -> Result<Network, Error> {
     Ok(Network { families, our_link_local, resolv: Resolv::default(), notices })
 }
 
+/// That the interfaces sockets are to be bound to are there. Later one may go and come back: its flows fail meanwhile.
+///
+/// # Errors
+/// [`Error::NoInterface`].
+pub fn check_outbound(dump: &Dump, select: &Select) -> Result<(), Error> {
+    let on = [(Family::V4, select.v4), (Family::V6, select.v6)].into_iter().filter(|(_, on)| *on);
+    on.filter_map(|(family, _)| select.outbound[family].as_ref()).try_for_each(|name| named(dump, name).map(drop))
+}
+
+fn named<'a>(dump: &'a Dump, name: &str) -> Result<&'a Link, Error> {
+    dump.links.iter().find(|l| l.name == name).ok_or_else(|| Error::NoInterface(name.into()))
+}
+
 fn template(dump: &Dump, select: &Select, family: Family, notices: &mut Vec<String>) -> Result<Template, Error> {
-    let named = select.interface.as_ref().or(select.outbound[family].as_ref());
-    let link = match named {
-        Some(name) => {
-            Some(dump.links.iter().find(|l| l.name == *name).ok_or_else(|| Error::NoInterface(name.clone()))?)
-        }
+    let link = match select.interface.as_ref().or(select.outbound[family].as_ref()) {
+        Some(name) => Some(named(dump, name)?),
         None => preferred(dump, family, notices),
     };
     let Some(link) = link else { return Ok(local(family)) };
@@ -241,6 +251,17 @@ mod tests {
         let n = choose(&host(), &out).unwrap();
         assert_eq!(n.families.v4.unwrap().interface.unwrap().name, "wlan0");
         assert_eq!(n.families.v6.unwrap().interface.unwrap().name, "eth0");
+        assert!(check_outbound(&host(), &out).is_ok());
+    }
+
+    #[test]
+    fn an_interface_of_sockets_must_exist_also_where_another_is_the_template() {
+        let interface = Some("eth0".into());
+        let out = Select { interface, outbound: PerFamily::new(None, Some("eht0".into())), ..Select::default() };
+        let e = check_outbound(&host(), &out).unwrap_err();
+        assert_eq!(e.to_string(), "interface `eht0` does not exist; `ip link` lists those that do");
+        assert!(check_outbound(&host(), &Select { v6: false, ..out.clone() }).is_ok(), "no socket is bound to it");
+        assert!(choose(&host(), &out).is_ok(), "one that goes later takes nothing else along");
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod sockdiag;
 use crate::base::{Addr, Family, PerFamily, Prefix, Route};
 use crate::sys::netlink::Netlink;
 
+use choose::check_outbound;
 pub use choose::choose;
 pub use dump::{Address, Dump, Link, TableRoute};
 pub use follow::{Follower, Look};
@@ -126,15 +127,21 @@ pub enum Error {
 pub fn read(select: &Select) -> Result<Network, Error> {
     let ipv6 = has_ipv6();
     let mut netlink = Netlink::open().map_err(|source| Error::Netlink { what: "network", source })?;
-    let mut network = look(&mut netlink, select, ipv6)?;
+    let dump = dump::read(&mut netlink, ipv6)?;
+    check_outbound(&dump, select)?;
+    let mut network = choose(&dump, &on(select, ipv6))?;
     network.resolv = Resolv::read(std::path::Path::new(RESOLV_CONF));
     Ok(network)
 }
 
 /// The same by a socket that is open, without names.
 fn look(netlink: &mut Netlink, select: &Select, ipv6: bool) -> Result<Network, Error> {
-    let dump = dump::read(netlink, ipv6)?;
-    choose(&dump, &Select { v6: select.v6 && ipv6, ..select.clone() })
+    choose(&dump::read(netlink, ipv6)?, &on(select, ipv6))
+}
+
+/// Of the families, those that there are.
+fn on(select: &Select, ipv6: bool) -> Select {
+    Select { v6: select.v6 && ipv6, ..select.clone() }
 }
 
 /// Whether this kernel has IPv6 sockets.
