@@ -69,9 +69,11 @@ fn private_dir(dir: &Path) -> io::Result<()> {
 /// leaves one behind and takes more than one away.
 fn sweep(dir: &Path) {
     const SOME: usize = 16;
+    // One that cannot be found may be in another PID namespace, and live.
     let ended = |path: &PathBuf| {
         let pid = path.file_stem().and_then(|s| s.to_str()?.parse().ok()).filter(|pid| *pid > 0);
         pid.is_some_and(|pid| nix::sys::signal::kill(Pid::from_raw(pid), None) == Err(nix::Error::ESRCH))
+            && is_stale(path).unwrap_or(false)
     };
     let paths = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     for path in paths.filter(|path| path.extension().is_some_and(|e| e == "sock") && ended(path)).take(SOME) {
@@ -104,4 +106,20 @@ pub fn is_stale(path: &Path) -> io::Result<bool> {
     // A datagram socket cannot be connected to a listener (EPROTOTYPE), and so is not taken for a client by who waits there.
     let connected = UnixDatagram::unbound()?.connect(path);
     Ok(connected.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_of_another_pid_namespace_keep_their_sockets() {
+        let dir = tempfile::tempdir().unwrap();
+        // No process has these numbers.
+        let [alive, left] = ["2147483646.sock", "2147483647.sock"].map(|name| dir.path().join(name));
+        let _listener = UnixListener::bind(&alive).unwrap();
+        drop(UnixListener::bind(&left).unwrap());
+        sweep(dir.path());
+        assert!(alive.exists() && !left.exists());
+    }
 }
