@@ -51,20 +51,8 @@ impl Plugged {
                 Ok(Plugged::Listening(listener, Some(path.clone())))
             }
             Plug::Socket(None) => {
-                let paths = free_paths(config.personality);
-                for path in &paths {
-                    match listen(path) {
-                        Ok(listener) => return Ok(Plugged::Listening(listener, Some(path.clone()))),
-                        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
-                        Err(e) => {
-                            return Err(e).with_context(|| cannot_listen(path));
-                        }
-                    }
-                }
-                let (first, last) = (paths[0].display(), paths[paths.len() - 1].display());
-                bail!(
-                    "all sockets from '{first}' to '{last}' are in use: give a path of your own with option '--socket'"
-                )
+                let (listener, path) = first_free(free_paths(config.personality))?;
+                Ok(Plugged::Listening(listener, Some(path)))
             }
         }
     }
@@ -155,6 +143,28 @@ fn free_paths(personality: Personality) -> Vec<PathBuf> {
 
 const FREE_MAX: u32 = 64;
 
+/// Listens at the first path that is free. In a directory that is everybody's, some may be what others have left there, and not
+/// only sockets.
+fn first_free(paths: Vec<PathBuf>) -> anyhow::Result<(UnixListener, PathBuf)> {
+    let mut odd = None;
+    let names = (paths[0].clone(), paths[paths.len() - 1].clone());
+    for path in paths {
+        match listen(&path) {
+            Ok(listener) => return Ok((listener, path)),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+            // Nothing is there that could be in the way: it is the same with all of them.
+            Err(e) if std::fs::symlink_metadata(&path).is_err() => return Err(e).with_context(|| cannot_listen(&path)),
+            Err(e) => odd = odd.or(Some((e, path))),
+        }
+    }
+    let (first, last) = (names.0.display(), names.1.display());
+    let none = format!("no socket from '{first}' to '{last}' can be had: give a path of your own with option '--socket'");
+    match odd {
+        Some((e, path)) => Err(anyhow::Error::new(e).context(cannot_listen(&path)).context(none)),
+        None => bail!("all sockets from '{first}' to '{last}' are in use: give a path of your own with option '--socket'"),
+    }
+}
+
 /// Listens at `path`. A socket that nobody answers at, left behind by an instance that has ended, is replaced; the mode is
 /// what the umask leaves.
 fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -173,5 +183,25 @@ fn is_socket(path: &Path) -> io::Result<()> {
     match std::fs::metadata(path)?.file_type().is_socket() {
         true => Ok(()),
         false => Err(io::Error::other("there is a file of that name that is no socket")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_socket_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = (1..=4).map(|n| dir.path().join(n.to_string())).collect();
+        std::fs::write(&paths[0], "").unwrap();
+        std::os::unix::fs::symlink("nowhere", &paths[1]).unwrap();
+        let _busy = UnixListener::bind(&paths[2]).unwrap();
+        let (_listener, path) = first_free(paths.clone()).unwrap();
+        assert_eq!(path, paths[3]);
+        let text = format!("{:#}", first_free(paths).unwrap_err());
+        assert!(text.contains("no socket from") && text.contains("that is no socket"), "{text}");
+        let text = format!("{:#}", first_free(vec![dir.path().join("none/5")]).unwrap_err());
+        assert!(text.starts_with("cannot listen at the socket"), "{text}");
     }
 }
