@@ -131,7 +131,7 @@ pub(in crate::config) static OPTIONS: &[Def] = {
             "N",
             SPELT,
             Addresses,
-            "Queues of the guest's interface, 1 to 8 [default: 2, for one thread]",
+            "Queues of the guest's interface, 1 to 8 [default: 3, for one thread]",
         ),
         value(
             Opt::Address,
