@@ -87,17 +87,20 @@ fn accept4(listener: &Socket) -> io::Result<Accepted> {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::resource::{Resource, setrlimit};
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
 
     use super::*;
     use crate::fwd::{Proto, Side};
     use crate::listen::ForwardId;
 
-    #[test]
-    fn a_lost_spare_is_replaced() {
+    fn listener() -> Listener {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
-        let _client = TcpStream::connect(socket.local_addr().unwrap()).unwrap();
-        let listener = Listener {
+        Listener {
             socket: socket.into(),
             proto: Proto::Tcp,
             on: Side::Host,
@@ -105,7 +108,42 @@ mod tests {
             target_port: 0,
             target: None,
             forward: ForwardId::from_number(1).unwrap(),
+        }
+    }
+
+    fn client(of: &Listener) -> TcpStream {
+        TcpStream::connect(of.socket.local_addr().unwrap().as_socket().unwrap()).unwrap()
+    }
+
+    /// The rest of this process is not to be without descriptors: a child is.
+    #[test]
+    fn without_descriptors_clients_are_turned_away_until_there_are_none() {
+        let listener = listener();
+        let _clients = [client(&listener), client(&listener)];
+        let mut acceptor = Acceptor::new().unwrap();
+        let spare = acceptor.spare.as_ref().unwrap().as_raw_fd() as u64;
+        // SAFETY: the child makes system calls, takes no lock, and leaves by _exit(2).
+        let child = match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let mut done = setrlimit(Resource::RLIMIT_NOFILE, spare + 1, spare + 1).is_ok();
+                // SAFETY: a number of this process that nobody looks at.
+                while unsafe { libc::dup(0) } >= 0 {}
+                done &= matches!(acceptor.accept(&listener), Accepted::Turned);
+                done &= matches!(acceptor.accept(&listener), Accepted::Turned);
+                done &= matches!(acceptor.accept(&listener), Accepted::Empty);
+                done &= acceptor.spare.is_some();
+                // SAFETY: nothing of this process is to be cleaned up.
+                unsafe { libc::_exit(i32::from(!done)) }
+            }
+            ForkResult::Parent { child } => child,
         };
+        assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+    }
+
+    #[test]
+    fn a_lost_spare_is_replaced() {
+        let listener = listener();
+        let _client = client(&listener);
         let mut acceptor = Acceptor { spare: None, looks: 0 };
         assert!(matches!(acceptor.accept(&listener), Accepted::Client(..)));
         assert!(acceptor.spare.is_some());

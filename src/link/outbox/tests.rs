@@ -47,6 +47,28 @@ fn areas_become_frames_behind_pushed_ones() {
 }
 
 #[test]
+fn more_pieces_than_a_call_takes_go_once_each() {
+    let mut out = Outbox::new();
+    for n in 0..320u16 {
+        if n % 64 == 0 {
+            assert_eq!(out.reserve(64, 54, 100), 64);
+        }
+        out.commit(&[n.to_be_bytes(), [0; 2]].concat(), 0);
+        if n % 64 == 63 {
+            out.cancel();
+        }
+    }
+    let mut all = Vec::new();
+    while out.bytes() > 0 {
+        let piece = text(&out.stream());
+        out.bytes_left(piece.len());
+        all.extend(piece);
+    }
+    let numbers: Vec<u16> = frames(&all).iter().map(|f| u16::from_be_bytes([f[0], f[1]])).collect();
+    assert!(numbers.into_iter().eq(0..320));
+}
+
+#[test]
 fn whole_frames_in_a_row_are_one_piece() {
     let mut out = Outbox::new();
     assert_eq!(out.reserve(64, 54, 1460), 64);
