@@ -73,7 +73,8 @@ class Subject:
         wrap = ["prlimit", f"--nofile={limit}:{limit}", "--"] if limit else []
         if trial.link == "vm":
             program = Wrapped(trial.program, wrap)
-            self.guest = self.lab.vm(*options, plug=("--offload",), program=program)
+            # The relay lives longer than any test.
+            self.guest = self.lab.vm(*options, plug=("--offload", "--seconds", "86400"), program=program)
             self.process, self.log = self.guest.process, self.guest.log
         else:
             self.guest = self.lab.empty_guest()
