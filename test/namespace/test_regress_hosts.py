@@ -89,7 +89,7 @@ class Families(Regress):
                                    "addr add 2001:db8:7::3/64 nodad dev eth0", self.V6[1],
                                    peer=(*self.PEER4, *self.PEER6)) as (host, _):
             self.serve(host, "-t", "8097:80")
-            for address, shown in (("10.1.0.3", "10.1.0.1"), ("10.1.0.2", "10.1.0.1"), ("2001:db8:7::3", "fe80::1")):
+            for address, shown in (("10.1.0.3", "10.1.0.1"), ("10.1.0.2", "10.1.0.1"), ("2001:db8:7::3", "2001:db8:7::1")):
                 self.assertEqual(self.shown(host, address, 8097), shown)
 
     def test_d31_no_name_server_is_no_news(self):
