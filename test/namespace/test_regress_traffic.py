@@ -352,6 +352,11 @@ class Udp(Case):
         self.lab.ip("remote", "addr add fe80::bb/64 dev extra0 nodad", "link set extra0 up")
         links = json.loads(self.lab.call(["ip", "-netns", f"{self.lab.name}remote", "-json", "link"]).stdout)
         scope = next(link["ifindex"] for link in links if link["ifname"] == "extra0")
+        # A machine's link-local address is known once it has used it.
+        interface = self.guest.interface()
+        self.guest.run(f"ip addr add fe80::cc/64 dev {interface} nodad")
+        self.addCleanup(self.guest.run, f"ip addr del fe80::cc/64 dev {interface}")
+        self.guest.run("ping", "-c1", "-W1", "-I", f"fe80::cc%{interface}", f"ff02::1%{interface}", check=False)
         server = self.closing(self.guest.bind("::", 4463))
         client = self.closing(self.lab.remote.socket(socket.AF_INET6, socket.SOCK_DGRAM))
         client.settimeout(5)
