@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::announced::Announced;
 use super::frames::{self, Frame, Question};
 use super::limit::Limits;
 use super::links::{Link, Links};
@@ -64,8 +65,8 @@ impl AsRef<[u8]> for Outgoing {
     }
 }
 
-/// Addresses that are announced to routers again and again.
-pub const ANNOUNCED_MAX: usize = 4096;
+/// What one station behind may tell in a second without having been asked; twice that after a while of silence.
+const UNASKED_A_SECOND: u32 = 100;
 
 pub struct Responder {
     settings: Settings,
@@ -76,9 +77,11 @@ pub struct Responder {
     behind: Vec<Option<u32>>,
     sessions: Sessions,
     limits: Limits,
+    /// Of stations behind that nobody has asked.
+    limits_behind: Limits,
     /// Of container networks.
     containers: BTreeSet<Addr>,
-    announced: BTreeSet<Key>,
+    announced: Announced,
     announce_at: Option<Instant>,
     pub counters: Counters,
 }
@@ -87,12 +90,13 @@ impl Responder {
     pub fn new(settings: Settings) -> Responder {
         Responder {
             limits: Limits::new(settings.rate),
+            limits_behind: Limits::new(settings.rate.min(UNASKED_A_SECOND)),
             links: Links::default(),
             uplinks: vec![None; settings.uplinks.len()],
             behind: vec![None; settings.behind.len()],
             sessions: Sessions::default(),
             containers: BTreeSet::new(),
-            announced: BTreeSet::new(),
+            announced: Announced::default(),
             announce_at: None,
             counters: Counters::default(),
             settings,
@@ -137,7 +141,7 @@ impl Responder {
         let fixed = self.settings.uplinks.iter().enumerate();
         let fixed = fixed.flat_map(|(uplink, u)| u.rules.fixed().map(move |target| Key { uplink, target }));
         for key in fixed.collect::<Vec<_>>() {
-            self.appeared(key, out);
+            self.appeared(key, None, out);
         }
         self.announce_at = Some(now);
         self.due(now, out);
@@ -151,7 +155,7 @@ impl Responder {
             let serves = |rules: &Rules, a: &Addr| rules.ruling(a) == Ruling::By(Method::Containers);
             for target in &news {
                 if serves(&self.settings.uplinks[uplink].rules, target) {
-                    self.appeared(Key { uplink, target: *target }, out);
+                    self.appeared(Key { uplink, target: *target }, None, out);
                 }
             }
             for target in before.difference(&self.containers) {
@@ -188,8 +192,9 @@ impl Responder {
         now: Instant,
         out: &mut Vec<Outgoing>,
     ) {
-        let target = match if v4 { frames::arp_reply(bytes, len) } else { frames::advertisement(bytes, len) } {
-            Ok(target) => target,
+        let (target, station) = match if v4 { frames::arp_reply(bytes, len) } else { frames::advertisement(bytes, len) }
+        {
+            Ok(told) => told,
             Err(reason) => return self.counters.drop(reason),
         };
         for uplink in 0..self.settings.uplinks.len() {
@@ -200,10 +205,29 @@ impl Responder {
                 _ => false,
             };
             if wanted && !self.links.is_own(&target) {
-                self.counters.count(Event::Found);
-                self.found(key, index, now, out);
+                match self.told(key, index, station, now, out) {
+                    Ok(event) => self.counters.count(event),
+                    Err(reason) => self.counters.drop(reason),
+                }
             }
         }
+    }
+
+    /// A station behind says that it has the target. Nobody may have asked; then it counts as far as there is room for that, so
+    /// that no station takes it from those who are asked for.
+    fn told(
+        &mut self,
+        key: Key,
+        behind: u32,
+        station: Mac,
+        now: Instant,
+        out: &mut Vec<Outgoing>,
+    ) -> Result<Event, Reason> {
+        let by = Some(station).filter(|_| !self.sessions.is_wanted(&key));
+        if by.is_some_and(|station| !self.limits_behind.allow(station, now)) {
+            return Err(Reason::RateLimited);
+        }
+        self.found(key, behind, by, now, out).map(|()| Event::Found)
     }
 
     /// Does what time has come for.
@@ -286,7 +310,11 @@ impl Responder {
         let step = match self.sessions.step(&key, now) {
             // The way was looked at when it was asked for first.
             Some(Step::Wait) => self.sessions.ask(key, *question, 0, &patience, now),
-            Some(step) => step,
+            Some(step) => {
+                self.sessions.asked(&key);
+                self.announced.asked(&key);
+                step
+            }
             None => match way() {
                 Way::Nowhere => return Err(Reason::NoRoute),
                 Way::Through { index, .. } if self.uplinks[key.uplink].is_some_and(|(i, _)| i == index) => {
@@ -294,7 +322,8 @@ impl Responder {
                 }
                 Way::Through { index, on_link: true } => self.sessions.ask(key, *question, index, &patience, now),
                 Way::Through { index, on_link: false } => {
-                    self.found(key, index, now, out);
+                    // Without room the route is looked at again.
+                    let _ = self.found(key, index, None, now, out);
                     Step::Answer
                 }
             },
@@ -311,16 +340,25 @@ impl Responder {
         }
     }
 
-    fn found(&mut self, key: Key, behind: u32, now: Instant, out: &mut Vec<Outgoing>) {
+    /// `by`: who has told of it, if nobody has asked.
+    fn found(
+        &mut self,
+        key: Key,
+        behind: u32,
+        by: Option<Mac>,
+        now: Instant,
+        out: &mut Vec<Outgoing>,
+    ) -> Result<(), Reason> {
         let patience = self.settings.uplinks[key.uplink].patience;
-        let (waiting, news) = self.sessions.found(key, behind, &patience, now);
+        let (waiting, news) = self.sessions.found(key, behind, by, &patience, now).ok_or(Reason::Full)?;
         for question in waiting {
             let event = self.answer(key.uplink, &question, out);
             self.counters.count(event);
         }
         if news && self.settings.to_router.is_some() {
-            self.appeared(key, out);
+            self.appeared(key, by, out);
         }
+        Ok(())
     }
 
     fn answer(&self, uplink: usize, question: &Question, out: &mut Vec<Outgoing>) -> Event {
@@ -336,8 +374,9 @@ impl Responder {
         self.sessions.step(&key, now) == Some(Step::Answer) || self.containers.contains(&key.target)
     }
 
-    /// An address is there that was not: neighbours hear of it, and if wanted the routers are asked from it.
-    fn appeared(&mut self, key: Key, out: &mut Vec<Outgoing>) {
+    /// An address is there that was not: neighbours hear of it, and if wanted the routers are asked from it. `by`: who has told
+    /// of it, if nobody has asked.
+    fn appeared(&mut self, key: Key, by: Option<Mac>, out: &mut Vec<Outgoing>) {
         let Some((index, mac)) = self.uplinks[key.uplink] else { return };
         if self.links.is_own(&key.target) {
             return;
@@ -347,9 +386,7 @@ impl Responder {
         self.counters.count(Event::Announced);
         if self.settings.to_router.is_some() {
             self.solicit_routers(index, mac, &key.target, out);
-            if self.announced.len() < ANNOUNCED_MAX {
-                self.announced.insert(key);
-            }
+            self.announced.add(key, by);
         }
     }
 
@@ -366,7 +403,7 @@ impl Responder {
     /// For all that have been told of, and for this host's own addresses that the world knows: a router that forgets them
     /// forgets the way to all of us.
     fn announce_again(&mut self, out: &mut Vec<Outgoing>) {
-        for key in self.announced.clone() {
+        for key in self.announced.keys().collect::<Vec<_>>() {
             if let Some((index, mac)) = self.uplinks[key.uplink] {
                 self.solicit_routers(index, mac, &key.target, out);
             }

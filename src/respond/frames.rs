@@ -41,16 +41,16 @@ pub fn solicitation(frame: &[u8], len: usize) -> Result<Question, Reason> {
     Ok(Question { target, source: packet.src, source_mac: packet.src_mac })
 }
 
-/// Reads an answer to a solicitation of ours: the target, and the address it was sent to.
+/// Reads an advertisement: the target, and which station says so.
 ///
 /// # Errors
 /// Why it is to be ignored.
-pub fn advertisement(frame: &[u8], len: usize) -> Result<Addr, Reason> {
+pub fn advertisement(frame: &[u8], len: usize) -> Result<(Addr, Mac), Reason> {
     let (packet, body) = icmpv6(frame, len)?;
     check_message(&packet, body, ndp::NEIGHBOR_ADVERTISEMENT)?;
     let target = target(body)?;
     match ndp::parse(&packet.src, &packet.dst, packet.ttl, body) {
-        Some(Message::NeighborAdvertisement { .. }) => Ok(target),
+        Some(Message::NeighborAdvertisement { .. }) => Ok((target, packet.src_mac)),
         _ => Err(Reason::Malformed),
     }
 }
@@ -71,13 +71,13 @@ pub fn arp_request(frame: &[u8], len: usize) -> Result<Question, Reason> {
     Ok(Question { target: arp.target, source: arp.sender, source_mac })
 }
 
-/// Reads an ARP reply: whose it is.
+/// Reads an ARP reply: whose it is, and which station says so.
 ///
 /// # Errors
 /// Why it is to be ignored.
-pub fn arp_reply(frame: &[u8], len: usize) -> Result<Addr, Reason> {
-    let (_, arp) = arp_packet(frame, len, arp::REPLY)?;
-    if arp.sender.is_unicast() { Ok(arp.sender) } else { Err(Reason::ArpMalformed) }
+pub fn arp_reply(frame: &[u8], len: usize) -> Result<(Addr, Mac), Reason> {
+    let (source_mac, arp) = arp_packet(frame, len, arp::REPLY)?;
+    if arp.sender.is_unicast() { Ok((arp.sender, source_mac)) } else { Err(Reason::ArpMalformed) }
 }
 
 fn icmpv6(frame: &[u8], len: usize) -> Result<(Packet, &[u8]), Reason> {
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!((packet.src_mac, packet.dst_mac), (OUR_MAC, THEIR_MAC));
         assert_eq!(body[4], 0x60, "S and O");
         assert_eq!(ndp::options_of(&body[24..]), [(2, &[&[2, 1][..], &OUR_MAC.0].concat()[..])]);
-        assert_eq!(advertisement(&frame, frame.len()), Ok(a("2001:db8:1::5")));
+        assert_eq!(advertisement(&frame, frame.len()), Ok((a("2001:db8:1::5"), OUR_MAC)));
 
         let frame = answer(&question("::"), OUR_MAC, true);
         let (packet, body) = icmpv6(&frame, frame.len()).unwrap();
@@ -274,7 +274,7 @@ mod tests {
         let question = arp_request(&frame, frame.len()).unwrap();
         assert_eq!((question.source, question.target), (a("192.0.2.7"), a("192.0.2.9")));
         let reply = answer(&question, OUR_MAC, true);
-        assert_eq!((reply.len(), arp_reply(&reply, 60)), (60, Ok(a("192.0.2.9"))));
+        assert_eq!((reply.len(), arp_reply(&reply, 60)), (60, Ok((a("192.0.2.9"), OUR_MAC))));
         for (source, target, reason) in [
             ("192.0.2.7", "192.0.2.7", Reason::ArpAnnouncement),
             ("192.0.2.7", "224.0.0.1", Reason::ArpMalformed),

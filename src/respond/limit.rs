@@ -1,4 +1,4 @@
-//! How many questions of one source are heard. Pure.
+//! How many questions, or answers that nobody asked for, of one source are heard. Pure.
 
 use std::collections::HashMap;
 
@@ -26,7 +26,7 @@ struct Share {
 const SILENT: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl Limits {
-    /// What one source may ask in a second; twice that at once after a while of silence.
+    /// What one source may say in a second; twice that at once after a while of silence.
     pub fn new(per_second: u32) -> Limits {
         let burst = per_second.saturating_mul(2);
         let others = RateLimit::new(per_second, burst);
@@ -52,18 +52,14 @@ impl Limits {
 mod tests {
     use std::time::Duration;
 
+    use super::super::testing::station;
     use super::*;
     use crate::base::Clock;
-
-    fn mac(n: u16) -> Mac {
-        let [high, low] = n.to_be_bytes();
-        Mac([2, 0, 0, 0, high, low])
-    }
 
     #[test]
     fn each_source_has_its_share() {
         let mut limits = Limits::new(10);
-        let heard = |limits: &mut Limits, n, now| (0..100).filter(|_| limits.allow(mac(n), now)).count();
+        let heard = |limits: &mut Limits, n, now| (0..100).filter(|_| limits.allow(station(n), now)).count();
         assert_eq!(heard(&mut limits, 1, Clock::BEGIN), 20);
         assert_eq!(heard(&mut limits, 2, Clock::BEGIN), 20);
         assert_eq!(heard(&mut limits, 1, Clock::BEGIN + Duration::from_secs(1)), 10);
@@ -72,8 +68,8 @@ mod tests {
     #[test]
     fn a_crowd_shares_one_and_takes_bounded_memory() {
         let mut limits = Limits::new(10);
-        let heard = (0..2000).filter(|n| limits.allow(mac(*n), Clock::BEGIN)).count();
+        let heard = (0..2000).filter(|n| limits.allow(station(*n), Clock::BEGIN)).count();
         assert_eq!((heard, limits.sources.len()), (SOURCES_MAX + 20, SOURCES_MAX));
-        assert!(limits.allow(mac(5000), Clock::BEGIN + SILENT), "those who have gone make room");
+        assert!(limits.allow(station(5000), Clock::BEGIN + SILENT), "those who have gone make room");
     }
 }

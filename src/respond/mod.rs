@@ -1,6 +1,7 @@
 //! Answers for others on a link, and tells where they are.
 
 mod announce;
+mod announced;
 mod args;
 pub mod core;
 mod desk;
@@ -19,6 +20,7 @@ mod sockets;
 mod start;
 #[cfg(test)]
 mod testing;
+mod unasked;
 
 pub use announce::main as announce;
 pub use args::{Announce, Respond};

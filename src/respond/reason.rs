@@ -24,7 +24,7 @@ macro_rules! named {
 }
 
 named! {
-    /// Why a question got no answer.
+    /// Why a question got no answer, or an answer from behind counted for nothing.
     Reason {
         /// Shorter than its headers say, or longer than a link's frame.
         Length => "frame_length",
@@ -64,9 +64,9 @@ named! {
         NoRoute => "no_route",
         /// Nobody has the target, as far as was asked or is known.
         Absent => "absent",
-        /// More questions from one source than allowed.
+        /// More questions from one source than allowed, or more answers that nobody had asked for.
         RateLimited => "rate_limited",
-        /// Too many targets are being asked for.
+        /// Too many targets are being asked for, or were told of without a question.
         Full => "table_full",
         /// The link did not take the answer.
         NotSent => "not_sent",

@@ -7,6 +7,11 @@ use crate::wire::checksum::Sum;
 pub const OUR_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x01]);
 pub const THEIR_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x02]);
 
+pub fn station(n: u16) -> Mac {
+    let [high, low] = n.to_be_bytes();
+    Mac([2, 0, 0, 0, high, low])
+}
+
 pub fn a(text: &str) -> Addr {
     text.parse::<std::net::IpAddr>().unwrap().into()
 }

@@ -4,7 +4,8 @@ use netlink_packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 
 use super::super::args::prefix;
-use super::super::testing::{OUR_MAC, THEIR_MAC, a, ask_v4, solicit};
+use super::super::testing::{OUR_MAC, THEIR_MAC, a, ask_v4, solicit, station};
+use super::super::unasked::{SHARE_MAX, UNASKED_MAX};
 use super::*;
 use crate::base::Clock;
 use crate::wire::{arp, ndp};
@@ -100,9 +101,20 @@ fn via() -> Bench {
 
 /// What a container says when it is asked.
 fn found(target: &str) -> Frame {
-    let source = if target.contains(':') { "fe80::3" } else { "0.0.0.0" };
-    let question = Question { target: a(target), source: a(source), source_mac: BRIDGE_MAC };
-    frames::answer(&question, THEIR_MAC, false)
+    found_by(a(target), THEIR_MAC)
+}
+
+fn found_by(target: Addr, mac: Mac) -> Frame {
+    let source = if target.is_v4() { "0.0.0.0" } else { "fe80::3" };
+    let question = Question { target, source: a(source), source_mac: BRIDGE_MAC };
+    frames::answer(&question, mac, false)
+}
+
+/// One of many in the prefix.
+fn nth(n: u32) -> Addr {
+    let mut o = *a("2001:db8::").octets();
+    o[12..].copy_from_slice(&(0x1_0000 + n).to_be_bytes());
+    Addr::v6(o)
 }
 
 #[test]
@@ -110,10 +122,10 @@ fn a_prefix_is_answered_for_whoever_asks() {
     for source in ["fe80::7", "2001:db8:5::7", "::"] {
         let out = fixed().hear(&solicit(source, "2001:db8::5"));
         assert_eq!((out.len(), out[0].index), (1, UPLINK));
-        assert_eq!(frames::advertisement(&out[0].frame, out[0].frame.len()), Ok(a("2001:db8::5")));
+        assert_eq!(frames::advertisement(&out[0].frame, out[0].frame.len()), Ok((a("2001:db8::5"), OUR_MAC)));
     }
     let out = fixed().hear(&ask_v4("192.0.2.7", "192.0.2.9"));
-    assert_eq!(frames::arp_reply(&out[0].frame, 60), Ok(a("192.0.2.9")));
+    assert_eq!(frames::arp_reply(&out[0].frame, 60), Ok((a("192.0.2.9"), OUR_MAC)));
 }
 
 #[test]
@@ -174,6 +186,41 @@ fn who_does_not_answer_is_asked_again_and_then_absent() {
     bench.behind(&found("2001:db8::5"));
     assert_eq!(bench.hear(&solicit("fe80::7", "2001:db8::5")).len(), 1, "it has come");
     bench.refused(&solicit("2001:db8::5", "2001:db8::6"), Reason::SpoofedSource);
+}
+
+#[test]
+fn stations_that_nobody_asked_take_no_place_from_questions() {
+    let mut bench = via();
+    for n in 0..300 {
+        for by in 0..30 {
+            bench.behind(&found_by(nth(u32::from(by) * 1000 + n), station(by + 10)));
+        }
+        bench.now = bench.now + Duration::from_millis(20);
+    }
+    let counters = &bench.responder.counters;
+    assert_eq!((bench.responder.sessions(), counters.counted(Event::Found)), (UNASKED_MAX, UNASKED_MAX as u64));
+    assert_eq!(counters.dropped(Reason::Full), 9000 - UNASKED_MAX as u64);
+    // An honest one is asked for, and found.
+    assert_eq!(bench.hear(&solicit("fe80::7", "2001:db8::5"))[0].index, BRIDGE);
+    assert_eq!(bench.behind(&found("2001:db8::5"))[0].index, UPLINK);
+}
+
+#[test]
+fn one_station_that_nobody_asked_has_a_share() {
+    let mut bench = Bench::new(&[("2001:db8::/64", Method::Via(0))], |s| s.to_router = Some(Duration::from_secs(14)));
+    let mut told = 0;
+    (0..1000).for_each(|n| told += bench.behind(&found_by(nth(n), THEIR_MAC)).len());
+    // Each is announced, and solicits the router.
+    assert_eq!((told, bench.responder.counters.dropped(Reason::RateLimited)), (400, 800));
+    bench.now = bench.now + Duration::from_secs(2);
+    (200..400).for_each(|n| told += bench.behind(&found_by(nth(n), THEIR_MAC)).len());
+    assert_eq!((told, bench.responder.sessions()), (2 * SHARE_MAX, SHARE_MAX));
+    assert_eq!(bench.behind(&found_by(nth(5000), station(9))).len(), 2, "others have their own");
+    // What is asked for then is the questions', and makes room for another.
+    bench.now = bench.now + Duration::from_secs(2);
+    assert_eq!(bench.hear(&solicit("fe80::7", &nth(0).to_string())).len(), 1);
+    assert_eq!(bench.behind(&found_by(nth(700), THEIR_MAC)).len(), 2);
+    assert_eq!(bench.behind(&found_by(nth(701), THEIR_MAC)), []);
 }
 
 #[test]
