@@ -1,17 +1,18 @@
 //! The addresses of container networks, from the engine's socket.
 //!
 //! Who may talk to an engine is as good as root, so whoever reads a stranger's frames must not. A process of its own does
-//! (`follow`): it hears the engine's events, reads the networks again when there were any, and sends the addresses, and
-//! nothing else, over a pair of sockets to the responder, which never reads anything but addresses there. It keeps its files
-//! in sight, for an engine that is started anew has a new socket; all else is given up.
+//! (`follow`): it hears the engine's events, reads the networks again when there were any, and sends the addresses over a pair
+//! of sockets to the responder, and what there is to log, for the log is the responder's alone. The responder reads nothing
+//! else there ([`Message`]), and believes no more of it than that. The process keeps its files in sight, for an engine that is
+//! started anew has a new socket; all else is given up.
 //!
 //! The same requests serve Docker and Podman, whose socket speaks Docker's language: `GET /networks/NAME`, `GET /events`.
 //!
 //! *Timers*: changes come in crowds, and are waited for (`CALM`); an engine that is not there is tried again (`AGAIN`).
 //! While it is gone the addresses stay, for containers do.
-//! *Limits*: `BODY_MAX` bytes a network, [`ADDRESSES_MAX`] addresses.
+//! *Limits*: `BODY_MAX` bytes a network, [`ADDRESSES_MAX`] addresses, `TEXT_MAX` bytes of a text.
 //!
-//! System calls: socket, connect, sendto, recvfrom, poll, close; those of `logging`.
+//! System calls: once socketpair, close_range; socket, connect, setsockopt, sendto, recvfrom, poll, close.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use log::{Level, LevelFilter};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
@@ -42,6 +44,8 @@ pub struct Engine {
 }
 
 pub const ADDRESSES_MAX: usize = 4096;
+/// Of what is to be logged.
+const TEXT_MAX: usize = 1024;
 const BODY_MAX: usize = 8 << 20;
 const CALM: Duration = Duration::from_millis(50);
 /// One that does not end is not waited for any longer.
@@ -72,30 +76,45 @@ impl Follower {
             }
             Fork::Child => {
                 drop(ours);
+                // Two who write a log file by position write over each other's lines. What the kernel lacks the responder
+                // tells, for it has the same to give up.
+                let parent = Parent { socket: theirs.as_fd(), level: log::max_level() };
+                log::set_max_level(LevelFilter::Off);
+                process::close_inherited(Some(theirs.as_raw_fd()));
                 // What ends the responder ends this: its own signals would only come first.
                 let named = prctl::set_name(c"spelt-follower").map_err(anyhow::Error::from);
                 let confined = named.and_then(|()| Ok(signal::block_all()?));
                 let confined = confined.and_then(|()| Ok(sandbox::stay_among_files(sandbox::Role::FOLLOWER, lacks)?));
                 match confined {
-                    Ok(()) => follow(&engine, theirs.as_fd()),
-                    Err(e) => log::error!("cannot follow the engine: {e:#}"),
+                    Ok(()) => follow(&engine, &parent),
+                    Err(e) => {
+                        parent.say(Level::Error, format!("cannot follow the engine: {e:#}"));
+                    }
                 }
                 process::exit_now(1)
             }
         }
     }
 
-    /// The addresses that were told last, if any were told.
+    /// The addresses that were told last, if any were told. What else was said is logged.
     ///
     /// # Errors
     /// The process has ended.
     pub fn take(&mut self) -> io::Result<Option<BTreeSet<Addr>>> {
+        self.hear(|level, text| log::log!(level, "{text}"))
+    }
+
+    fn hear(&mut self, mut say: impl FnMut(Level, &str)) -> io::Result<Option<BTreeSet<Addr>>> {
         let mut last = None;
         let mut room = vec![0; ADDRESSES_MAX * 16 + 1];
         loop {
             match recv(self.0.as_raw_fd(), &mut room, MsgFlags::empty()) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(len) => last = Some(read_message(&room[..len])),
+                Ok(len) => match Message::decode(&room[..len]) {
+                    Some(Message::Addresses(all)) => last = Some(all),
+                    Some(Message::Text(level, text)) => say(level, &text),
+                    None => {}
+                },
                 Err(nix::Error::EAGAIN) => return Ok(last),
                 Err(nix::Error::EINTR) => {}
                 Err(e) => return Err(e.into()),
@@ -110,16 +129,56 @@ impl AsRawFd for Follower {
     }
 }
 
-/// A byte that is always there, so that no message is the end; then sixteen for each address. Others are left out.
-fn read_message(bytes: &[u8]) -> BTreeSet<Addr> {
-    let addr = |b: &[u8]| Some(Addr::v6(b.try_into().ok()?)).filter(is_hosts);
-    bytes.get(1..).unwrap_or_default().chunks(16).filter_map(addr).collect()
+/// What the process tells the responder.
+#[derive(Debug, PartialEq, Eq)]
+enum Message {
+    Addresses(BTreeSet<Addr>),
+    /// To be logged. Whoever logs it takes control characters out.
+    Text(Level, String),
 }
 
-fn message(all: &BTreeSet<Addr>) -> Vec<u8> {
-    let mut bytes = vec![0];
-    all.iter().take(ADDRESSES_MAX).for_each(|a| bytes.extend_from_slice(a.octets()));
-    bytes
+impl Message {
+    /// A byte that is always there, so that no message is the end: 0, and sixteen for each address; or the level, and the text.
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Message::Addresses(all) => {
+                let mut bytes = vec![0];
+                all.iter().take(ADDRESSES_MAX).for_each(|a| bytes.extend_from_slice(a.octets()));
+                bytes
+            }
+            Message::Text(level, text) => std::iter::once(*level as u8).chain(text.bytes().take(TEXT_MAX)).collect(),
+        }
+    }
+
+    /// `None`: it is no message. Addresses that no host has are left out.
+    fn decode(bytes: &[u8]) -> Option<Message> {
+        let (kind, rest) = bytes.split_first()?;
+        if *kind == 0 {
+            let addr = |b: &[u8]| Some(Addr::v6(b.try_into().ok()?)).filter(is_hosts);
+            return Some(Message::Addresses(rest.chunks(16).filter_map(addr).collect()));
+        }
+        let level = Level::iter().find(|level| *level as usize == usize::from(*kind))?;
+        Some(Message::Text(level, String::from_utf8_lossy(&rest[..rest.len().min(TEXT_MAX)]).into_owned()))
+    }
+}
+
+/// The responder, as the process knows it.
+struct Parent<'a> {
+    socket: BorrowedFd<'a>,
+    /// It is not woken up for what it would not log.
+    level: LevelFilter,
+}
+
+impl Parent<'_> {
+    /// False: it is gone.
+    fn tell(&self, message: &Message) -> bool {
+        send(self.socket.as_raw_fd(), &message.encode(), MsgFlags::MSG_NOSIGNAL).is_ok()
+    }
+
+    /// The same, of a text.
+    fn say(&self, level: Level, text: String) -> bool {
+        level > self.level || self.tell(&Message::Text(level, text))
+    }
 }
 
 fn is_hosts(addr: &Addr) -> bool {
@@ -127,19 +186,19 @@ fn is_hosts(addr: &Addr) -> bool {
 }
 
 /// Until the responder is gone.
-fn follow(engine: &Engine, responder: BorrowedFd<'_>) {
+fn follow(engine: &Engine, parent: &Parent<'_>) {
     let (mut told, mut complained) = (None, false);
     loop {
-        let ended = follow_once(engine, responder, &mut told, &mut complained);
-        match ended {
+        let (level, text) = match follow_once(engine, parent, &mut told, &mut complained) {
             Ok(()) => return,
-            Err(e) if !complained => {
-                log::warn!("cannot follow the engine at '{}': {e:#}; trying again", engine.socket.display());
-                complained = true;
+            Err(e) if complained => (Level::Debug, format!("cannot follow the engine: {e:#}")),
+            Err(e) => {
+                let place = engine.socket.display();
+                (Level::Warn, format!("cannot follow the engine at '{place}': {e:#}; trying again"))
             }
-            Err(e) => log::debug!("cannot follow the engine: {e:#}"),
-        }
-        if is_gone(responder, AGAIN) {
+        };
+        complained = true;
+        if !parent.say(level, text) || is_gone(parent.socket, AGAIN) {
             return;
         }
     }
@@ -148,8 +207,8 @@ fn follow(engine: &Engine, responder: BorrowedFd<'_>) {
 /// `Ok`: the responder is gone.
 fn follow_once(
     engine: &Engine,
-    responder: BorrowedFd<'_>,
-    told: &mut Option<BTreeSet<Addr>>,
+    parent: &Parent<'_>,
+    told: &mut Option<Message>,
     complained: &mut bool,
 ) -> anyhow::Result<()> {
     // Events first: nothing falls between them and the lists.
@@ -161,18 +220,19 @@ fn follow_once(
             all.append(&mut list(&engine.socket, network).with_context(|| format!("network '{network}'"))?);
         }
         if std::mem::take(complained) {
-            log::info!("following the engine at '{}' again", engine.socket.display());
+            parent.say(Level::Info, format!("following the engine at '{}' again", engine.socket.display()));
         }
+        let all = Message::Addresses(all);
         if told.as_ref() != Some(&all) {
-            if send(responder.as_raw_fd(), &message(&all), MsgFlags::MSG_NOSIGNAL).is_err() {
+            if !parent.tell(&all) {
                 return Ok(());
             }
             *told = Some(all);
         }
         // The rest of a crowd comes with its first.
         let (mut wait, mut since) = (PollTimeout::NONE, None);
-        while since.is_none_or(|at: Instant| at.elapsed() < CROWD) && ready(events.as_fd(), responder, wait)? {
-            if is_gone(responder, Duration::ZERO) {
+        while since.is_none_or(|at: Instant| at.elapsed() < CROWD) && ready(events.as_fd(), parent.socket, wait)? {
+            if is_gone(parent.socket, Duration::ZERO) {
                 return Ok(());
             }
             match events.read(&mut room)? {
@@ -265,12 +325,82 @@ mod tests {
         }
     }
 
+    fn pair() -> (Follower, OwnedFd) {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        (Follower(ours), theirs)
+    }
+
+    type Texts = Vec<(Level, String)>;
+
+    /// What is there: the texts, and what [`Follower::take`] returns.
+    fn heard(follower: &mut Follower) -> (Texts, io::Result<Option<BTreeSet<Addr>>>) {
+        let mut texts = Vec::new();
+        let taken = follower.hear(|level, text| texts.push((level, text.to_owned())));
+        (texts, taken)
+    }
+
     #[test]
-    fn messages_hold_addresses_only() {
-        let all: BTreeSet<Addr> = [a("192.0.2.5"), a("2001:db8::5")].into();
-        assert_eq!(read_message(&message(&all)), all);
-        assert_eq!(read_message(&message(&BTreeSet::new())), BTreeSet::new());
+    fn messages_hold_addresses_of_hosts_or_a_text() {
+        let all = || Message::Addresses([a("192.0.2.5"), a("2001:db8::5")].into());
+        let none = || Some(Message::Addresses(BTreeSet::new()));
+        let text = |level, text: &str| Message::Text(level, text.into());
+        for message in [all(), none().unwrap(), text(Level::Error, "a word"), text(Level::Trace, "")] {
+            assert_eq!(Message::decode(&message.encode()), Some(message));
+        }
         let hostile = [&[0][..], a("ff02::1").octets(), a("::1").octets(), &[7; 5]].concat();
-        assert_eq!(read_message(&hostile), BTreeSet::new());
+        assert_eq!(Message::decode(&hostile), none());
+        for nothing in [&[][..], &[6], &[255, b'x']] {
+            assert_eq!(Message::decode(nothing), None);
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_on_either_side() {
+        let long = Message::Text(Level::Warn, "é".repeat(TEXT_MAX));
+        assert_eq!(long.encode().len(), TEXT_MAX + 1);
+        let hostile = [&[2][..], &b"x".repeat(100_000), &[0xff]].concat();
+        assert_eq!(Message::decode(&hostile), Some(Message::Text(Level::Warn, "x".repeat(TEXT_MAX))));
+        assert_eq!(Message::decode(&[1, 0xff, b'x']), Some(Message::Text(Level::Error, "\u{fffd}x".into())));
+    }
+
+    #[test]
+    fn the_responder_takes_what_it_understands() {
+        let (mut follower, theirs) = pair();
+        let tell = |bytes: &[u8]| send(theirs.as_raw_fd(), bytes, MsgFlags::empty()).unwrap();
+        assert!(matches!(heard(&mut follower), (texts, Ok(None)) if texts.is_empty()));
+        tell(&Message::Addresses([a("192.0.2.5")].into()).encode());
+        tell(&[77; 100_000]);
+        tell(&Message::Text(Level::Warn, "a word".into()).encode());
+        tell(&Message::Addresses([a("192.0.2.6")].into()).encode());
+        let (texts, taken) = heard(&mut follower);
+        assert_eq!(texts, [(Level::Warn, "a word".to_owned())]);
+        assert_eq!(taken.unwrap(), Some([a("192.0.2.6")].into()));
+        tell(&Message::Text(Level::Error, "the last".into()).encode());
+        drop(theirs);
+        let (texts, taken) = heard(&mut follower);
+        assert_eq!(texts, [(Level::Error, "the last".to_owned())]);
+        assert_eq!(taken.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn the_process_logs_nothing_by_itself_and_ends_with_the_responder() {
+        for level in [LevelFilter::Warn, LevelFilter::Error] {
+            let (mut follower, theirs) = pair();
+            let engine = Engine { socket: "/no/such/socket".into(), networks: vec!["web".into()] };
+            let following = std::thread::spawn(move || follow(&engine, &Parent { socket: theirs.as_fd(), level }));
+            let wait = Duration::from_millis(if level == LevelFilter::Warn { 5000 } else { 100 });
+            let told = is_gone(follower.0.as_fd(), wait);
+            let (texts, taken) = heard(&mut follower);
+            assert_eq!((told, taken.unwrap()), (level == LevelFilter::Warn, None));
+            assert_eq!(texts.len(), usize::from(told));
+            for (level, text) in texts {
+                assert_eq!(level, Level::Warn);
+                assert!(text.starts_with("cannot follow the engine at '/no/such/socket': cannot connect: "), "{text}");
+                assert!(text.ends_with("; trying again"), "{text}");
+            }
+            drop(follower);
+            following.join().unwrap();
+        }
     }
 }

@@ -182,12 +182,11 @@ const COMMON: &[Call] = calls!(
     SYS_dup3, NOT_RUN, ALWAYS, "letting go of the terminal", rare: "what newer processors have for dup2";
     SYS_recvfrom, FOLLOWER, ALWAYS, "answers of the engine";
     SYS_read, FOLLOWER, ALWAYS, "the same", rare: "some C libraries read sockets by it";
-    SYS_sendto, FOLLOWER, ALWAYS, "addresses for the responder; the system log";
-    SYS_write, FOLLOWER, ALWAYS, "requests, messages";
-    SYS_socket, FOLLOWER, STREAMS, "to the engine, and the system log that comes back";
+    SYS_sendto, FOLLOWER, ALWAYS, "requests; addresses and messages for the responder";
+    SYS_write, FOLLOWER, ALWAYS, "requests, last words", rare: "after a bug, or if Rust's library writes to sockets by it";
+    SYS_socket, FOLLOWER, &[LOCAL_STREAM], "to the engine";
     SYS_connect, FOLLOWER, ALWAYS, "the same";
     SYS_setsockopt, FOLLOWER, TIMES, "not to wait for an engine for ever";
-    SYS_ioctl, FOLLOWER, &[NOT_TO_WAIT], "not to wait for the system log", rare: "if the system log is started anew";
     SYS_mmap, FOLLOWER, NOT_EXECUTABLE, "memory", rare: "if a network has many containers";
     SYS_munmap, FOLLOWER, ALWAYS, "memory that goes back", rare: "if a network has many containers";
     SYS_mremap, FOLLOWER, ALWAYS, "memory", rare: "if a network has many containers";
@@ -196,13 +195,9 @@ const COMMON: &[Call] = calls!(
     SYS_restart_syscall, FOLLOWER, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
     SYS_futex, FOLLOWER, ALWAYS, "locks", rare: "there is one thread";
     SYS_getrandom, FOLLOWER, ALWAYS, "secrets of hash tables", rare: "if they were not needed before";
-    SYS_getpid, FOLLOWER, ALWAYS, "messages of the system log; abort", rare: "if there is a system log";
+    SYS_getpid, FOLLOWER, ALWAYS, "abort", rare: "after a bug";
     SYS_rt_sigprocmask, FOLLOWER, ALWAYS, "abort", rare: "after a bug";
     SYS_exit_group, FOLLOWER, ALWAYS, "the end";
-    SYS_pwrite64, FOLLOWER, ALWAYS, "log file", rare: "if there is one";
-    SYS_pread64, FOLLOWER, ALWAYS, "log file whose oldest part goes", rare: "if there is one";
-    SYS_ftruncate, FOLLOWER, ALWAYS, "log file whose oldest part has gone", rare: "if there is one";
-    SYS_statx, FOLLOWER, ALWAYS, "length of the log file", rare: "if there is one";
     SYS_epoll_ctl, RESPONDER, ALWAYS, "clients of the control socket";
     SYS_socket, RESPONDER, &[LOCAL], "the system log that comes back", rare: "if the system log is started anew";
     SYS_connect, RESPONDER, ALWAYS, "the same", rare: "if the system log is started anew";
@@ -316,7 +311,7 @@ const SOCKETS: &[&[Test]] = &[
     &[V6, DATAGRAM, Test::Is(2, libc::IPPROTO_ICMPV6 as u32)],
     LOCAL,
 ];
-const STREAMS: &[&[Test]] = &[&[Test::Is(0, libc::AF_UNIX as u32), STREAM, Test::Is(2, 0)], LOCAL];
+const LOCAL_STREAM: &[Test] = &[Test::Is(0, libc::AF_UNIX as u32), STREAM, Test::Is(2, 0)];
 const SOCKETS_INSIDE: &[&[Test]] = &[
     &[V4, STREAM, TCP],
     &[V6, STREAM, TCP],
@@ -451,6 +446,12 @@ mod tests {
             numbers.dedup();
             assert_eq!(numbers.len(), calls, "{role:?}");
         }
+    }
+
+    #[test]
+    fn who_asks_an_engine_writes_no_log() {
+        let of_logs = [libc::SYS_pwrite64, libc::SYS_pread64, libc::SYS_ftruncate, libc::SYS_statx, libc::SYS_ioctl];
+        assert!(all().all(|call| !call.roles.contains(Role::FOLLOWER) || !of_logs.contains(&call.number)));
     }
 
     #[test]

@@ -356,7 +356,7 @@ class Containers(Behind):
             follower, = descendants(pid)
             now = status(follower)
             self.assertEqual((now["CapEff"], now["CapPrm"], now["Seccomp"], now["NoNewPrivs"]), ("0" * 16, "0" * 16, "2", "1"))
-            # Standard streams, the pair, the log, and the engine's events; no packet socket.
+            # Standard streams, the pair, and the engine's events; no packet socket, and no log.
             self.assertEqual(packet_sockets(follower), [])
             self.assertEqual(len(packet_sockets(pid)), 1)
             os.kill(follower, signal.SIGKILL)
@@ -373,6 +373,30 @@ class Containers(Behind):
         engine = self.closing(FakeEngine(self.lab.file("engine")))
         with self.world.responding("--docker-network", "webb", "--engine-socket", engine.path) as responder:
             wait_until(lambda: "network 'webb': there is none of this name" in self.world.errors(responder.process), 5, "a word")
+
+    def test_what_it_has_to_say_is_in_the_log_file_of_the_responder(self):
+        engine = self.closing(FakeEngine(self.lab.file("engine"), CONTAINER))
+        path = self.lab.file("log")
+        argv = [self.lab.program.path, "respond", "-i", "eth0", "--docker-network", "web", "--engine-socket", engine.path,
+                "--control", "none", "--debug", "--log-file", path]
+
+        def told(text):
+            with open(path, encoding="utf-8") as file:
+                return text in file.read()
+        with self.world.running(argv, "host"):
+            wait_until(lambda: told(" 1 addresses of containers\n"), 5, "the container")
+            engine.stop()
+            wait_until(lambda: told(f"WARNING: cannot follow the engine at '{engine.path}': "), 5, "a word about the engine")
+            engine.addresses = (CONTAINER, CONTAINER4)
+            engine.start()
+            wait_until(lambda: told(" 2 addresses of containers\n"), 10, "the other")
+        with open(path, encoding="utf-8") as file:
+            first, *lines = file.read().splitlines()
+        self.assertRegex(first, r"^spelt \S+: .* \(\d+\)$")
+        for line in lines:
+            self.assertRegex(line, r"^\d+\.\d{4}: (info:    |WARNING: |ERROR:   |         )\S")
+        for text in ("Answering for ", "; trying again", f"following the engine at '{engine.path}' again"):
+            self.assertEqual(sum(text in line for line in lines), 1, text)
 
 
 def packet_sockets(pid):
