@@ -25,12 +25,12 @@ pub fn run(client: &mut Client, command: &CaptureCommand, json: bool) -> anyhow:
         CaptureCommand::List => super::show(client, json, "capture.list", table),
         CaptureCommand::Stop { ids } => {
             let value = client.ask("capture.stop", json!({ "ids": ids }))?;
-            super::print(&if json { format!("{value}\n") } else { ended(&value)? })
+            super::print(&if json { super::json_line(&value) } else { ended(&value)? })
         }
         CaptureCommand::Start { file, frames } => {
             let value = start(client, &frames.capture(), &open(file)?.into())?;
             let capture: Capture = serde_json::from_value(value.clone())?;
-            super::print(&if json { format!("{value}\n") } else { format!("capture {} has begun\n", capture.id) })
+            super::print(&if json { super::json_line(&value) } else { format!("capture {} has begun\n", capture.id) })
         }
         CaptureCommand::Stream { frames } => stream(client, &frames.capture()),
     }

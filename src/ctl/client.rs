@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::control::protocol::Failure;
+use crate::control::protocol::{Blame, Failure};
 use crate::sys::fdpass;
+use crate::sys::terminal::harmless;
 
 /// Longer than an instance waits for its workers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -71,14 +72,31 @@ impl Client {
     }
 }
 
+/// In the instance's words, a line each.
 fn refused(error: Value) -> anyhow::Error {
     match serde_json::from_value::<Failure>(error) {
-        Ok(Failure { message, data, .. }) if data.is_empty() => anyhow::Error::msg(message),
         Ok(Failure { message, data, .. }) => {
-            let blamed: Vec<String> =
-                data.iter().map(|b| format!("\n  number {}: {}", b.index + 1, b.message)).collect();
-            anyhow::anyhow!("{message}{}", blamed.concat())
+            let line = |b: &Blame| format!("\n  number {}: {}", b.index.saturating_add(1), harmless(&b.message));
+            let blamed: String = data.iter().map(line).collect();
+            anyhow::anyhow!("{}{blamed}", harmless(&message))
         }
         Err(_) => anyhow::anyhow!("the instance says no, and its reason is not understood"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_instance_says_is_a_line_and_does_nothing_to_the_terminal() {
+        let of = |error| refused(error).to_string();
+        assert_eq!(of(json!({ "code": 1, "message": "no\n\x1b[2J" })), "no??[2J");
+        let data = json!([{ "index": 0, "message": "a\u{9b}H" }, { "index": usize::MAX, "message": "b\rc" }]);
+        assert_eq!(
+            of(json!({ "code": 1, "message": "no", "data": data })),
+            format!("no\n  number 1: a?H\n  number {}: b?c", usize::MAX)
+        );
+        assert!(of(json!("\x1b[2J")).starts_with("the instance says no, and"));
     }
 }

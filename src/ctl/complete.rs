@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory};
 
 use super::args::{Ctl, List};
 use super::instances;
+use crate::sys::terminal::harmless;
 
 /// Where namespaces have names: ip-netns(8).
 const NETNS: &str = "/run/netns";
@@ -153,9 +154,8 @@ fn entries(dir: &str) -> Vec<(String, String)> {
 }
 
 fn matching(all: impl Iterator<Item = (String, String)>, current: &str, before: &str) -> Vec<String> {
-    let plain = |text: &str| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
     all.filter(|(name, _)| name.starts_with(current))
-        .map(|(name, about)| format!("{before}{}\t{}\n", plain(&name), plain(&about)))
+        .map(|(name, about)| format!("{before}{}\t{}\n", harmless(&name), harmless(&about)))
         .collect()
 }
 

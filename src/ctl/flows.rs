@@ -17,7 +17,7 @@ pub fn run(client: &mut Client, options: &FlowOptions, json: bool) -> anyhow::Re
     let Some(seconds) = options.watch else {
         let value = client.ask("flows.list", serde_json::to_value(options.filter())?)?;
         if json {
-            return super::print(&format!("{value}\n"));
+            return super::print(&super::json_line(&value));
         }
         let flows: Flows = serde_json::from_value(value)?;
         return super::print(&once(&flows, options.host));
@@ -44,7 +44,7 @@ fn watch(client: &mut Client, options: &FlowOptions, json: bool, period: Duratio
         filter.limit = shown.map(|shown| shown * AHEAD);
         let value = client.ask("flows.list", serde_json::to_value(&filter)?)?;
         if json {
-            super::print(&format!("{value}\n"))?;
+            super::print(&super::json_line(&value))?;
         } else {
             let flows: Flows = serde_json::from_value(value)?;
             let now = Seen::of(&flows);

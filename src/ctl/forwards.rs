@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::table::Table;
 use crate::control::protocol::{ForwardOption, Forwards};
+use crate::sys::terminal::harmless;
 
 /// # Errors
 /// The reply is of another version.
@@ -35,7 +36,8 @@ pub fn table(value: &Value) -> anyhow::Result<String> {
         ]);
         for e in &f.bind_errors {
             let more = if e.ports.contains([',', '-']) { "ports" } else { "port" };
-            errors.push_str(&format!("{} does not listen at {more} {}: {}\n", f.id, e.ports, e.message));
+            let (ports, message) = (harmless(&e.ports), harmless(&e.message));
+            errors.push_str(&format!("{} does not listen at {more} {ports}: {message}\n", f.id));
         }
     }
     Ok(table.render(super::table::width()) + &errors)
@@ -66,7 +68,7 @@ fn in_brackets(text: &str, at: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::shortened;
+    use super::*;
 
     #[test]
     fn ranges_of_one_are_a_number() {
@@ -79,5 +81,17 @@ mod tests {
         ] {
             assert_eq!(shortened(long), short);
         }
+    }
+
+    #[test]
+    fn an_instances_errors_are_lines_that_do_nothing_to_the_terminal() {
+        let hostile = "x\x1b[2J\u{9b}H\n";
+        let text = table(&serde_json::json!({ "forwards": [{
+            "id": 1, "option": "-t", "spec": hostile, "origin": hostile, "open": 1, "hits": 0,
+            "bytes_to_guest": 0, "bytes_from_guest": 0, "refused": [],
+            "bind_errors": [{ "ports": hostile, "message": hostile }] }] }));
+        let text = text.unwrap();
+        assert_eq!(text.lines().last(), Some("1 does not listen at port x?[2J?H?: x?[2J?H?"));
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
     }
 }

@@ -1,6 +1,9 @@
 //! `spelt ctl` and `spelt list`: what a person, or a script, asks a running instance. Talks to the control socket, in the
 //! words of [`crate::control::protocol`]; prints tables for people, JSON for programs.
 //!
+//! Whoever serves a guest may have been taken over by it. So nothing that an instance says reaches the terminal as it is: texts
+//! pass [`harmless`] and its like, in tables ([`Table::row`]), in JSON ([`json_line`]) and wherever else they are put together.
+//!
 //! System calls: openat, getdents64 (instances), socket, connect, sendto, recvfrom; ioctl (width of the terminal); unlink
 //! (sockets of instances that have ended); pipe2, fcntl, sendmsg, signalfd4, poll, read, write (captures).
 
@@ -22,6 +25,7 @@ use serde_json::{Value, json};
 use crate::config::usage;
 use crate::control::place;
 use crate::control::protocol::{Drops, Info, Stats};
+use crate::sys::terminal::{harmless, harmless_json, harmless_lines};
 pub use args::{Ctl, List};
 use args::{ForwardCommand, What};
 use client::Client;
@@ -41,7 +45,7 @@ pub fn main(args: Vec<OsString>) -> u8 {
         Ok(Ok(())) => 0,
         Ok(Err(e)) if is_broken_pipe(&e) => 0,
         Ok(Err(e)) => {
-            let _ = writeln!(io::stderr(), "spelt: {e:#}");
+            let _ = writeln!(io::stderr(), "spelt: {}", complaint(&e));
             1
         }
         Err(usage) => usage.print(),
@@ -50,6 +54,11 @@ pub fn main(args: Vec<OsString>) -> u8 {
 
 fn ctl(args: Vec<OsString>) -> Result<anyhow::Result<()>, usage::Usage> {
     usage::parse::<Ctl>("ctl", args).map(|ctl| run(&ctl))
+}
+
+/// What it quotes of an instance's is on a line already; other libraries quote, too.
+fn complaint(e: &anyhow::Error) -> String {
+    harmless_lines(&format!("{e:#}"))
 }
 
 const NO_PLACE: &str = "spelt: XDG_RUNTIME_DIR is not set, so that no instance can be found. Those that were started without it \
@@ -68,7 +77,7 @@ fn list(list: &List) -> anyhow::Result<()> {
     if list.json {
         let all: Vec<Value> =
             all.iter().map(|i| json!({ "socket": i.path.display().to_string(), "info": i.info })).collect();
-        return print(&format!("{}\n", Value::from(all)));
+        return print(&json_line(&Value::from(all)));
     }
     let mut table = Table::new(&["PID", "MODE", "UPTIME", "PROGRAM", "TARGET"]);
     table.right(&[0, 2]);
@@ -87,14 +96,14 @@ fn run(ctl: &Ctl) -> anyhow::Result<()> {
         What::Stats { all } => show(&mut client, ctl.json, "stats.get", |value| stats(value, *all)),
         What::Metrics => {
             let value = client.ask("metrics.get", json!({}))?;
-            print(value["text"].as_str().unwrap_or_default())
+            print(&metrics(&value))
         }
         What::Flows(options) => flows::run(&mut client, options, ctl.json),
         What::Forward { command } => match command {
             ForwardCommand::List => show(&mut client, ctl.json, "forward.list", forwards::table),
             ForwardCommand::Add(ports) => {
                 let value = client.ask("forward.add", json!({ "forwards": ports.forwards()? }))?;
-                print(&if ctl.json { format!("{value}\n") } else { forwards::table(&value)? })
+                print(&if ctl.json { json_line(&value) } else { forwards::table(&value)? })
             }
             ForwardCommand::Del { ids } => client.ask("forward.delete", json!({ "ids": ids })).map(drop),
         },
@@ -104,8 +113,7 @@ fn run(ctl: &Ctl) -> anyhow::Result<()> {
                 Some(level) => client.ask("log.set", json!({ "level": level.to_string() }))?,
                 None => client.ask("log.get", json!({}))?,
             };
-            let text = value["level"].as_str().unwrap_or_default().to_lowercase();
-            print(&if ctl.json { format!("{value}\n") } else { format!("{text}\n") })
+            print(&if ctl.json { json_line(&value) } else { level_line(&value) })
         }
         What::Quit => client.ask("quit", json!({})).map(drop),
     }
@@ -119,7 +127,20 @@ fn show(
     text: impl FnOnce(&Value) -> anyhow::Result<String>,
 ) -> anyhow::Result<()> {
     let value = client.ask(method, json!({}))?;
-    print(&if json { format!("{value}\n") } else { text(&value)? })
+    print(&if json { json_line(&value) } else { text(&value)? })
+}
+
+/// As the instance says it, on a line.
+fn json_line(value: &Value) -> String {
+    harmless_json(&format!("{value}\n"))
+}
+
+fn metrics(value: &Value) -> String {
+    harmless_lines(value["text"].as_str().unwrap_or_default())
+}
+
+fn level_line(value: &Value) -> String {
+    format!("{}\n", harmless(&value["level"].as_str().unwrap_or_default().to_lowercase()))
 }
 
 /// An object, a line a member, those of members with their names in front. What is too long for the terminal goes on below.
@@ -196,9 +217,11 @@ fn responder_stats(events: &serde_json::Map<String, Value>, value: &Value, all: 
     table.right(&[1]);
     events.iter().for_each(|(name, count)| table.row([name.clone(), count.to_string()]));
     let mut text = table.render(None);
+    let number = |name: &str| harmless(&value[name].to_string());
     text.push_str(&format!(
         "\ntargets: {} asked for behind, {} of containers\n",
-        value["targets"], value["containers"]
+        number("targets"),
+        number("containers")
     ));
     let drops: Vec<Drops> = serde_json::from_value(value["drops"].clone())?;
     text.push_str(&dropped("NOT ANSWERED", &drops, all));
@@ -218,4 +241,37 @@ fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    const ESCAPES: &str = "\x1b[7m\u{9b}7m\r\x07";
+
+    /// Of what an instance says in each place, nothing but the line's end is for a terminal to obey.
+    fn check(text: &str) {
+        assert!(text.contains("[7m") && text.ends_with('\n'), "{text:?}");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    }
+
+    #[test]
+    fn nothing_that_an_instance_says_is_for_the_terminal_to_obey() {
+        check(&metrics(&json!({ "text": format!("# HELP {ESCAPES}\n# EOF\n") })));
+        assert_eq!(metrics(&json!({ "text": "a 1\nb 2\n" })), "a 1\nb 2\n");
+        check(&level_line(&json!({ "level": ESCAPES })));
+        assert_eq!(level_line(&json!({ "level": "DEBUG" })), "debug\n");
+        check(&json_line(&json!({ ESCAPES: [ESCAPES, { "x": ESCAPES }] })));
+        check(&pairs(&json!({ ESCAPES: ESCAPES, "x": [{ "y": ESCAPES }], "z": [ESCAPES] })));
+        let drop = json!({ "reason": ESCAPES, "meaning": ESCAPES, "count": 1 });
+        let events =
+            json!({ "events": { ESCAPES: ESCAPES }, "targets": ESCAPES, "containers": ESCAPES, "drops": [drop] });
+        check(&stats(&events, true).unwrap());
+        let quoted = serde_json::from_value::<Drops>(ESCAPES.into()).unwrap_err();
+        let complaint = complaint(&Err::<(), _>(quoted).context(ESCAPES.to_owned()).unwrap_err());
+        check(&format!("{complaint}\n"));
+        assert_eq!(super::complaint(&anyhow::anyhow!("no\n  number 1: x")), "no\n  number 1: x");
+    }
 }

@@ -1,6 +1,8 @@
 //! Tables of text: columns as wide as what stands in them. Where the terminal is narrower, some are left out, some shortened in
 //! their middle, and the last one cut.
 
+use crate::sys::terminal::{self, harmless};
+
 /// Rows of cells.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -35,7 +37,7 @@ impl Table {
     }
 
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(|cell| plain(&cell)).collect());
+        self.rows.push(cells.into_iter().map(|cell| harmless(&cell)).collect());
     }
 
     pub fn is_empty(&self) -> bool {
@@ -130,14 +132,9 @@ pub fn wrapped(text: &str, room: usize) -> Vec<String> {
     parts
 }
 
-/// Nothing that a terminal would obey.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 /// Columns and lines of the terminal on standard output; `None`: it is none.
 pub fn size() -> Option<(usize, usize)> {
-    crate::sys::terminal::size(&std::io::stdout())
+    terminal::size(&std::io::stdout())
 }
 
 pub fn width() -> Option<usize> {
@@ -178,8 +175,8 @@ mod tests {
         table.right(&[1]);
         table.row(["a".into(), "100".into()]);
         table.row(["longer\x1b[2J".into(), "7".into()]);
-        assert_eq!(table.render(None), "NAME          N\na           100\nlonger [2J    7\n");
-        assert_eq!(table.render(Some(8)), "NAME   …\na      …\nlonger …\n");
+        assert_eq!(table.render(None), "NAME          N\na           100\nlonger?[2J    7\n");
+        assert_eq!(table.render(Some(8)), "NAME   …\na      …\nlonger?…\n");
         assert_eq!(Table::new(&[]).render(None), "");
     }
 

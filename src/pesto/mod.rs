@@ -25,6 +25,7 @@ use crate::config::pesto::Wanted;
 use crate::control::pesto::codec::{HOST, Table};
 use crate::fwd::ports::Rule;
 use crate::logging;
+use crate::sys::terminal::harmless;
 use exchange::{Exchange, Outcome};
 use kernel::Listening;
 
@@ -35,7 +36,7 @@ pub fn main(wanted: &Wanted) -> u8 {
         Err(e) => {
             let text = format!("{e:#}");
             // There is nobody else to tell.
-            let _ = writeln!(std::io::stderr(), "pesto: {}", clean(&logging::plain(&text)));
+            let _ = writeln!(std::io::stderr(), "pesto: {}", harmless(&logging::plain(&text)));
             1
         }
     }
@@ -118,10 +119,10 @@ fn rules(tables: &[Table]) -> Vec<Rule> {
 fn show(title: &str, wanted: &Wanted, tables: &[Table]) -> anyhow::Result<()> {
     let mut text = format!("{title} ({})\n", wanted.path.display());
     for table in tables {
-        text.push_str(&format!("  {}\n", clean(&table.name)));
+        text.push_str(&format!("  {}\n", harmless(&table.name)));
         for rule in &table.rules {
             let blank = if rule.best_effort || rule.auto { "" } else { " " };
-            text.push_str(&format!("    {}{blank}\n", clean(&rule.summary())));
+            text.push_str(&format!("    {}{blank}\n", harmless(&rule.summary())));
         }
     }
     match write!(std::io::stdout(), "{text}") {
@@ -139,23 +140,8 @@ fn abilities(tables: &[Table]) -> String {
     tables.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// An instance must not speak to the terminal.
-fn clean(text: &str) -> String {
-    text.replace(char::is_control, "?")
-}
-
 fn tell(wanted: &Wanted, what: impl FnOnce() -> String) {
     if wanted.debug {
-        let _ = writeln!(std::io::stderr(), "pesto: {}", clean(&what()));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_an_instance_says_does_nothing_to_the_terminal() {
-        assert_eq!(clean("\x1b[2J\u{9b}H\nHOST"), "?[2J?H?HOST");
+        let _ = writeln!(std::io::stderr(), "pesto: {}", harmless(&what()));
     }
 }

@@ -1,4 +1,4 @@
-//! The controlling terminal: its foreground process group, its size, and single keys of it.
+//! The controlling terminal: its foreground process group, its size, single keys of it, and what it must not be told.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -73,5 +73,45 @@ impl Drop for Keys {
     fn drop(&mut self) {
         // What was typed in between is for nobody.
         let _ = tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &self.0);
+    }
+}
+
+/// What somebody else says, as one line with nothing in it that a terminal would obey.
+pub fn harmless(text: &str) -> String {
+    text.replace(char::is_control, "?")
+}
+
+/// The same, of several lines.
+pub fn harmless_lines(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', "?")
+}
+
+/// The same, of JSON, whose meaning stays (RFC 8259 §7): its writers escape the control characters that it asks for, and not
+/// those of Unicode behind them, which some terminals obey.
+pub fn harmless_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Those below are blanks between its parts.
+        if c.is_control() && c > ' ' { out.push_str(&format!("\\u{:04x}", u32::from(c))) } else { out.push(c) }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_others_is_for_the_terminal_to_obey() {
+        assert_eq!(harmless("\x1b[2J\u{9b}H\x7f\r\nHOST é"), "?[2J?H???HOST é");
+        assert_eq!(harmless_lines("a\x1b[2J\nb\r\u{85}\n"), "a?[2J\nb??\n");
+    }
+
+    #[test]
+    fn json_means_the_same_without_them() {
+        let value = serde_json::json!({ "a\u{9b}": "\x1b[2J\u{9b}2J\x7f é" });
+        let text = harmless_json(&format!("{value}\n"));
+        assert_eq!(text, "{\"a\\u009b\":\"\\u001b[2J\\u009b2J\\u007f é\"}\n");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 }
