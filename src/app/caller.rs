@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use anyhow::Context;
 
 use crate::config::{Config, Mode, Personality, Plug, Target};
-use crate::sys::process;
+use crate::logging;
+use crate::sys::process::{self, Daemon};
 use crate::sys::service::{self, Notifier};
 
 /// Adopted before the other inherited descriptors are closed.
@@ -80,6 +81,20 @@ impl Caller {
             log::warn!("cannot tell the service manager (NOTIFY_SOCKET): {e}");
         }
     }
+}
+
+/// Goes on in another process, if that is wanted; the caller hears of it when all is ready. To be called while this process has
+/// one thread.
+///
+/// # Errors
+/// There is no process to be had, or the log cannot be written to.
+pub fn to_background(config: &Config) -> anyhow::Result<Option<Daemon>> {
+    if config.foreground {
+        return Ok(None);
+    }
+    let daemon = process::daemonize().context("cannot go to the background")?;
+    logging::forked().map_err(anyhow::Error::msg)?;
+    Ok(Some(daemon))
 }
 
 /// A short sentence, on one line.

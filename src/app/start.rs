@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::activation::Activated;
-use super::caller::Caller;
+use super::caller::{self, Caller};
 use super::captures;
 use super::crew::Seat;
 use super::desk::Clerk;
@@ -77,8 +77,7 @@ pub fn start(config: &Config) -> anyhow::Result<u8> {
     let beginning = Beginning { network: &network, plan: &plan, seed };
     let following = follower.map(|host| Following::new(host, config, beginning, &shown));
 
-    let daemon =
-        if config.foreground { None } else { Some(process::daemonize().context("cannot go to the background")?) };
+    let daemon = caller::to_background(config)?;
     let options = listen::Options { v4: config.v4, v6: config.v6 && host::has_ipv6(), freebind: config.freebind };
     let bind = || bind(&forwards, Side::Host, descriptors, &options, &mut Here);
     let Made { guest, plugged, ports, identity } = make_guest(config, &plan, place, (runas, open_files), bind)?;

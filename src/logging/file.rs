@@ -19,9 +19,9 @@ use crate::sys::blocked;
 pub(super) struct LogFile {
     file: File,
     format: LogFormat,
-    /// What the first line says, without what rotation adds to it.
-    title: String,
-    /// Length of the first line as it stands in the file.
+    /// What the first line says, without this process, which may be another by then, and what rotation adds.
+    program: String,
+    /// Length of the first line as it stands in the file; 0: it does not yet.
     header_bytes: u64,
     size_bytes: u64,
     max_bytes: u64,
@@ -51,18 +51,14 @@ impl LogFile {
             }
         }
         let exe = std::env::current_exe().map(|p| p.display().to_string()).unwrap_or_default();
-        let program = format!("{} {}", source.ident, env!("CARGO_PKG_VERSION"));
-        let title = prefix(&format!("{program}: {exe} ({})", std::process::id()), TITLE_MAX).to_string();
-        let mut log = LogFile { file, format, title, header_bytes: 0, size_bytes: 0, max_bytes, regular };
-        let header = log.header("", source);
-        log.append(header.as_bytes())?;
-        log.header_bytes = header.len() as u64;
-        Ok(log)
+        let program = format!("{} {}: {exe}", source.ident, env!("CARGO_PKG_VERSION"));
+        Ok(LogFile { file, format, program, header_bytes: 0, size_bytes: 0, max_bytes, regular })
     }
 
     /// The first line.
     fn header(&self, more: &str, source: &Source) -> String {
-        let text = format!("{}{more}", self.title);
+        let title = format!("{} ({})", self.program, std::process::id());
+        let text = format!("{}{more}", prefix(&title, TITLE_MAX));
         match self.format {
             LogFormat::Text => text + "\n",
             LogFormat::Json => Message::of_the_log(Level::Info, Instant::ZERO, &text, &Map::new(), source).json(),
@@ -111,6 +107,7 @@ impl LogFile {
     }
 
     fn put_line(&mut self, line: &str, now: Instant, source: &Source) -> io::Result<()> {
+        self.begin(source)?;
         if self.regular {
             // Someone else may have truncated it: no hole then.
             self.size_bytes = self.size_bytes.min(self.file.metadata()?.len());
@@ -133,6 +130,15 @@ impl Sink for LogFile {
             LogFormat::Json => message.json(),
         };
         self.put_line(&line, message.at, message.source).is_ok()
+    }
+
+    fn begin(&mut self, source: &Source) -> io::Result<()> {
+        if self.header_bytes == 0 {
+            let header = self.header("", source);
+            self.append(header.as_bytes())?;
+            self.header_bytes = header.len() as u64;
+        }
+        Ok(())
     }
 
     fn last_resort(&self, _: &Source) -> Option<blocked::Log> {

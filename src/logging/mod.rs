@@ -14,6 +14,10 @@
 //! All descriptors are opened by [`init`], before the root directory goes; a system log that is restarted is found again as
 //! long as its socket can be reached by name. The journal's socket outlives it (systemd listens there).
 //!
+//! *Who says it.* Messages, and the first line of a file, name this process. Where it is to go to the background, its number is
+//! that of another afterwards. So what there is to say before waits for [`forked`], or for the end, if that comes first. Lines
+//! of text on standard error, which name nobody, do not wait.
+//!
 //! *Limits.* A line has at most [`LINE_MAX_BYTES`]; control characters, which may come from a guest, are replaced. Repeated
 //! messages on the data path go through a [`Limiter`]. The logger is the one global of the program, because crate `log`
 //! wants it so.
@@ -63,7 +67,7 @@ pub struct LogSetup<'a> {
     /// Name for the system log, and first word of the log file.
     pub ident: &'a str,
     pub verbosity: Verbosity,
-    /// Standard error stays in use after start-up.
+    /// Standard error stays in use after start-up; else [`forked`] is to be called before that is over.
     pub foreground: bool,
     pub format: LogFormat,
     /// The only destination after start-up, if it is given.
@@ -106,6 +110,15 @@ pub fn check_descriptor(number: i32) -> Result<(), String> {
     Descriptor::adopt(number, LogFormat::Text).map(drop)
 }
 
+/// To be called by the process that goes on in the background, as soon as it does: what has waited is said, in its name.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn forked() -> Result<(), String> {
+    let Some(global) = GLOBAL.get() else { return Ok(()) };
+    lock(&global.sinks).release().map_err(|e| format!("Cannot write to the log file: {e}"))
+}
+
 /// To be called when start-up is over and standard error is not ours any longer: in the background.
 pub fn detach_stderr() {
     with_sinks(|s| s.stderr = None);
@@ -141,6 +154,8 @@ pub fn answer(text: &str) {
 pub fn last_words(text: &str) -> bool {
     let Some(global) = GLOBAL.get() else { return false };
     let mut sinks = lock(&global.sinks);
+    // What fails here fails below, and there is nobody to tell.
+    let _ = sinks.release();
     let Sinks { system, only, journal, format, source, .. } = &mut *sinks;
     let (text, fields) = (tidy(text), Map::new());
     let message = Message::of_the_log(Level::Error, global.clock.now(), &text, &fields, source);
@@ -205,16 +220,29 @@ fn lock(sinks: &Mutex<Sinks>) -> std::sync::MutexGuard<'_, Sinks> {
     sinks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+type Place = Option<Counting<Box<dyn Sink>>>;
+
 struct Sinks {
     stderr: Option<Counting<Stderr>>,
     /// The system log or the journal.
-    system: Option<Counting<Box<dyn Sink>>>,
+    system: Place,
     /// What was asked for.
-    only: Option<Counting<Box<dyn Sink>>>,
+    only: Place,
     /// The journal has what standard error would have.
     journal: bool,
+    /// What waits for the process that is to be named; `None`: it is this one.
+    held: Option<Vec<Held>>,
     format: LogFormat,
     source: Source,
+}
+
+/// A message that waits.
+struct Held {
+    level: Level,
+    at: Instant,
+    text: String,
+    target: String,
+    fields: Map<String, Value>,
 }
 
 impl Sinks {
@@ -226,8 +254,12 @@ impl Sinks {
         let only: Option<Box<dyn Sink>> = match setup.only {
             None => None,
             Some(Only::File(path, max_bytes)) => {
-                let opened = LogFile::open(path, max_bytes, setup.format, &source);
-                Some(Box::new(opened.map_err(|e| format!("Cannot open log file '{}': {e}", path.display()))?))
+                let cannot = |e| format!("Cannot open log file '{}': {e}", path.display());
+                let mut file = LogFile::open(path, max_bytes, setup.format, &source).map_err(cannot)?;
+                if setup.foreground {
+                    file.begin(&source).map_err(cannot)?;
+                }
+                Some(Box::new(file))
             }
             Some(Only::Descriptor(number)) => Some(Box::new(Descriptor::adopt(number, setup.format)?)),
         };
@@ -245,22 +277,53 @@ impl Sinks {
             system: system.map(Counting::new),
             only: only.map(Counting::new),
             journal,
+            held: (!setup.foreground).then(Vec::new),
             format: setup.format,
             source,
         })
     }
 
+    /// Says what has waited.
+    fn release(&mut self) -> io::Result<()> {
+        let Sinks { stderr, system, only, held, format, source, .. } = self;
+        let Some(held) = held.take() else { return Ok(()) };
+        let begun = only.as_mut().map_or(Ok(()), |sink| sink.begin(source));
+        for Held { level, at, text, target, fields } in &held {
+            let message = Message { level: *level, at: *at, text, target, fields, source };
+            put([only, system], &message);
+            if *format == LogFormat::Json {
+                put_on_stderr(stderr, only, &message);
+            }
+        }
+        begun
+    }
+
     fn write(&mut self, (level, target): (Level, &str), at: Instant, text: &str, fields: &Map<String, Value>) {
+        let Sinks { stderr, system, only, held, format, source, .. } = self;
         let text = tidy(text);
-        let message = Message { level, at, text: &text, target, fields, source: &self.source };
-        for sink in [&mut self.only, &mut self.system].into_iter().flatten() {
-            sink.put(&message);
+        let message = Message { level, at, text: &text, target, fields, source };
+        if held.is_none() || *format == LogFormat::Text {
+            put_on_stderr(stderr, only, &message);
         }
-        if let Some(stderr) = &mut self.stderr
-            && (self.only.is_none() || level == Level::Error)
-        {
-            stderr.put(&message);
+        match held {
+            None => put([only, system], &message),
+            Some(held) => {
+                let (text, target, fields) = (text.into_owned(), target.to_owned(), fields.clone());
+                held.push(Held { level, at, text, target, fields });
+            }
         }
+    }
+}
+
+fn put(sinks: [&mut Place; 2], message: &Message<'_>) {
+    sinks.into_iter().flatten().for_each(|sink| sink.put(message));
+}
+
+fn put_on_stderr(stderr: &mut Option<Counting<Stderr>>, only: &Place, message: &Message<'_>) {
+    if let Some(stderr) = stderr
+        && (only.is_none() || message.level == Level::Error)
+    {
+        stderr.put(message);
     }
 }
 

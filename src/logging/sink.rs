@@ -17,6 +17,14 @@ pub(super) trait Sink: Send {
     /// False if the line is lost.
     fn put(&mut self, message: &Message<'_>) -> bool;
 
+    /// What comes before the first message, and names this process.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn begin(&mut self, _: &Source) -> io::Result<()> {
+        Ok(())
+    }
+
     /// The same destination, for a signal handler.
     fn last_resort(&self, _: &Source) -> Option<blocked::Log> {
         None
@@ -26,6 +34,10 @@ pub(super) trait Sink: Send {
 impl Sink for Box<dyn Sink> {
     fn put(&mut self, message: &Message<'_>) -> bool {
         (**self).put(message)
+    }
+
+    fn begin(&mut self, source: &Source) -> io::Result<()> {
+        (**self).begin(source)
     }
 
     fn last_resort(&self, source: &Source) -> Option<blocked::Log> {
@@ -46,6 +58,10 @@ impl<S: Sink> Counting<S> {
 
     pub fn sink(&self) -> &S {
         &self.sink
+    }
+
+    pub fn begin(&mut self, source: &Source) -> io::Result<()> {
+        self.sink.begin(source)
     }
 
     pub fn put(&mut self, message: &Message<'_>) {

@@ -122,7 +122,7 @@ class Journal(Case):
         self.assertTrue([e for e in entries if e.get("SPELT_FLOW", "").startswith("ICMP ")])
 
 
-class Objects(Case):
+class Lines(Case):
     def objects(self, text):
         found = [json.loads(line) for line in text.splitlines()]
         for one in found:
@@ -133,6 +133,8 @@ class Objects(Case):
         self.assertTrue(found)
         return found
 
+
+class Objects(Lines):
     def test_on_standard_error(self):
         done = self.run_command("ping", "-c1", lab.REMOTE4, options=("--trace", "--log-format", "json"))
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -162,6 +164,29 @@ class Objects(Case):
         done = self.run_command("true", options=("--log-format", "xml"))
         self.assertEqual(done.returncode, 1)
         self.assertIn("Invalid log format 'xml' for option '--log-format': give 'text' or 'json'", done.stderr)
+
+
+class Background(Lines):
+    def logged(self, *options):
+        """Number of the process that stays, and what the log file says."""
+        path, pid_file = self.lab.file("log"), self.lab.file("pid")
+        os.unlink(path)
+        with self.lab.attached("-d", "--log-file", path, "-P", pid_file, *options):
+            with open(pid_file, encoding="ascii") as file:
+                pid = int(file.read())
+            with open(path, encoding="utf-8") as file:
+                return pid, file.read()
+
+    def test_the_first_line_names_who_stays(self):
+        pid, text = self.logged()
+        self.assertRegex(text.splitlines()[0], rf"^spelt \S+: /.* \({pid}\)$")
+
+    def test_every_object_names_who_stays(self):
+        pid, text = self.logged("--log-format", "json")
+        found = self.objects(text)
+        self.assertEqual({o["pid"] for o in found}, {pid})
+        self.assertTrue(found[0]["message"].endswith(f" ({pid})"), found[0])
+        self.assertGreater(len(found), 5)
 
 
 class Descriptors(Case):
