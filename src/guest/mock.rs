@@ -16,6 +16,8 @@ pub struct MockLink {
     pub sent: Vec<(Vec<u8>, Offload)>,
     /// Frames it still takes and areas it still gives; `usize::MAX` for no limit, 0 for a full link.
     pub room: usize,
+    /// Payload of its longest area.
+    pub longest: usize,
     /// Whose the last frame was that it took.
     pub lane: Lane,
     /// Whose the next is, and the reservation there is.
@@ -34,7 +36,8 @@ impl Default for MockLink {
 impl MockLink {
     pub fn new(caps: Caps) -> MockLink {
         let (lane, next, reserved) = Default::default();
-        MockLink { caps, sent: Vec::new(), room: usize::MAX, lane, next, reserved, areas: VecDeque::new() }
+        let (room, longest) = (usize::MAX, usize::MAX);
+        MockLink { caps, sent: Vec::new(), room, longest, lane, next, reserved, areas: VecDeque::new() }
     }
 
     /// Frames sent since the last call, without their offload metadata.
@@ -76,7 +79,7 @@ impl ToGuest for MockLink {
 
     fn reserve(&mut self, areas: usize, _: usize, len: usize, _: Fill) -> usize {
         self.reserved = std::mem::take(&mut self.next);
-        let n = areas.min(SLOTS_MAX).min(self.room);
+        let n = if len > self.longest { 0 } else { areas.min(SLOTS_MAX).min(self.room) };
         self.areas = (0..n).map(|_| vec![0; len]).collect();
         n
     }

@@ -99,7 +99,8 @@ pub trait ToGuest {
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), LinkFull>;
 
     /// Reserves up to `areas` payload areas of `len` bytes each, for frames whose headers have `head_len` bytes, and
-    /// returns how many there are; use [`Reservation`].
+    /// returns how many there are; use [`Reservation`]. None while there is [`Room::Free`]: areas so long are never to be had,
+    /// and shorter ones may be.
     fn reserve(&mut self, areas: usize, head_len: usize, len: usize, fill: Fill) -> usize;
 
     /// Appends the areas reserved and not yet committed, in order, to `list`. With [`Fill::Messages`] all
@@ -126,7 +127,8 @@ pub struct Reservation<'a> {
 }
 
 impl<'a> Reservation<'a> {
-    /// Up to `areas` areas of `len` bytes, behind headers of `head_len`; `None` if the link has none to give now.
+    /// Up to `areas` areas of `len` bytes, behind headers of `head_len`; `None` if the link has none to give now, or of that
+    /// length.
     pub fn new(
         link: &'a mut dyn ToGuest,
         areas: usize,

@@ -94,9 +94,9 @@ use socket2::Socket;
 use crate::base::{Addr, Counters, DropReason, Family, Instant, Kind, PerFamily, Token};
 use crate::flow::{FlowKey, Id, KeySecret, Ledger, Ready, Table, Traffic, Via, Wheel};
 use crate::fwd::Outbound;
-use crate::guest::IcmpErrors;
+use crate::guest::{Caps, IcmpErrors};
 use crate::sys::socket;
-use crate::wire::{IPV4_LEN, TCP_LEN, ip_len};
+use crate::wire::{TCP_LEN, ip_len};
 use conn::{AHEAD_BYTES, Conn, Start};
 
 pub use conn::State;
@@ -349,15 +349,20 @@ pub fn has_peek_offset(family: Family) -> bool {
         .is_ok_and(|s| socket::set_peek_offset(s.as_fd(), 0).is_ok())
 }
 
-/// Largest payload of one frame to the guest behind `options` bytes of TCP options, given its segment size and whether the
-/// link segments for us.
+/// Largest payload of a segment to the guest behind `options` bytes of TCP options: what was agreed on, if a frame of its link
+/// holds that.
+fn segment_payload(mss: u16, remote: &Addr, options: usize, caps: &Caps) -> u16 {
+    let headers = (ip_len(remote.family()) + TCP_LEN + options) as u16;
+    mss.min(caps.mtu.saturating_sub(headers).max(1))
+}
+
+/// Largest payload of one frame, given that of a segment and whether the link segments for us.
 fn frame_payload(mss: u16, remote: &Addr, options: usize, tso: bool) -> usize {
     let mss = usize::from(mss);
     if !tso {
         return mss;
     }
-    let ip = if remote.is_v4() { IPV4_LEN } else { 0 };
-    // The 16-bit length of an IP packet: with IPv6 it does not count the IP header.
-    let most = 65535 - ip - TCP_LEN - options;
+    // The 16-bit length of an IP packet. With IPv6 it does not count the IP header, but virtio 1.2 §5.1.6.3.1 does.
+    let most = 65535 - ip_len(remote.family()) - TCP_LEN - options;
     if most < mss { most } else { most / mss * mss }
 }

@@ -12,9 +12,10 @@ mod turns;
 use std::time::Duration;
 
 use super::conn::{Accepted, Conn, Start, State, Verdict};
+use super::frame_payload;
 use super::seq::Seq;
-use crate::base::{DropReason, Instant};
-use crate::wire::{SackBlocks, SackPlace, TcpFlags, TcpHeader, TcpOptions};
+use crate::base::{Addr, DropReason, Instant};
+use crate::wire::{ETH_LEN, STAMP_LEN, SackBlocks, SackPlace, TCP_LEN, TcpFlags, TcpHeader, TcpOptions, ip_len};
 
 /// Initial sequence numbers: the guest's and ours.
 const ISNS: [(u32, u32); 7] = [
@@ -228,3 +229,16 @@ macro_rules! fact {
     };
 }
 use fact;
+
+/// Virtio 1.2 §5.1.6.3.1: 65562 bytes, 12 of them for the driver's header.
+#[test]
+fn large_frames_fit_the_buffers_that_drivers_have_for_them() {
+    for remote in [Addr::V4_UNSPECIFIED, Addr::V6_UNSPECIFIED] {
+        for (mss, options) in (88..=65_460).flat_map(|mss| [(mss, 0), (mss, STAMP_LEN)]) {
+            let payload = frame_payload(mss, &remote, options, true);
+            assert!(payload > 0 && (payload < mss.into() || payload.is_multiple_of(mss.into())));
+            let len = ETH_LEN + ip_len(remote.family()) + TCP_LEN + options + payload;
+            assert!(len <= 65_562 - 12, "{len} bytes of segments of {mss}");
+        }
+    }
+}

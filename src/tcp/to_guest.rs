@@ -196,8 +196,8 @@ impl Tcp {
         let caps = link.caps();
         let skip = seq.since(self.flow(id).conn.una()) as usize;
         let flow = self.flows.get_mut(id).expect("the caller has just used it");
-        let mss = flow.conn.mss();
         let options = if flow.conn.is_stamped() { STAMP_LEN } else { 0 };
+        let mss = segment_payload(flow.conn.mss(), &key.remote.addr, options, &caps);
         let size = frame_payload(mss, &key.remote.addr, options, caps.tso && caps.csum);
         let head_len = ETH_LEN + ip_len(key.remote.addr.family()) + TCP_LEN + options;
         link.steer(flow.lane(facts.now));

@@ -23,6 +23,11 @@ impl Udp {
             let key = *key;
             let result = if flow.large {
                 match self.framer.receive_large(flow, &key, facts, link, &mut self.counters) {
+                    // It has room, but never for the longest datagram there may be. Others are shorter, or can be cut.
+                    None if link.room() == Room::Free => {
+                        self.expect_large(id, false);
+                        continue;
+                    }
                     None => {
                         self.link_full = true;
                         break;
@@ -41,9 +46,7 @@ impl Udp {
                 Ok((want, got, bytes, full, areas_fit)) => {
                     self.touch(id, Side::Host, (got, bytes), facts);
                     left = left.saturating_sub(got.max(1) * (1 + bytes / got.max(1) / LARGE));
-                    if let Some(flow) = self.table.get_mut(id) {
-                        flow.large = areas_fit && bytes / got.max(1) >= LARGE;
-                    }
+                    self.expect_large(id, areas_fit && bytes / got.max(1) >= LARGE);
                     self.link_full |= full;
                     if full {
                         break;
@@ -66,6 +69,12 @@ impl Udp {
             }
         }
         self.enqueue(id);
+    }
+
+    fn expect_large(&mut self, id: Id, large: bool) {
+        if let Some(flow) = self.table.get_mut(id) {
+            flow.large = large;
+        }
     }
 
     fn starve(&mut self, id: Id) {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::time::Duration;
 
-use spelt::guest::Lane;
+use spelt::guest::{Caps, Lane};
 use spelt::wire::{Csum, Gso};
 
 use crate::world::{Guest, World, pattern};
@@ -94,6 +94,35 @@ fn a_flow_is_bulk_from_its_first_large_burst_on_until_it_is_one_of_questions_and
     assert_eq!(burst(&mut w, 100_000), Lane::Bulk);
     server.write_all(b"answer").unwrap();
     assert_eq!((g.read(&mut w, 6), w.link.lane), (b"answer".to_vec(), Lane::Bulk));
+}
+
+/// What the guest agrees to may be more than its card has buffers for, which its card knows.
+#[test]
+fn segments_fit_the_frames_of_the_link() {
+    for (address, headers) in LOOPBACKS.into_iter().zip([40, 60]) {
+        let mut w = World::new(Caps { csum: false, tso: false, uso: false, mtu: 65520 }, 1000);
+        let listener = TcpListener::bind(address).unwrap();
+        let mut g = Guest::new(4000, listener.local_addr().unwrap());
+        g.mss = 65_460;
+        g.connect(&mut w);
+        let mut server = listener.accept().unwrap().0;
+        for mtu in [65520, 1500, 576] {
+            w.link.caps.mtu = mtu;
+            server.write_all(&pattern(200_000)).unwrap();
+            let (mut all, mut longest) = (Vec::new(), 0);
+            w.until("all of it", |w| {
+                let seen = w.seen();
+                longest = seen.iter().map(|s| s.payload.len()).max().unwrap_or(0).max(longest);
+                all.extend(g.take(&seen));
+                if !seen.is_empty() {
+                    g.ack(w);
+                }
+                all.len() == 200_000
+            });
+            assert!(all == pattern(200_000));
+            assert_eq!(longest, (usize::from(mtu) - headers).min(65_460));
+        }
+    }
 }
 
 #[test]

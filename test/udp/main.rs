@@ -221,6 +221,27 @@ fn datagrams_above_the_mtu_are_fragmented() {
     }
 }
 
+/// The link is not full: nothing would ever tell that it has room.
+#[test]
+fn large_datagrams_arrive_though_the_link_has_no_areas_so_long() {
+    for (v4, caps, room) in [(true, FULL, 60_000), (true, PLAIN, 1500), (false, PLAIN, 1500)] {
+        let mut w = world(caps);
+        w.link.longest = room;
+        let server = loopback(v4);
+        let to = Endpoint::new(gateway(v4), server.local_addr().unwrap().port());
+        w.send(&datagram(40_006, to, 64, b"go"), Offload::NONE).unwrap();
+        w.flush();
+        let peer = server.recv_from(&mut [0; 10]).unwrap().1;
+        for len in [40_000, 40_000, 100, 40_000] {
+            server.send_to(&bytes(len), peer).unwrap();
+            let frames = if len < room { 1 } else { len.div_ceil(1480) };
+            let got = w.pump(frames);
+            assert_eq!(got.len(), frames, "{len} bytes in areas of {room}");
+            assert!(w.udp.pending() == Pending::Nothing && w.udp.counters().drops().count() == 0);
+        }
+    }
+}
+
 #[test]
 fn a_large_datagram_of_the_guest_arrives_whole() {
     for v4 in [true, false] {

@@ -1,19 +1,21 @@
 //! The way of frames to and from the guest, over the pairs of rings that this card has: all of the guest's, or those that were lent
 //! to it. See [`super`].
 
+mod buffers;
+
 use std::collections::VecDeque;
 
-use super::device::{GUEST_CSUM, GUEST_TSO, GUEST_USO, MERGEABLE};
+use super::device::{GUEST_CSUM, GUEST_TSO, GUEST_USO};
 use super::ring::Broken;
-use super::rings::{PAIRS, Pairs, Queue, Rings};
-use super::supply::{Short, Source, Supply, part};
+use super::rings::{PAIRS, Pairs, Rings};
+use super::supply::{Short, part};
 use crate::guest::{Areas, Caps, FRAME_PIECES, Fill, LinkFull, Room, ToGuest};
 use crate::link::socket::Gone;
 use crate::link::{Batch, Input, Tee};
 use crate::sys::memory::{GuestMemory, Piece};
 use crate::wire::checksum::Sum;
 use crate::wire::vnet::{self, VNET_V1_LEN};
-use crate::wire::{ETHERTYPE_IPV6, FRAME_MAX, Gso, Offload, be16};
+use crate::wire::{ETH_LEN, ETHERTYPE_IPV6, FRAME_MAX, Gso, Offload, be16};
 
 /// Frames up to this length are copied whole: to hand on one more piece costs more.
 pub const COPY_WHOLE: usize = 2048;
@@ -21,6 +23,10 @@ pub const COPY_WHOLE: usize = 2048;
 const COPY_HEAD: usize = 256;
 /// Bytes of small frames that may wait for buffers.
 pub const WAITING_BYTES: usize = 1 << 20;
+/// Where large frames were agreed on, drivers have buffers for them, behind the header (virtio 1.2 §5.1.6.3.1).
+const LARGE_FRAME: usize = 65_562 - VNET_V1_LEN;
+/// Whoever has an address takes packets of this length (RFC 1122 §3.3.2): shorter buffers are no reason to make shorter ones.
+const MTU_LEAST: usize = 576;
 /// Chains of one pass, those that make no sense included.
 const CHAINS: usize = 256;
 /// Log lines about broken rings.
@@ -48,13 +54,15 @@ pub struct Card {
     full_at: Option<u16>,
     /// No buffer is left; the driver's kick will tell when there is one.
     full: bool,
+    /// Areas were asked for that no buffers make. Shorter ones may be had at once.
+    too_long: bool,
     /// Small frames that wait for buffers, with their headers, and the bytes of them: a burst of answers may be longer than the
     /// ring, and who does not get one asks again after a second.
     waiting: VecDeque<([u8; VNET_V1_LEN], Vec<u8>)>,
     pub(super) waiting_bytes: usize,
     /// The pair whose ring is looked at first.
     first: usize,
-    /// Frames that waited in vain.
+    /// Frames that waited in vain, or that no buffer holds.
     lost: u64,
     /// Chains that made no sense, and rings.
     faults: u64,
@@ -76,6 +84,7 @@ impl Card {
             patient: false,
             full_at: None,
             full: false,
+            too_long: false,
             broke: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -240,29 +249,6 @@ impl Card {
         self.changed()
     }
 
-    /// There may be buffers again.
-    pub fn writable(&mut self) {
-        self.full = false;
-        while let Some((header, frame)) = self.waiting.pop_front() {
-            if self.with_buffers(|supply, from| supply.send(from, header, &frame)).is_none() {
-                self.waiting.push_front((header, frame));
-                return;
-            }
-            self.waiting_bytes -= frame.len();
-        }
-    }
-
-    /// A small frame may wait for buffers, if there are not too many.
-    fn put_off(&mut self, header: [u8; VNET_V1_LEN], frame: &[u8]) -> Result<(), LinkFull> {
-        let small = frame.len() <= COPY_WHOLE && self.waiting_bytes + frame.len() <= WAITING_BYTES;
-        if !small || !(self.ready || self.away) {
-            return Err(LinkFull);
-        }
-        self.waiting.push_back((header, frame.to_vec()));
-        self.waiting_bytes += frame.len();
-        Ok(())
-    }
-
     /// Ends a loop turn.
     ///
     /// # Errors
@@ -315,65 +301,6 @@ impl Card {
             self.rings.queues[self.outlet].ring.as_ref().filter(|ring| self.full && !self.patient && ring.has_more());
         self.sources.iter().filter_map(frames).chain(buffers).map(|ring| 1 | u64::from(ring.seen()) << 1).next()
     }
-
-    /// Where buffers come from.
-    fn supply(&mut self) -> Option<(&mut Supply, Source<'_>)> {
-        let mergeable = self.rings.has(MERGEABLE);
-        let (queue, memory, log) = self.rings.parts(self.outlet);
-        let Queue { ring: Some(ring), supply, .. } = queue else { return None };
-        Some((supply, Source { ring, memory, log, mergeable }))
-    }
-
-    /// Does what needs buffers, once more if some have come meanwhile. `None`: there are none.
-    fn with_buffers<T>(&mut self, mut act: impl FnMut(&mut Supply, &mut Source<'_>) -> Result<T, Short>) -> Option<T> {
-        if !self.ready {
-            return None;
-        }
-        loop {
-            let (supply, mut from) = self.supply()?;
-            let short = match act(supply, &mut from) {
-                Ok(done) => return Some(done),
-                Err(short) => short,
-            };
-            // The driver may wait for what we have put off.
-            self.rings.publish(self.outlet);
-            match (short, self.listen_for_buffers()?) {
-                (Short::Broken, _) | (_, Err(Broken)) => {
-                    self.patient = false;
-                    self.give_up(self.outlet);
-                    // Another of our pairs may take it.
-                    if !self.ready {
-                        return None;
-                    }
-                }
-                (Short::Empty, Ok(true)) => {}
-                (Short::Empty | Short::TooSmall, Ok(_)) => {
-                    self.full = true;
-                    return None;
-                }
-            }
-        }
-    }
-}
-
-impl Card {
-    /// Asks to be told of buffers: when a good part of the ring has them again, for each time costs both sides a notification.
-    /// If none have come since the last time, of the first one.
-    fn listen_for_buffers(&mut self) -> Option<Result<bool, Broken>> {
-        let quarter = self.rings.queues[self.outlet].num / 4;
-        let full_at = self.full_at;
-        let (_, from) = self.supply()?;
-        let at = from.ring.seen();
-        let patient = full_at != Some(at);
-        let told = from.ring.listen_for(if patient { quarter.max(1) } else { 1 }, from.log);
-        (self.full_at, self.patient) = (Some(at), patient && quarter > 1);
-        Some(told)
-    }
-
-    /// There may be buffers, but not so many that the driver tells of them: to be looked at after a while.
-    pub fn is_stuck(&self) -> bool {
-        self.full && self.patient
-    }
 }
 
 impl ToGuest for Card {
@@ -381,7 +308,11 @@ impl ToGuest for Card {
         let csum = self.rings.has(GUEST_CSUM);
         let large = csum && self.rings.queues[self.outlet].num >= LARGE_RING;
         let (tso, uso) = (self.rings.has(GUEST_TSO), self.rings.has(GUEST_USO));
-        Caps { csum, tso: large && tso, uso: large && uso, mtu: self.mtu }
+        // A frame that no buffer holds would be lost without a word.
+        let fits = self.rings.queues[self.outlet].supply.fits().unwrap_or(FRAME_MAX);
+        let large = large && fits >= LARGE_FRAME;
+        let most = fits.saturating_sub(ETH_LEN).clamp(MTU_LEAST, usize::from(u16::MAX)) as u16;
+        Caps { csum, tso: large && tso, uso: large && uso, mtu: self.mtu.min(most) }
     }
 
     fn room(&self) -> Room {
@@ -396,8 +327,19 @@ impl ToGuest for Card {
 
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), LinkFull> {
         let header = header(frame, offload);
-        if !self.waiting.is_empty() || self.with_buffers(|supply, from| supply.send(from, header, frame)).is_none() {
-            self.put_off(header, frame)?;
+        let sent = if self.waiting.is_empty() {
+            self.with_buffers(|supply, from| supply.send(from, header, frame))
+        } else {
+            Err(Short::Empty)
+        };
+        match sent {
+            Ok(()) => {}
+            // Nothing would ever tell that there is room for it: whoever sends goes on as after any loss.
+            Err(Short::TooSmall) => {
+                self.lost += 1;
+                return Ok(());
+            }
+            Err(Short::Empty | Short::Broken) => self.put_off(header, frame)?,
         }
         self.tee.to_guest(frame, &[]);
         Ok(())
@@ -409,7 +351,9 @@ impl ToGuest for Card {
         }
         // Buffers behind a message that is shorter than its area would be used before those in front of them.
         let areas = if fill == Fill::Messages { 1 } else { areas };
-        self.with_buffers(|supply, from| supply.reserve(from, areas, head_len, len)).unwrap_or(0)
+        let reserved = self.with_buffers(|supply, from| supply.reserve(from, areas, head_len, len));
+        self.too_long |= reserved == Err(Short::TooSmall);
+        reserved.unwrap_or(0)
     }
 
     fn areas<'a>(&'a mut self, list: &mut Areas<'a>) {

@@ -97,6 +97,23 @@ impl Driver {
         self.put(base + AVAILABLE + 2, &self.offered[ring].to_le_bytes());
     }
 
+    /// Offers a buffer of this many pieces of `len` bytes, in a table of its own, to be filled.
+    pub fn offer_table(&mut self, pieces: u64, len: u32) {
+        let table: Vec<u8> = (0..pieces)
+            .flat_map(|i| {
+                let at = 2 * BUFFERS + i * u64::from(len);
+                let flags = u16::from(i + 1 < pieces) | 2;
+                [&at.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &(i as u16 + 1).to_le_bytes()]
+                    .concat()
+            })
+            .collect();
+        self.put(BUFFERS, &table);
+        let first = u64::from(self.offered[0]) * 8 % u64::from(NUM);
+        self.offer(0, &[(BUFFERS, table.len() as u32, false)]);
+        // VIRTQ_DESC_F_INDIRECT.
+        self.put(16 * first + 12, &4u16.to_le_bytes());
+    }
+
     /// Offers `n` buffers of `len` bytes to be filled.
     pub fn offer_room(&mut self, n: u64, len: u32) {
         self.offer_room_in(0, n, len);

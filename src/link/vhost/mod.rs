@@ -11,7 +11,8 @@
 //!
 //! *To the guest.* The driver's buffers are taken ahead of need ([`supply`]) and lent to whoever receives from the host, so that the
 //! kernel writes payload to where the guest will find it. A frame over several buffers is published at once. When there
-//! are too few, [`Room::Full`] says so, and the driver's kick when there are more; small frames wait here meanwhile.
+//! are too few, [`Room::Full`] says so, and the driver's kick when there are more; small frames wait here meanwhile. Those that
+//! no buffers would ever hold are lost: what buffers hold is learned, and frames are made for that.
 //!
 //! *Notifications.* While a ring is worked on its other side is not told, nor tells; whoever waits says so and looks once more.
 //!

@@ -46,6 +46,8 @@ pub struct Chain {
     pub id: u16,
     /// Bytes of all pieces; 0 for a chain that makes no sense, of which there are none.
     pub len: usize,
+    /// Entries of the ring's own table that it takes up.
+    pub entries: usize,
 }
 
 /// The driver's index is where it cannot be.
@@ -105,6 +107,11 @@ impl Ring {
         })
     }
 
+    /// How many descriptors there are, in chains of one or more.
+    pub fn num(&self) -> u16 {
+        self.num
+    }
+
     /// Where the entries end that we know of.
     pub fn seen(&self) -> u16 {
         self.seen
@@ -135,11 +142,11 @@ impl Ring {
         let id = self.available.load_u16(entry, Ordering::Relaxed);
         self.next = self.next.wrapping_add(1);
         let before = pieces.len();
-        let len = self.walk(id, memory, pieces).unwrap_or_else(|| {
+        let (len, entries) = self.walk(id, memory, pieces).unwrap_or_else(|| {
             pieces.truncate(before);
-            0
+            (0, 0)
         });
-        Ok(Some(Chain { id, len }))
+        Ok(Some(Chain { id, len, entries }))
     }
 
     /// Chain `id` is the driver's again, with `len` bytes written to it, as soon as that is published.
@@ -222,9 +229,11 @@ impl Ring {
         Ok(())
     }
 
-    /// Appends the pieces of the chain that begins at `head`; `None` if it makes no sense.
-    fn walk(&self, head: u16, memory: &GuestMemory, pieces: &mut Vec<Piece>) -> Option<usize> {
+    /// Appends the pieces of the chain that begins at `head`; returns their bytes, and the entries of the ring's own table that
+    /// it takes up. `None` if it makes no sense.
+    fn walk(&self, head: u16, memory: &GuestMemory, pieces: &mut Vec<Piece>) -> Option<(usize, usize)> {
         let (mut indirect, mut entries) = (None, u32::from(self.num));
+        let mut own = 0;
         let (mut at, mut total) = (u32::from(head), 0usize);
         // One more than there are descriptors is a loop.
         for _ in 0..CHAIN_MAX + 1 {
@@ -233,7 +242,10 @@ impl Ring {
             }
             let raw = match indirect {
                 Some(table) => memory.read(table + u64::from(at) * DESCRIPTOR as u64)?,
-                None => self.descriptors.read(at as usize * DESCRIPTOR),
+                None => {
+                    own += 1;
+                    self.descriptors.read(at as usize * DESCRIPTOR)
+                }
             };
             let d = Descriptor::of(&raw);
             if d.flags & INDIRECT != 0 {
@@ -255,7 +267,7 @@ impl Ring {
                 return None;
             }
             if d.flags & NEXT == 0 {
-                return Some(total);
+                return Some((total, own));
             }
             at = u32::from(d.next);
         }

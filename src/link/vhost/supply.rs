@@ -30,6 +30,8 @@ pub struct Supply {
     payload_len: usize,
     /// The last frame did not fill its area, so none of the others may be used.
     ended: bool,
+    /// See [`Supply::fits`].
+    fits: Option<usize>,
     scratch: Vec<Piece>,
 }
 
@@ -38,6 +40,8 @@ struct Buffer {
     id: u16,
     pieces: usize,
     room: usize,
+    /// Of the ring's table.
+    entries: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,10 +59,12 @@ struct Area {
 /// Why there are no buffers for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Short {
-    /// The driver has offered no more.
+    /// The driver has offered no more. It will.
     Empty,
-    /// The next buffer is too small, and no frame may lie in several.
+    /// It never will be: the next buffer is too small and no frame may lie in several, or the ring is full of buffers and all
+    /// of them are too small, or they are in too many pieces.
     TooSmall,
+    /// Nothing in the ring can be relied on, or there is none.
     Broken,
 }
 
@@ -84,7 +90,12 @@ impl Supply {
         self.buffers.len()
     }
 
-    /// Nothing was taken.
+    /// The longest frame that the driver's buffers hold, once it is known that there are longer ones.
+    pub fn fits(&self) -> Option<usize> {
+        self.fits
+    }
+
+    /// Nothing was taken, and nothing is known.
     pub fn clear(&mut self) {
         *self = Supply::default();
     }
@@ -103,38 +114,84 @@ impl Supply {
     ) -> Result<usize, Short> {
         self.cancel();
         (self.head_len, self.payload_len) = (head_len, payload_len);
+        let len = VNET_V1_LEN + head_len + payload_len;
         let mut place = Place::default();
         while self.areas.len() < areas.min(SLOTS_MAX) {
-            let found = self.find(from, place, VNET_V1_LEN + head_len + payload_len);
+            let found = self.find(from, place, len);
             match found {
                 Ok(area) if area.pieces.end <= PIECES_MAX => {
                     place = Place { buffer: area.buffers.end, piece: area.pieces.end };
                     self.areas.push(area);
                 }
                 _ if !self.areas.is_empty() => break,
-                Ok(_) => return Err(Short::TooSmall),
+                Ok(area) => {
+                    // It may not need all pieces of its last buffer.
+                    let room = self.pieces.range(..PIECES_MAX).map(Piece::len).sum();
+                    if room < len {
+                        return Err(self.too_small(place, room));
+                    }
+                    self.areas.push(area);
+                    break;
+                }
                 Err(short) => return Err(short),
             }
         }
         Ok(self.areas.len())
     }
 
+    /// Learns what a buffer holds where a frame may not lie in several, before there is a frame for it.
+    ///
+    /// # Errors
+    /// [`Short::Broken`], or there is none.
+    pub fn measure(&mut self, from: &mut Source<'_>) -> Result<(), Short> {
+        if !from.mergeable && self.fits.is_none() {
+            if self.buffers.is_empty() {
+                self.take(from)?;
+            }
+            self.note(self.buffers[0].room);
+        }
+        Ok(())
+    }
+
     /// Buffers from `place` on for `len` bytes.
     fn find(&mut self, from: &mut Source<'_>, place: Place, len: usize) -> Result<Area, Short> {
         let (mut end, mut room) = (place, 0);
+        let most = if from.mergeable { BUFFERS_MAX } else { 1 };
         while room < len {
+            if end.buffer - place.buffer == most {
+                return Err(self.too_small(place, room));
+            }
             if end.buffer == self.buffers.len() {
-                self.take(from)?;
+                match self.take(from) {
+                    Err(Short::Empty) if self.is_all(from.ring) => return Err(self.too_small(place, room)),
+                    taken => taken?,
+                }
             }
             let buffer = self.buffers[end.buffer];
             room += buffer.room;
             end = Place { buffer: end.buffer + 1, piece: end.piece + buffer.pieces };
-            let most = if from.mergeable { BUFFERS_MAX } else { 1 };
-            if room < len && end.buffer - place.buffer == most {
-                return Err(Short::TooSmall);
-            }
         }
         Ok(Area { buffers: place.buffer..end.buffer, pieces: place.piece..end.piece })
+    }
+
+    /// True if the ring has no place for another buffer while we have these. A driver that never fills its ring is waited for.
+    fn is_all(&self, ring: &Ring) -> bool {
+        let entries = || self.buffers.iter().map(|buffer| buffer.entries);
+        entries().min().is_some_and(|least| entries().sum::<usize>() + least > usize::from(ring.num()))
+    }
+
+    /// From `place` on no more than `room` bytes lie in one frame.
+    fn too_small(&mut self, place: Place, room: usize) -> Short {
+        // What lies behind others says nothing about the next frame.
+        if place.buffer == 0 {
+            self.note(room);
+        }
+        Short::TooSmall
+    }
+
+    fn note(&mut self, room: usize) {
+        let fits = room.saturating_sub(VNET_V1_LEN);
+        self.fits = Some(self.fits.map_or(fits, |before| before.min(fits)));
     }
 
     /// One more buffer from the ring.
@@ -143,8 +200,8 @@ impl Supply {
             None => Err(Short::Empty),
             // It cannot be given back before those in front of it, and a frame over it could not be told from others.
             Some(Chain { len: 0, .. }) => Err(Short::Broken),
-            Some(Chain { id, len }) => {
-                self.buffers.push_back(Buffer { id, pieces: self.scratch.len(), room: len });
+            Some(Chain { id, len, entries }) => {
+                self.buffers.push_back(Buffer { id, pieces: self.scratch.len(), room: len, entries });
                 self.pieces.extend(self.scratch.drain(..));
                 Ok(())
             }

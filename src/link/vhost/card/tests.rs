@@ -1,4 +1,4 @@
-//! Rings that are lent: one guest, several cards.
+//! Rings that are lent: one guest, several cards. And what buffers do not hold.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,8 +10,8 @@ use std::thread;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vhost::vhost_user::message::FrontendReq;
 
-use super::super::device::LOG_ALL;
-use super::super::driver::{Driver, addresses, u32s, u64s};
+use super::super::device::{LOG_ALL, MERGEABLE};
+use super::super::driver::{Driver, NUM, addresses, u32s, u64s};
 use super::super::tests::{PLAIN, PROTOCOL, VERSION, bytes, listen_to};
 use super::super::{Vhost, Watch};
 use super::*;
@@ -343,4 +343,129 @@ fn a_full_ring_is_looked_at_again_if_the_driver_tells_of_nothing() {
     driver.offer_room(1, 1500);
     link.writable();
     assert_eq!(reserve(&mut link), 1);
+}
+
+/// The longest frame of Ethernet with the header of the driver's, which is the least that it gives.
+const ORDINARY: u32 = 1526;
+
+/// A guest at a link of the default MTU, whose driver has not agreed to anything but this.
+fn plain_guest(features: u64) -> (Vhost, Driver) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut link = Vhost::connected(ours.into(), 65520, Tee::default());
+    let driver = Driver::start(theirs, features | VERSION | PROTOCOL);
+    listen_to(&mut link);
+    (link, driver)
+}
+
+/// They were put back in front of the others, for ever.
+#[test]
+fn frames_that_no_buffer_holds_are_lost_and_others_go_on() {
+    let (mut link, mut driver) = plain_guest(0);
+    // Nobody knows yet how long buffers are.
+    assert_eq!(link.caps().mtu, 65520);
+    for len in [60, 2000, 70] {
+        link.send(&bytes(len), Offload::NONE).unwrap();
+    }
+    driver.offer_room(6, ORDINARY);
+    link.writable();
+    link.flush().unwrap();
+    assert_eq!((used(&mut driver, 0), link.lost(), link.card.waiting_bytes), (vec![72, 82], 1, 0));
+    assert_eq!((link.room(), link.caps().mtu), (Room::Free, 1500));
+    for len in [1515, 1514, 80] {
+        link.send(&bytes(len), Offload::NONE).unwrap();
+    }
+    link.flush().unwrap();
+    assert_eq!((used(&mut driver, 0), link.lost(), link.room()), (vec![1526, 92], 2, Room::Free));
+    assert_eq!((link.card.audit(), link.sent().0), (Ok(()), 5));
+}
+
+/// The link was full for TCP as well, as often as a datagram was waited for.
+#[test]
+fn areas_that_no_buffer_holds_leave_room_for_others() {
+    let (mut link, mut driver) = plain_guest(GUEST_CSUM | GUEST_TSO);
+    // Before it has been looked at: as if the kick came later.
+    driver.offer_room(6, ORDINARY);
+    assert!(link.caps().tso);
+    assert_eq!((link.reserve(8, 42, 65_507, Fill::Messages), link.room()), (0, Room::Free));
+    // Whoever asked in vain, and has nothing else to wait for, is called again.
+    assert!(link.is_stuck());
+    assert_eq!(link.caps(), Caps { csum: true, tso: false, uso: false, mtu: 1500 });
+    assert_eq!(link.reserve(2, 54, 1460, Fill::Stream), 2);
+    link.commit(&[7; 54], 1460, Offload::NONE).unwrap();
+    link.cancel();
+    link.writable();
+    assert!(!link.is_stuck());
+    assert_eq!((link.reserve(1, 54, 1461, Fill::Stream), used(&mut driver, 0)), (0, vec![1526]));
+}
+
+/// Of buffers that hold all that was agreed on nothing changes.
+#[test]
+fn drivers_with_long_buffers_get_large_frames() {
+    let (mut link, mut driver) = plain_guest(GUEST_CSUM | GUEST_TSO | GUEST_USO);
+    driver.offer_room(2, 65_562);
+    link.writable();
+    assert_eq!(link.caps(), Caps { csum: true, tso: true, uso: true, mtu: 65520 });
+    assert_eq!((link.reserve(1, 42, 65_507, Fill::Messages), link.room()), (1, Room::Free));
+}
+
+#[test]
+fn a_full_ring_that_does_not_hold_a_frame_never_will() {
+    let (mut link, mut driver) = plain_guest(MERGEABLE | GUEST_CSUM | GUEST_TSO);
+    driver.offer_room(u64::from(NUM) - 1, 100);
+    link.writable();
+    // There is place for another buffer, which may be a long one.
+    assert_eq!((link.reserve(1, 54, 40_000, Fill::Stream), link.room()), (0, Room::Full));
+    link.send(&bytes(60), Offload::NONE).unwrap();
+    link.flush().unwrap();
+    assert_eq!(used(&mut driver, 0), [72]);
+    driver.offer_room(2, 100);
+    link.writable();
+    assert_eq!((link.reserve(1, 54, 40_000, Fill::Stream), link.room()), (0, Room::Free));
+    assert_eq!(link.caps(), Caps { csum: true, tso: false, uso: false, mtu: 25_600 - 12 - 14 });
+    link.send(&bytes(30_000), Offload::NONE).unwrap();
+    assert_eq!((link.lost(), link.reserve(1, 54, 25_600 - 66, Fill::Stream)), (1, 1));
+    link.commit(&[7; 54], 25_600 - 66, Offload::NONE).unwrap();
+    link.cancel();
+    link.flush().unwrap();
+    assert_eq!(used(&mut driver, 0), [100; NUM as usize]);
+    // They are the driver's, which may have others for us.
+    assert_eq!((link.reserve(1, 54, 1000, Fill::Stream), link.room()), (0, Room::Full));
+}
+
+#[test]
+fn only_pieces_that_a_frame_needs_count() {
+    for (pieces, holds) in [(400, 32_000), (320, 32_000), (321, 32_000)] {
+        let (mut link, mut driver) = plain_guest(0);
+        driver.offer_table(pieces, 100);
+        link.writable();
+        assert_eq!(link.reserve(1, 54, holds - 66, Fill::Stream), 1, "{pieces}");
+        let mut areas = Areas::new();
+        link.areas(&mut areas);
+        assert_eq!(areas.len(), 320);
+        drop(areas);
+        assert_eq!((link.reserve(1, 54, holds - 65, Fill::Stream), link.room()), (0, Room::Free), "{pieces}");
+        assert_eq!(usize::from(link.caps().mtu), holds - 12 - 14);
+    }
+}
+
+#[test]
+fn another_driver_begins_anew() {
+    let (mut link, mut driver) = plain_guest(MERGEABLE);
+    link.send(&bytes(2000), Offload::NONE).unwrap();
+    link.send(&bytes(60), Offload::NONE).unwrap();
+    for (features, len, mtu) in [(0, ORDINARY, 1500), (0, 4096, 4096 - 26), (MERGEABLE, ORDINARY, 65520)] {
+        driver.say(FrontendReq::RESET_DEVICE, &[], &[]);
+        listen_to(&mut link);
+        assert_eq!((link.room(), link.caps().mtu), (Room::Nobody, 65520));
+        let socket = driver.socket.try_clone().unwrap();
+        driver = Driver::start(socket, features | VERSION | PROTOCOL);
+        driver.offer_room(3, len);
+        listen_to(&mut link);
+        assert_eq!((link.room(), link.caps().mtu), (Room::Free, mtu));
+        // What waited for the first one, as far as that has a place.
+        assert_eq!((link.lost(), link.card.waiting_bytes, link.card.audit()), (1, 0, Ok(())));
+    }
+    link.send(&bytes(2000), Offload::NONE).unwrap();
+    link.flush().unwrap();
+    assert_eq!(used(&mut driver, 0), [1526, 2012 - 1526]);
 }

@@ -150,7 +150,7 @@ fn chains_that_make_no_sense_have_no_bytes() {
         world.write(queue.avail_addr().0 + 2, &1u16.to_le_bytes());
         let mut pieces = Vec::new();
         let taken = ring.take(&world.ours, &mut pieces);
-        assert_eq!((taken, pieces.len()), (Ok(Some(Chain { id: 0, len: 0 })), 0), "{what}");
+        assert_eq!((taken, pieces.len()), (Ok(Some(Chain { id: 0, len: 0, entries: 0 })), 0), "{what}");
     }
 }
 
@@ -172,7 +172,7 @@ fn a_head_that_is_no_descriptor_has_no_bytes() {
     let queue = world.queue();
     let mut ring = world.ring(&queue, false, Direction::FromGuest);
     world.write(queue.avail_addr().0 + 2, &[1, 0, 0xff, 0xff]);
-    assert_eq!(ring.take(&world.ours, &mut Vec::new()), Ok(Some(Chain { id: 0xffff, len: 0 })));
+    assert_eq!(ring.take(&world.ours, &mut Vec::new()), Ok(Some(Chain { id: 0xffff, len: 0, entries: 0 })));
 }
 
 #[test]
