@@ -79,7 +79,7 @@ impl Call {
 }
 
 /// Of the argument with this index.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Test {
     Is(u8, u32),
     /// Index, mask, and what is left under it.
@@ -218,7 +218,11 @@ const COMMON: &[Call] = calls!(
     SYS_getrandom, ENGINE, ALWAYS, "secrets of hash tables";
     SYS_mmap, RESPONDER, NOT_EXECUTABLE, "memory", rare: "if many targets are asked for";
     SYS_munmap, RESPONDER, ALWAYS, "memory that goes back", rare: "if many targets are asked for";
-    SYS_madvise, RESPONDER, CODE, "code that only the start needs";
+    SYS_madvise, RESPONDER, CODE, "code that only the start needs; large pages";
+    SYS_madvise, HELPERS, LARGE_PAGES, "memory in large pages", rare: "if the C library is told to (glibc.malloc.hugetlb)";
+    SYS_madvise, FOLLOWER, LARGE_PAGES, "the same", rare: "if the C library is told to (glibc.malloc.hugetlb)";
+    SYS_prctl, ALL, NAMES, "names of memory in /proc", rare: "if the C library is told to (glibc.mem.decorate_maps)",
+        refused: libc::EINVAL;
     SYS_getrandom, RESPONDER, ALWAYS, "secrets of hash tables", rare: "if they were not needed before";
     SYS_futex, RESPONDER, ALWAYS, "locks", rare: "there is one thread";
     // Files that are open.
@@ -426,7 +430,11 @@ const NOT_EXECUTABLE: &[&[Test]] = &[&[Test::Bits(2, libc::PROT_EXEC as u32, 0)]
 /// Not to write, nor to make.
 const TO_READ: &[&[Test]] = &[&[Test::Bits(2, (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u32, 0)]];
 
-const CODE: &[&[Test]] = &[&[Test::Is(2, libc::MADV_DONTNEED as u32)]];
+const CODE: &[&[Test]] = &[&[Test::Is(2, libc::MADV_DONTNEED as u32)], LARGE_PAGES[0]];
+/// A hint of allocators, where memory grows.
+const LARGE_PAGES: &[&[Test]] = &[&[Test::Is(2, libc::MADV_HUGEPAGE as u32)]];
+/// A kernel without such names says that there is no such request (`CONFIG_ANON_VMA_NAME`), and nobody asks again.
+const NAMES: &[&[Test]] = &[&[Test::Is(0, libc::PR_SET_VMA as u32)]];
 const PROBE: &[&[Test]] = &[&[Test::Is(1, 0)]];
 const ABORT: &[&[Test]] = &[&[Test::Own(0), Test::Is(2, libc::SIGABRT as u32)]];
 const ABORT_OF_MUSL: &[&[Test]] = &[&[Test::Is(1, libc::SIGABRT as u32)]];
@@ -445,6 +453,17 @@ mod tests {
             numbers.sort_unstable();
             numbers.dedup();
             assert_eq!(numbers.len(), calls, "{role:?}");
+        }
+    }
+
+    /// The C library may be told to give them, and goes on without.
+    #[test]
+    fn hints_about_memory_end_nobody() {
+        for role in Role::all() {
+            let of = |number| all().find(|c| c.number == number && c.roles.contains(role)).unwrap();
+            let (large, names) = (of(libc::SYS_madvise), of(libc::SYS_prctl));
+            assert!(large.only.is_empty() || large.only.contains(&LARGE_PAGES[0]), "{role:?}");
+            assert_eq!((names.only, names.refused), (NAMES, Some(libc::EINVAL)), "{role:?}");
         }
     }
 

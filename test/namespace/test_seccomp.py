@@ -114,6 +114,14 @@ class Forbidden(Case):
             done = self.make(role, "openat")
             self.assertEqual(json.loads(done.stdout), {"result": -1, "errno": 2}, done.stderr)
 
+    def test_hints_of_the_c_library_end_nobody(self):
+        """GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.mem.decorate_maps=1 has it give them."""
+        for role in ROLES:
+            done = self.make(role, "madvise large pages")
+            self.assertEqual(done.returncode, 0, (role, done.stderr))
+            done = self.make(role, "prctl name")
+            self.assertEqual(json.loads(done.stdout or "0"), {"result": -1, "errno": errno.EINVAL}, (role, done.stderr))
+
     def test_a_bug_is_still_told(self):
         with unittest.mock.patch.dict(os.environ, RUST_BACKTRACE="1"):
             done = self.make("run", "panic")
