@@ -21,7 +21,9 @@ pub fn check(fd: &impl AsFd) -> io::Result<()> {
     }
 }
 
-/// Never to wait, whatever `fd` is: whoever gave it may have filled it.
+/// Not to wait for whoever gave it and has filled it. `O_NONBLOCK` belongs to what `fd` refers to, not to our number for it
+/// (fcntl(2)), so the giver can take it back, and have the next write wait for ever. That harms nobody else: a process serves
+/// one hypervisor, and SIGKILL ends it. A look before each write would cost a call for each notification, and leave a gap.
 ///
 /// # Errors
 /// As [`check`], or the kernel's.

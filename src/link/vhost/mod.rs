@@ -3,7 +3,8 @@
 //! *The conversation.* The hypervisor connects, as to any machine's socket, and says what it and the guest's driver have agreed
 //! on, where the memory is and where the rings are ([`device`], [`message`]). It is listened to between passes over the rings,
 //! so nothing that it takes away is in use. A request that we do not know, or that makes no sense, is refused and changes
-//! nothing; only what is no message at all ends the connection. The process goes on in any case.
+//! nothing; only what is no message at all ends the connection. The process goes on whatever is said. What a hypervisor can do
+//! to it with descriptors that it gave: [`crate::sys::event::prepare`].
 //!
 //! *From the guest.* A pass takes chains of descriptors from the rings ([`ring`]). Small frames are copied whole; of large ones the
 //! first bytes, in which all headers are, and the rest is handed on where it is: the kernel sends it from there. Chains go back
