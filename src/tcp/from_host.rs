@@ -9,6 +9,13 @@ use crate::guest::{Facts, Room, ToGuest};
 use crate::sys::iov::{Gather, Scatter};
 use crate::sys::is_exhaustion;
 
+impl Flow {
+    fn has_more_to_move(&self) -> bool {
+        let waits_for_ack = self.conn.state() == State::Established && self.readable && self.conn.in_flight() > 0;
+        (self.queued || waits_for_ack) && !self.conn.host_has_ended()
+    }
+}
+
 impl Tcp {
     /// An event on the flow's socket. A stale id is ignored.
     pub fn from_host(&mut self, id: Id, ready: Ready, facts: &Facts<'_>, link: &mut dyn ToGuest, timers: &mut Wheel) {
@@ -32,9 +39,9 @@ impl Tcp {
             self.flows.touch(id);
             self.push(id, facts, link);
         }
-        // Behind what waits for its turn or for the link, the error is found when that has been moved.
+        // Behind what waits for its turn, for the link or for an ACK, the error is found when that has been moved.
         if ready.error
-            && self.flows.get(id).is_some_and(|flow| !flow.queued || flow.conn.host_has_ended())
+            && self.flows.get(id).is_some_and(|flow| !flow.has_more_to_move())
             && let Some(e) = self.error(id)
         {
             self.host_failed(id, &e, facts, link);

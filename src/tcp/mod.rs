@@ -18,8 +18,8 @@
 //! window (so about one bandwidth-delay product waits unsent, as it would in any program's socket), and a remainder of at
 //! most one window. Cutting the unsent part further with `TCP_NOTSENT_LOWAT` (256 KiB, 1 MiB) was tried: it cost 15 to 25 %
 //! of the throughput over loopback. A reset or timeout of the host's connection becomes a RST to the guest as soon as the
-//! kernel reports it; but behind bytes that came before it and wait for the guest's part in the handshake, for their turn or
-//! for the link.
+//! kernel reports it; but behind bytes that came before it and wait for the guest's part in the handshake, for their turn, for
+//! the link, or for room that an acknowledgement under way may make.
 //!
 //! ## The window we offer
 //!

@@ -55,7 +55,9 @@ impl Tcp {
             let stop = self.push_data(id, facts, link);
             waits = matches!(stop, Stop::Link | Stop::Budget | Stop::Memory);
             match stop {
-                Stop::HostData | Stop::HostEnd | Stop::GuestWindow if self.flow(id).failed.is_some() => return false,
+                // What is under way may make room. Nobody asks for a window that stays shut.
+                Stop::GuestWindow if self.flow(id).failed.is_some() => return self.flow(id).conn.in_flight() > 0,
+                Stop::HostData | Stop::HostEnd if self.flow(id).failed.is_some() => return false,
                 // An end that hides behind bytes peeked before (old kernels) is looked for after each ACK.
                 Stop::HostData => {
                     let flow = self.flow(id);

@@ -157,6 +157,38 @@ fn a_reset_that_a_segment_meets_waits_as_well() {
     assert!(seen.last().unwrap().has('R') && w.tcp.is_empty());
 }
 
+/// Room that acknowledgements under way will make is there for what came before a reset.
+#[test]
+fn a_reset_waits_for_acknowledgements() {
+    for by_event in [true, false] {
+        let mut w = World::plain();
+        let (mut g, mut server) = connected(&mut w);
+        g.window = 20;
+        g.send(&mut w, ".", b"unread");
+        let data = pattern(20_000);
+        server.write_all(&data).unwrap();
+        drop(server);
+        if by_event {
+            w.settle();
+        } else {
+            w.turn(1);
+        }
+        for _ in 0..3 {
+            g.send(&mut w, ".", b"more");
+            w.turn(1);
+        }
+        let mut got = Vec::new();
+        w.until("the RST", |w| {
+            let seen = w.seen();
+            got.extend(g.take(&seen));
+            g.ack(w);
+            seen.iter().any(|s| s.has('R'))
+        });
+        assert!(got == data, "{} bytes", got.len());
+        assert!(w.tcp.is_empty());
+    }
+}
+
 /// A server that answers while the guest's upload fills all there is on the way, and closes.
 #[test]
 fn an_answer_comes_before_the_reset_that_a_remainder_meets() {
