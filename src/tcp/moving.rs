@@ -65,7 +65,8 @@ impl Tcp {
         if flow.half_open {
             self.embryonic.push_back(id);
         }
-        if flow.conn.state() == State::TimeWait {
+        // With a remainder, it is noted when that has left.
+        if flow.conn.state() == State::TimeWait && flow.held.is_empty() {
             self.waits(id);
         }
         self.half_open += usize::from(flow.half_open);
