@@ -94,7 +94,7 @@ impl Engine {
         for _ in 0..MESSAGES {
             let Some(crew) = &self.crew else { return };
             let Some(message) = crew.receive() else { return };
-            self.obey(message, now);
+            self.obey(message, now.max(self.not_before));
         }
         self.crew.iter().for_each(|crew| crew.wake(crew.me));
     }
