@@ -363,7 +363,9 @@ impl Engine {
     /// What leads on for a guest that has to renew its leases first, and for programs that have not looked again.
     fn former(&mut self, old: &Plan, new: &Plan, now: Instant) -> Vec<Former> {
         let mut all = std::mem::take(&mut self.nat.former);
-        if old.nat != new.nat {
+        // Which further addresses are shared leads nowhere.
+        let rules = |plan: &Plan| Nat { shared: Vec::new(), ..plan.nat.clone() };
+        if rules(old) != rules(new) {
             let latest = Former {
                 map_host_loopback: old.nat.map_host_loopback,
                 dns_forward: old.nat.dns_forward,
