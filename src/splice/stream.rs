@@ -227,7 +227,7 @@ impl Streams {
                 Err(_) => {
                     // What the other side has sent may not have been told of yet.
                     let other = &mut flow.lanes[1 - side];
-                    (other.readable, other.read_closed) = (true, true);
+                    (other.readable, other.read_closed, other.blocked) = (true, true, false);
                     return self.fail(1 - side, id, now);
                 }
             }
