@@ -233,7 +233,8 @@ impl Attributes {
             return self.index.map(|index| (index, vec![hop])).into_iter().collect();
         }
         let mut ways: Ways = Vec::new();
-        for h in &self.multipath {
+        // Those whose interface is down the kernel does not use either.
+        for h in self.multipath.iter().filter(|h| !h.flags.contains(RouteNextHopFlags::Dead)) {
             match ways.iter_mut().find(|(index, _)| *index == h.interface_index) {
                 Some((_, hops)) => hops.push(next_hop(h)),
                 None => ways.push((h.interface_index, vec![next_hop(h)])),
@@ -352,6 +353,14 @@ mod tests {
         let gateways: Vec<_> = found.iter().map(|r| (r.index, r.route.hops.len(), r.route.gateway())).collect();
         let gateway = |n: u8| Some(Addr::v4([10, 0, 0, n]));
         assert_eq!(gateways, [(3, 1, gateway(2)), (4, 1, gateway(4)), (2, 2, gateway(3))]);
+        let mut down = several.clone();
+        // rtnh_flags of the second: RTNH_F_DEAD.
+        down[16 + 2] = 1;
+        let found = routes_of(HEAD, &[(MULTIPATH, &down)]);
+        assert_eq!(found.iter().map(|r| r.index).collect::<Vec<_>>(), [4, 2]);
+        down.truncate(32);
+        down[2] = 1;
+        assert_eq!(routes_of(HEAD, &[(MULTIPATH, &down)]), [], "no way is left");
     }
 
     #[test]
