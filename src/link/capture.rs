@@ -2,9 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::wire::pcap;
 
@@ -22,6 +25,8 @@ pub struct Capture {
 
 /// Kept at most.
 const BUFFER_BYTES: usize = 256 << 10;
+/// How long the end may wait for a reader, in all.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Capture {
     /// Creates or truncates the file, readable by its owner only. A FIFO needs somebody who reads it.
@@ -32,7 +37,9 @@ impl Capture {
         let mut options = OpenOptions::new();
         options.create(true).truncate(true).write(true).mode(0o600).custom_flags(libc::O_NONBLOCK);
         let file = options.open(path).map_err(|e| match e.raw_os_error() {
-            Some(libc::ENXIO) => io::Error::other("nobody reads it: start its reader first"),
+            Some(libc::ENXIO) => {
+                io::Error::other("it is a socket, or a FIFO that nobody reads: start its reader first")
+            }
             _ => e,
         })?;
         let mut capture = Capture { out: Some(file), buffer: Vec::new(), full: false, missing: 0 };
@@ -107,6 +114,16 @@ impl Capture {
 impl Drop for Capture {
     fn drop(&mut self) {
         self.flush();
+        let end = Instant::now() + PATIENCE;
+        while let Some(out) = self.out.as_ref().filter(|_| !self.buffer.is_empty()) {
+            let left =
+                PollTimeout::try_from(end.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::ZERO);
+            if !matches!(poll(&mut [PollFd::new(out.as_fd(), PollFlags::POLLOUT)], left), Ok(1..)) {
+                log::warn!("the end of the packet capture file is missing: its reader took nothing for {PATIENCE:?}");
+                break;
+            }
+            self.flush();
+        }
         if self.missing > 0 {
             log::warn!("{} frames are missing in the packet capture file, whose reader was too slow", self.missing);
         }
@@ -140,7 +157,7 @@ mod tests {
         let path = dir.path().join("fifo");
         nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
         let e = Capture::create(&path).unwrap_err();
-        assert_eq!(e.to_string(), "nobody reads it: start its reader first");
+        assert!(e.to_string().ends_with("a FIFO that nobody reads: start its reader first"));
         let mut reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
         let mut capture = Capture::create(&path).unwrap();
         for _ in 0..1000 {
@@ -158,6 +175,25 @@ mod tests {
         capture.record(&[&[7; 14]]);
         capture.flush();
         assert!(capture.out.is_none(), "nobody reads any more");
+    }
+
+    #[test]
+    fn the_end_comes_whole_if_its_reader_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
+        let mut reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let mut capture = Capture::create(&path).unwrap();
+        (0..100).for_each(|_| capture.record(&[&[7; 1500]]));
+        capture.flush();
+        assert!(capture.missing == 0 && !capture.buffer.is_empty());
+        let end = std::thread::spawn(move || drop(capture));
+        let mut all = Vec::new();
+        while !end.is_finished() {
+            let _ = reader.read_to_end(&mut all);
+        }
+        let _ = reader.read_to_end(&mut all);
+        assert_eq!(records(&all), 100);
     }
 
     #[test]
