@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::prctl;
 use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::stat::Mode;
@@ -27,6 +26,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::{RESOLV_CONF, Resolv};
+use crate::sys::names::{Events, names};
 use crate::sys::process::Fork;
 use crate::sys::{fdpass, process, signal};
 
@@ -108,18 +108,17 @@ fn run<E>(channel: &OwnedFd, confine: impl FnOnce(&[PathBuf]) -> Result<(), E>) 
     let path = Path::new(RESOLV_CONF);
     let mut directories = vec![PathBuf::from("/etc"), PathBuf::from("/run")];
     directories.extend(names(path).iter().filter_map(|name| name.parent().map(Path::to_path_buf)));
-    let Ok(inotify) = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC) else { return };
+    let Ok(events) = Events::new(path) else { return };
     if blocked.is_ok() && confine(&directories).is_ok() {
-        follow(path, &inotify, channel);
+        follow(path, events, channel);
     }
 }
 
-fn follow(path: &Path, inotify: &Inotify, channel: &OwnedFd) {
-    let mut watched = Vec::new();
+fn follow(path: &Path, mut events: Events, channel: &OwnedFd) {
     let mut told = None;
     loop {
         // Before it is read: what changes meanwhile is an event.
-        watch(path, inotify, &mut watched);
+        events.watch();
         let now = read(path);
         // The first is what was read at start, unless it has changed since.
         if let Some(text) = now.as_ref().filter(|_| told != now) {
@@ -128,7 +127,7 @@ fn follow(path: &Path, inotify: &Inotify, channel: &OwnedFd) {
             }
             told = now;
         }
-        if !wait(inotify, channel, &watched) {
+        if !wait(&events, channel) {
             return;
         }
     }
@@ -148,52 +147,8 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     }
 }
 
-/// All names that lead to the file, the first one first.
-fn names(path: &Path) -> Vec<PathBuf> {
-    let mut all = vec![path.to_path_buf()];
-    while let Some(last) = all.last().filter(|_| all.len() < LINKS_MAX)
-        && let Ok(target) = std::fs::read_link(last)
-    {
-        let next = last.parent().unwrap_or(Path::new("/")).join(target);
-        all.push(next);
-    }
-    all
-}
-
-/// What is watched: the name in a directory, or `None` for a file itself.
-type Watched = Vec<(WatchDescriptor, Option<PathBuf>)>;
-
-/// In its directory. One that is not there is awaited in the nearest above that is.
-fn watch_name(name: &Path, inotify: &Inotify, now: &mut Watched) {
-    let nearest = || name.ancestors().find_map(|at| Some((inotify.add_watch(at.parent()?, OF_DIRECTORY).ok()?, at)));
-    let mut before = None;
-    // Twice, if it is not its own: the next may have come before this one was watched.
-    while let Some((descriptor, at)) = nearest().filter(|(_, at)| before != Some(*at)) {
-        now.push((descriptor, at.file_name().map(PathBuf::from)));
-        if at == name {
-            return;
-        }
-        before = Some(at);
-    }
-}
-
-fn watch(path: &Path, inotify: &Inotify, watched: &mut Watched) {
-    let names = names(path);
-    // The kernel gives one that is watched already its number again.
-    let mut now = Vec::new();
-    names.iter().for_each(|name| watch_name(name, inotify, &mut now));
-    // Not by its directory, if something else is mounted over its name.
-    now.extend(inotify.add_watch(path, OF_FILE).ok().map(|descriptor| (descriptor, None)));
-    for (descriptor, _) in watched.drain(..) {
-        if now.iter().all(|(other, _)| *other != descriptor) {
-            let _ = inotify.rm_watch(descriptor);
-        }
-    }
-    *watched = now;
-}
-
 /// Returns when something has happened and it is quiet again. False: there is nobody to read for.
-fn wait(inotify: &Inotify, channel: &OwnedFd, watched: &[(WatchDescriptor, Option<PathBuf>)]) -> bool {
+fn wait(events: &Events, channel: &OwnedFd) -> bool {
     let mut first: Option<Instant> = None;
     loop {
         let timeout = match first {
@@ -201,8 +156,7 @@ fn wait(inotify: &Inotify, channel: &OwnedFd, watched: &[(WatchDescriptor, Optio
             Some(_) => PollTimeout::try_from(QUIET).unwrap_or(PollTimeout::ZERO),
             None => PollTimeout::NONE,
         };
-        let mut fds =
-            [PollFd::new(inotify.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
             Ok(0) => return true,
             Ok(_) if fds[1].any().unwrap_or(true) => return false,
@@ -210,28 +164,14 @@ fn wait(inotify: &Inotify, channel: &OwnedFd, watched: &[(WatchDescriptor, Optio
             Err(nix::Error::EINTR) => continue,
             Err(_) => return false,
         }
-        let Ok(events) = inotify.read_events() else { continue };
-        // Of the names in a directory only ours matter; without a name it is the file itself, or an overrun.
-        let ours = |name: &Option<std::ffi::OsString>, of: WatchDescriptor| match name {
-            None => true,
-            Some(name) => watched.iter().any(|(d, n)| *d == of && n.as_deref() == Some(Path::new(name))),
-        };
-        if events.iter().any(|e| ours(&e.name, e.wd)) {
+        if events.take() {
             first = first.or_else(|| Some(Instant::now()));
         }
     }
 }
 
-const OF_FILE: AddWatchFlags = AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_CLOSE_WRITE);
-const OF_DIRECTORY: AddWatchFlags = AddWatchFlags::IN_CREATE
-    .union(AddWatchFlags::IN_MOVED_TO)
-    .union(AddWatchFlags::IN_MOVED_FROM)
-    .union(AddWatchFlags::IN_DELETE)
-    .union(AddWatchFlags::IN_CLOSE_WRITE)
-    .union(AddWatchFlags::IN_ONLYDIR);
 const QUIET: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(1);
-const LINKS_MAX: usize = 16;
 /// With the first byte; longer files count as far as that.
 const MESSAGE_BYTES: usize = 65536;
 const THERE: u8 = b'T';
@@ -245,9 +185,8 @@ mod tests {
     /// The texts that are sent while `change` is going on.
     fn sent(path: &Path, change: impl FnOnce(&dyn Fn() -> Vec<u8>)) {
         let (ours, theirs) = fdpass::pair().unwrap();
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
         let path = path.to_path_buf();
-        let thread = std::thread::spawn(move || follow(&path, &inotify, &theirs));
+        let thread = std::thread::spawn(move || follow(&path, Events::new(&path).unwrap(), &theirs));
         change(&|| fdpass::recv(ours.as_fd(), MESSAGE_BYTES).unwrap().0);
         drop(ours);
         thread.join().unwrap();
@@ -300,14 +239,5 @@ mod tests {
     fn what_cannot_be_read_says_nothing() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!((read(dir.path()), read(&dir.path().join("none"))), (None, Some(vec![MISSING])));
-    }
-
-    #[test]
-    fn names_lead_to_the_file_and_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let link = dir.path().join("loop");
-        std::os::unix::fs::symlink("loop", &link).unwrap();
-        assert_eq!(names(&link).len(), LINKS_MAX);
-        assert_eq!(names(&dir.path().join("none")).len(), 1);
     }
 }

@@ -5,16 +5,15 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::cover::{Cover, Watched, uncover_proc};
 use super::upkeep::{self, Keeper, Resolv};
 use super::{Error, Spawn, Tap, configure, report};
 use crate::sys::process::Fork;
@@ -37,24 +36,28 @@ pub fn main(what: &Spawn, ids: Ids, channel: OwnedFd) -> ! {
     log::set_max_level(log::LevelFilter::Off);
     process::close_inherited(Some(channel.as_raw_fd()));
     let _ = prctl::set_name(c"spelt-init");
-    let mut resolv_conf = None;
-    let outcome = prepare(what, ids, &mut resolv_conf);
+    let mut cover = None;
+    let outcome = prepare(what, ids, &mut cover);
     let sent = report::send(channel.as_fd(), &outcome);
     if outcome.is_err() || sent.is_err() {
         process::exit_now(1);
     }
     // Before the command can change anything.
-    let keeper = what.upkeep.then(|| Keeper::new(&what.interface, resolv_conf)).and_then(Result::ok);
+    let resolv = |cover: &Cover| Some(Resolv { file: cover.file().ok()?, text: what.resolv_conf.clone()? });
+    let resolv = cover.as_ref().and_then(resolv);
+    let keeper = what.upkeep.then(|| Keeper::new(&what.interface, resolv)).and_then(Result::ok);
     // Only the parent holds the tap from here on: its end is the end of the link.
     drop(outcome);
     // Death of the parent before the death signal was armed shows here.
     if !matches!(fdpass::recv(channel.as_fd(), GO.len()), Ok((word, _)) if word == GO) {
         process::exit_now(1);
     }
-    process::exit_now(run(what, keeper.map(|keeper| (channel, keeper))))
+    // Without a /proc of its own there is no place that keeps the file to be mounted again.
+    let cover = cover.filter(|_| what.pid_namespace).and_then(|cover| cover.watch().ok());
+    process::exit_now(run(what, keeper.map(|keeper| (channel, keeper)), cover))
 }
 
-fn prepare(what: &Spawn, ids: Ids, resolv_conf: &mut Option<Resolv>) -> Result<Tap, Error> {
+fn prepare(what: &Spawn, ids: Ids, cover: &mut Option<Cover>) -> Result<Tap, Error> {
     let step = |e: nix::Error| io::Error::from(e);
     prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(step)
@@ -83,11 +86,17 @@ fn prepare(what: &Spawn, ids: Ids, resolv_conf: &mut Option<Resolv>) -> Result<T
     warn("unprivileged ping is off inside", ping);
     warn("the host name stays", set_hostname(what));
     if let Some(text) = &what.resolv_conf {
-        let replaced = replace_resolv_conf(text).map(|file| *resolv_conf = Some(Resolv { file, text: text.clone() }));
-        warn("the command gets no resolv.conf of its own", replaced);
+        let made = Cover::make(text).map(|made| *cover = Some(made));
+        warn("the command gets no resolv.conf of its own", made);
     }
-    if what.pid_namespace {
-        warn("/proc shows the host's processes", mount_proc());
+    let covered = what.pid_namespace && {
+        let mounted = mount_proc();
+        let is_mounted = mounted.is_ok();
+        warn("/proc shows the host's processes", mounted);
+        is_mounted
+    };
+    if cover.is_some() && !covered {
+        warn("/proc cannot be seen", uncover_proc());
     }
     Ok(tap)
 }
@@ -126,36 +135,13 @@ fn set_hostname(what: &Spawn) -> io::Result<()> {
     Ok(nix::unistd::sethostname(OsStr::from_bytes(&name))?)
 }
 
-/// Puts a file of ours over /etc/resolv.conf, or over what it links to. The file lives in a tmpfs that is mounted on
-/// /proc only while the file is made: a bind mount holds it afterwards. To be called before the new /proc.
-fn replace_resolv_conf(text: &[u8]) -> io::Result<fs::File> {
-    let target = fs::canonicalize(RESOLV_CONF).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => {
-            io::Error::other("/etc/resolv.conf does not exist, so there is nothing to put one over")
-        }
-        _ => e,
-    })?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("tmpfs"), PROC, Some("tmpfs"), flags, Some("size=64k,nr_inodes=4,mode=0755"))?;
-    let path = Path::new(PROC).join("resolv.conf");
-    let make = || -> io::Result<fs::File> {
-        let file = fs::File::options().read(true).write(true).create_new(true).open(&path)?;
-        file.write_all_at(text, 0)?;
-        mount(Some(&path), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-        Ok(file)
-    };
-    let made = make();
-    umount2(PROC, MntFlags::MNT_DETACH)?;
-    made
-}
-
 fn mount_proc() -> io::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     Ok(mount(Some("proc"), PROC, Some("proc"), flags, None::<&str>)?)
 }
 
 /// Starts the command and looks after it and its orphans, and after the interface; returns the command's status.
-fn run(what: &Spawn, mut upkeep: Option<(OwnedFd, Keeper)>) -> i32 {
+fn run(what: &Spawn, mut upkeep: Option<(OwnedFd, Keeper)>, mut cover: Option<Watched>) -> i32 {
     let command = match process::fork() {
         Ok(Fork::Child) => become_command(what),
         Ok(Fork::Parent(pid)) => pid,
@@ -165,54 +151,55 @@ fn run(what: &Spawn, mut upkeep: Option<(OwnedFd, Keeper)>) -> i32 {
         }
     };
     // Signals as events, where there is something else to wait for.
-    let mut signals = upkeep.as_ref().and_then(|_| Signals::new(&Signal::iterator().collect::<Vec<_>>()).ok());
+    let mut signals = Some(()).filter(|()| upkeep.is_some() || cover.is_some()).and_then(|()| Signals::all().ok());
     loop {
         if let Some(status) = reap(command) {
             return status;
         }
-        let got = match (&mut signals, &mut upkeep) {
-            (Some(signals), Some(served)) => {
-                if !wait_or_serve(signals, served) {
-                    upkeep = None;
-                }
+        let got = match &mut signals {
+            Some(signals) => {
+                wait_or_serve(signals, &mut upkeep, &mut cover);
                 signals.take().unwrap_or_default()
             }
-            _ => signal::wait().ok(),
+            None => signal::wait().ok(),
         };
         // What the terminal sends, its whole process group has got already.
         if let Some(got) = got.filter(|got| got.number != libc::SIGCHLD && got.from_process) {
-            pass_on(command, got.number);
+            let _ = process::kill(command.as_raw(), got.number);
         }
     }
 }
 
-/// Returns when there may be a signal. False: there is nothing else to wait for any more.
-fn wait_or_serve(signals: &Signals, (channel, keeper): &mut (OwnedFd, Keeper)) -> bool {
-    let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut fds, PollTimeout::NONE).is_err() {
-        return true;
+/// Returns when there may be a signal.
+fn wait_or_serve(signals: &Signals, upkeep: &mut Option<(OwnedFd, Keeper)>, cover: &mut Option<Watched>) {
+    let (requested, moved) = {
+        let channel = upkeep.as_ref().map_or(signals.as_fd(), |(channel, _)| channel.as_fd());
+        let events = cover.as_ref().map_or(signals.as_fd(), AsFd::as_fd);
+        let mut fds = [signals.as_fd(), channel, events].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        if poll(&mut fds, PollTimeout::NONE).is_err() {
+            return;
+        }
+        (fds[1].any().unwrap_or(true), fds[2].any().unwrap_or(true))
+    };
+    if let Some(cover) = cover.as_mut().filter(|_| moved) {
+        cover.look();
     }
-    let requested = fds[1].any().unwrap_or(true);
-    !requested || upkeep::serve(channel, keeper)
+    if requested && upkeep.as_mut().is_some_and(|(channel, keeper)| !upkeep::serve(channel, keeper)) {
+        *upkeep = None;
+    }
 }
 
 /// Takes all that have ended; the command's status if it was among them.
 fn reap(command: Pid) -> Option<i32> {
     let mut status = None;
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == command => status = Some(code),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => status = Some(128 + signal as i32),
-            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return status,
-            Ok(_) | Err(nix::Error::EINTR) => {}
+        match process::reap(None) {
+            Ok(Some(ended)) if ended.pid == command.as_raw() => status = Some(i32::from(ended.status)),
+            Ok(Some(_)) => {}
+            Ok(None) => return status,
+            Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return status,
             Err(_) => return status.or(Some(EXIT_FAILED)),
         }
-    }
-}
-
-fn pass_on(command: Pid, number: i32) {
-    if let Ok(signal) = Signal::try_from(number) {
-        let _ = nix::sys::signal::kill(command, signal);
     }
 }
 
@@ -268,7 +255,6 @@ fn command_line(command: &[OsString]) -> (CString, Vec<CString>) {
 }
 
 const PROC: &str = "/proc";
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// `__NEW_UTS_LEN`.
 const HOSTNAME_MAX_BYTES: usize = 64;
 const EXIT_FAILED: i32 = 1;

@@ -38,6 +38,7 @@
 mod attach;
 pub mod broker;
 mod configure;
+mod cover;
 mod device;
 mod init;
 mod report;

@@ -4,8 +4,6 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::CloneFlags;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 
 use super::{Broker, Error, Interface, Namespace, Tap, Target, Upkeep, init, report};
 use crate::sys::process::{Cloned, Fork, OpenFiles};
@@ -142,11 +140,7 @@ impl Child {
     /// The kernel's.
     pub fn try_wait(&mut self) -> std::io::Result<Option<u8>> {
         if self.status.is_none() {
-            self.status = match waitpid(Pid::from_raw(self.process.pid), Some(WaitPidFlag::WNOHANG))? {
-                WaitStatus::Exited(_, status) => Some(status as u8),
-                WaitStatus::Signaled(_, signal, _) => Some(128 + signal as u8),
-                _ => None,
-            };
+            self.status = process::reap(Some(self.process.pid))?.map(|ended| ended.status);
         }
         Ok(self.status)
     }

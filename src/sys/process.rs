@@ -272,6 +272,34 @@ fn await_ready(wait: OwnedFd, child: Pid) -> i32 {
     }
 }
 
+/// A process that has ended, and its exit status as a shell reports it: 128+N for signal N, real-time ones included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub pid: i32,
+    pub status: u8,
+}
+
+/// Takes a child that has ended: this one, or any. `None`: there is none yet.
+///
+/// # Errors
+/// The kernel's: `ECHILD` if there is no such child.
+pub fn reap(pid: Option<i32>) -> io::Result<Option<Ended>> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one integer, to a live one.
+    let pid =
+        super::unbroken(|| super::result(unsafe { libc::waitpid(pid.unwrap_or(-1), &mut status, libc::WNOHANG) }))?;
+    // Without WUNTRACED and WCONTINUED there is nothing else to hear of.
+    let status = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+    Ok((pid > 0).then_some(Ended { pid: pid as i32, status: status as u8 }))
+}
+
+/// # Errors
+/// The kernel's, for a number that is none of a signal as well.
+pub fn kill(pid: i32, number: i32) -> io::Result<()> {
+    // SAFETY: the call touches no memory of ours.
+    super::result(unsafe { libc::kill(pid, number) }).map(drop)
+}
+
 /// A pid file: opened while paths mean what the caller wrote, filled later.
 #[derive(Debug)]
 pub struct PidFile(File);

@@ -27,7 +27,18 @@ impl Signals {
     /// # Errors
     /// The kernel's.
     pub fn new(which: &[Signal]) -> io::Result<Signals> {
-        let set: SigSet = which.iter().copied().collect();
+        Signals::of(which.iter().copied().collect())
+    }
+
+    /// The same with all there are, real-time ones included.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn all() -> io::Result<Signals> {
+        Signals::of(SigSet::all())
+    }
+
+    fn of(set: SigSet) -> io::Result<Signals> {
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
         Ok(Signals(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?))
     }

@@ -4,6 +4,7 @@ import os
 import pty
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 
@@ -90,6 +91,31 @@ class Surroundings(Case):
         done = self.lab.call(self.lab.as_user(["nohup", *self.lab.program.run([], ["sh", "-c", "kill -HUP $$; echo on"])]))
         self.assertEqual(done.stdout, "on\n")
 
+    def test_orphan_that_a_real_time_signal_kills(self):
+        done = self.run_command("sh", "-c", "(sleep 9 & echo $! >&3) 3>&1 | { read p; kill -RTMIN+8 $p; sleep 0.3; exit 5; }")
+        self.assertEqual(done.returncode, 5)
+
+    def test_command_that_a_real_time_signal_kills(self):
+        self.assertEqual(self.run_command("bash", "-c", "kill -40 $$").returncode, 168)
+
+    def test_resolv_conf_of_ours_stays_where_the_host_replaces_its_own(self):
+        """As systemd-resolved does, whose file a link names. A user may have no view of /etc of their own, so root makes it."""
+        directory = self.lab.file("etc")
+        os.unlink(directory)
+        argv = shlex.join(self.lab.program.run(["-q", "-D", "192.0.2.99"],
+                                               ["sh", "-c", "cat /etc/resolv.conf; read x; cat /etc/resolv.conf"]))
+        user = f"setpriv --reuid={lab.USER} --regid={lab.USER} --clear-groups --"
+        script = (f"set -e; umask 022; cp -a /etc {directory}; rm {directory}/resolv.conf; mount --bind {directory} /etc\n"
+                  "mkdir /etc/stub; echo nameserver 127.0.0.53 >/etc/stub/file; ln -s stub/file /etc/resolv.conf\n"
+                  f"mkfifo -m 666 {directory}/go; exec 3<>{directory}/go\n"
+                  f"{user} {argv} <&3 & sleep 0.5\n"
+                  "for n in 1 2 3; do echo nameserver 127.0.0.53 >/etc/stub/new; mv /etc/stub/new /etc/stub/file; sleep 0.1\n"
+                  "done; echo >&3; wait $!")
+        self.addCleanup(shutil.rmtree, directory)
+        done = self.lab.call(self.lab.as_root(["unshare", "-m", "sh", "-c", "umount /etc/resolv.conf; " + script]))
+        self.assertEqual(done.stdout.count("nameserver 192.0.2.99"), 2, done)
+        self.assertNotIn("127.0.0.53", done.stdout)
+
     def test_b172_nested(self):
         inner = self.lab.program.run(["-q"], ["ping", "-c1", "-W2", lab.REMOTE4])
         done = self.run_command(*self.lab.program.run(["-q"], inner))
@@ -149,6 +175,20 @@ class Surroundings(Case):
         self.lab.call(self.lab.as_user(["sh", "-c", script, "sh", *self.lab.program.run([], ["true"])]))
         # Namespaces are taken down in the background.
         lab.wait_until(lambda: len(self.lab.copies()) <= before, 5, "the end of all processes")
+
+
+class LastOfTheTerminal(Case):
+    def test_leader_of_a_session_passes_the_hang_up_on(self):
+        """As the command of a terminal window, or `ssh -t`: nobody else hears of it."""
+        pid, terminal = pty.fork()
+        if pid == 0:
+            argv = self.lab.as_user(self.lab.program.run(["-q"], ["sh", "-c", "echo up; exec sleep 100 </dev/null"]))
+            os.execvp(argv[0], argv)
+        try:
+            self.assertIn(b"up", os.read(terminal, 100))
+        finally:
+            os.close(terminal)
+        lab.wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0], 5, "the end")
 
 
 class Terminal(Case):
