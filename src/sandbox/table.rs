@@ -192,6 +192,7 @@ const COMMON: &[Call] = calls!(
     SYS_mremap, FOLLOWER, ALWAYS, "memory", rare: "if a network has many containers";
     SYS_brk, FOLLOWER, ALWAYS, "memory", rare: "if a network has many containers";
     SYS_clock_gettime, FOLLOWER, ALWAYS, "the time", rare: "where the kernel's clock cannot be read without a call";
+    SYS_restart_syscall, HELPERS, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
     SYS_restart_syscall, FOLLOWER, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
     SYS_futex, FOLLOWER, ALWAYS, "locks", rare: "there is one thread";
     SYS_getrandom, FOLLOWER, ALWAYS, "secrets of hash tables", rare: "if they were not needed before";

@@ -125,6 +125,23 @@ class Root(PrivilegeCase):
         for helper in helpers.values():
             self.assert_ended(helper)
 
+    def test_helpers_go_on_after_a_stop(self):
+        """As of a whole container, or of a session before the machine sleeps: the kernel makes a system call of its own then."""
+        pid = self.attach_as_root(self.root_owned_namespace().path, "-T", "auto")
+        helpers = lab.descendants(pid)
+        self.assertEqual(len(helpers), 3)
+        for helper in helpers:
+            lab.wait_until(lambda: status(helper)["Seccomp"] == "2", 5, "the filter")
+        # Each waits for something then.
+        time.sleep(0.2)
+        for helper in helpers:
+            os.kill(helper, signal.SIGSTOP)
+            lab.wait_until(lambda: status(helper)["State"].startswith("T"), 5, "the stop")
+            os.kill(helper, signal.SIGCONT)
+        time.sleep(0.2)
+        self.assertEqual([status(helper)["State"][0] for helper in helpers], ["S"] * 3)
+        self.kill(pid)
+
     def test_root_of_a_container_becomes_nobody(self):
         """Such a root has no CAP_SYS_ADMIN, but may enter a user namespace that it made."""
         holder = self.lab.popen(self.lab.as_root(["unshare", "-Urn", "sh", "-c", "echo; exec cat"]),
