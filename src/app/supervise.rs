@@ -72,6 +72,8 @@ pub struct Supervisor {
     linger: Linger,
     /// What a command may take from whoever started us.
     terminal: Option<Terminal>,
+    /// When the terminal goes, we alone hear of it: credentials(7).
+    leads_session: bool,
 }
 
 enum End {
@@ -112,7 +114,8 @@ impl Supervisor {
         };
         let terminal = Terminal::of_foreground().filter(|_| matches!(end, End::Child(_)));
         let linger = if linger.is_zero() { Linger::No } else { Linger::For(linger) };
-        Ok(Supervisor { signals, end, exit, linger, terminal })
+        let leads_session = nix::unistd::getsid(None) == Ok(nix::unistd::getpid());
+        Ok(Supervisor { signals, end, exit, linger, terminal, leads_session })
     }
 
     pub fn register(&self, engine: &mut Engine) -> anyhow::Result<()> {
@@ -198,8 +201,10 @@ impl Supervisor {
         let mut next = Next::Continue;
         while let Ok(Some(signal)) = self.signals.take() {
             let End::Child(child) = &self.end else { return Next::Stop };
-            // The terminal's keys reach the whole foreground group: the command has the signal already, and decides.
-            if !signal.from_process {
+            // The terminal's keys reach the whole foreground group: the command has the signal already, and decides. The end of
+            // the terminal reaches the leader of its session, and the others when that has ended.
+            let is_ours_alone = self.leads_session && signal.number == libc::SIGHUP;
+            if !signal.from_process && !is_ours_alone {
                 continue;
             }
             if child.signal(signal.number).is_err() {
