@@ -41,7 +41,7 @@ impl Resolv {
     }
 
     pub fn parse(bytes: &[u8]) -> Resolv {
-        let (config, errors) = resolv_conf::Config::parse_with_errors(bytes);
+        let (config, errors) = resolv_conf::Config::parse_with_errors(&without_zones(bytes));
         for e in errors {
             log::debug!("resolv.conf: {e}");
         }
@@ -75,6 +75,15 @@ impl Resolv {
 }
 
 /// What a line says behind the word `options`, which begins the line (resolv.conf(5)).
+/// The text without the zones of servers, some of which (`%br-lan`) the parser does not know.
+fn without_zones(text: &[u8]) -> Vec<u8> {
+    let cut = |line: &[u8]| match line.iter().position(|b| *b == b'%') {
+        Some(at) if line.trim_ascii_start().starts_with(b"nameserver") => line[..at].to_vec(),
+        _ => line.to_vec(),
+    };
+    text.split(|b| *b == b'\n').map(cut).collect::<Vec<_>>().join(&b'\n')
+}
+
 fn options(line: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(line.strip_prefix(b"options")?).ok()?;
     let is_option_line = text.starts_with([' ', '\t']) && !text.trim().is_empty();
@@ -96,7 +105,7 @@ mod tests {
     #[test]
     fn servers_by_family_and_last_search_line() {
         let r = Resolv::parse(
-            b"# made by hand\nsearch old.example\nnameserver 192.0.2.53\nnameserver fe80::53%eth0\noptions edns0\n\
+            b"# made by hand\nsearch old.example\nnameserver 192.0.2.53\nnameserver fe80::53%br-lan.10\noptions edns0\n\
               nameserver 127.0.0.53\nsearch example.org example.net\n",
         );
         assert_eq!(addrs(&r.nameservers.v4), ["192.0.2.53", "127.0.0.53"]);
