@@ -110,6 +110,8 @@ impl Namespace {
                     let upkeep = Some(Upkeep::new(ours, Some(child.as_raw()))?);
                     return made.map(|tap| Tap { upkeep, ..tap });
                 }
+                // A child that believes it has made it would wait for our end.
+                drop(ours);
                 while waitpid(child, None) == Err(nix::Error::EINTR) {}
                 made
             }
