@@ -158,10 +158,13 @@ fn first_free(paths: Vec<PathBuf>) -> anyhow::Result<(UnixListener, PathBuf)> {
         }
     }
     let (first, last) = (names.0.display(), names.1.display());
-    let none = format!("no socket from '{first}' to '{last}' can be had: give a path of your own with option '--socket'");
+    let none =
+        format!("no socket from '{first}' to '{last}' can be had: give a path of your own with option '--socket'");
     match odd {
         Some((e, path)) => Err(anyhow::Error::new(e).context(cannot_listen(&path)).context(none)),
-        None => bail!("all sockets from '{first}' to '{last}' are in use: give a path of your own with option '--socket'"),
+        None => {
+            bail!("all sockets from '{first}' to '{last}' are in use: give a path of your own with option '--socket'")
+        }
     }
 }
 
