@@ -52,7 +52,11 @@ impl Names {
             return names;
         }
         let all: Vec<Addr> = host.nameservers.v4.iter().chain(&host.nameservers.v6).copied().collect();
-        let cut_off: Vec<Addr> = all.iter().copied().filter(|a| guest.is_cut_off_from(a)).collect();
+        // The address that leads to the host's loopback leads to no other server, where another address is to do that.
+        let is_loopbacks =
+            |a: &Addr| config.dns_forward[a.family()].is_some() && guest.stand_in[a.family()] == Some(*a);
+        let is_cut_off = |a: &Addr| guest.is_cut_off_from(a) || is_loopbacks(a);
+        let cut_off: Vec<Addr> = all.iter().copied().filter(is_cut_off).collect();
         for f in [Family::V4, Family::V6].into_iter().filter(|f| guest.has[*f]) {
             // A resolver that shares its address with the host's loopback: the port tells which is meant.
             let shared = guest.stand_in[f].filter(|a| all.contains(a));
@@ -212,6 +216,13 @@ mod tests {
     fn the_one_that_is_cut_off_is_led_to_even_behind_another() {
         let (servers, leads, _) = told("-4", "nameserver 192.0.2.53\nnameserver 127.0.0.1\n");
         assert_eq!((servers.as_str(), leads.as_str()), ("192.0.2.53 192.0.2.1", "192.0.2.1>127.0.0.1"));
+    }
+
+    #[test]
+    fn a_forward_address_takes_the_place_of_one_that_leads_to_the_loopback() {
+        let (servers, leads, file) = told("-4 --dns-forward 169.254.1.1", "nameserver 192.0.2.1\n");
+        assert_eq!((servers.as_str(), leads.as_str()), ("169.254.1.1", "169.254.1.1>192.0.2.1"));
+        assert!(file.unwrap().contains("nameserver 169.254.1.1"));
     }
 
     #[test]

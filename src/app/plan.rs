@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use super::names::{Guest, Names};
 use crate::base::{Addr, Family, Mac, PerFamily, Prefix, Route};
-use crate::config::{Config, Map};
+use crate::config::{Config, Map, Personality};
 use crate::fwd::{Nat, Outbound};
 use crate::guest::{L2, Neighbours};
 use crate::host::{self, Network, Template};
@@ -54,13 +54,15 @@ pub fn plan(config: &Config, network: &Network, seed: u64) -> Plan {
         .or_else(|| network.interface_name().map(String::from))
         .unwrap_or_else(|| IFNAME.to_string());
     let v6 = network.families.v6.is_some();
+    // Behind another translator, as in a container, the address may be that one's, which leads to servers that we do not see.
+    let invented = |addr: Addr| (config.personality != Personality::Passt).then_some(addr);
     let own: Vec<Addr> = families.v4.addrs.iter().chain(&families.v6.addrs).map(|p| p.addr).collect();
     let guest = Guest {
         has: PerFamily::new(network.families.v4.is_some(), v6),
         addrs: &own,
         stand_in: PerFamily::new(
-            map_host_loopback.v4.or(Some(DNS_FORWARD_V4)),
-            map_host_loopback.v6.or(Some(our_link_local)),
+            map_host_loopback.v4.or(invented(DNS_FORWARD_V4)),
+            map_host_loopback.v6.or(invented(our_link_local)),
         ),
         interface: &name,
     };
