@@ -306,6 +306,7 @@ fn gateway_config(settings: &Settings, seed: u64) -> gateway::Config {
         ra: true,
         dhcp: true,
         dhcpv6: true,
+        prefix_is_hosts: false,
         leases_end: false,
         dns_in_dhcp: true,
         search_in_dhcp: false,

@@ -196,6 +196,7 @@ fn gateway_config(
         ra: config.ra,
         dhcp: config.dhcp,
         dhcpv6: config.dhcpv6,
+        prefix_is_hosts: config.addresses.v6.is_none(),
         leases_end: config.follows(),
         dns_in_dhcp: config.dhcp_dns,
         search_in_dhcp: config.dhcp_search,

@@ -31,6 +31,8 @@ pub struct Config {
     pub dhcpv6: bool,
     /// What DHCP and DHCPv6 give is good for a while only, so that clients ask again: what they are told may change.
     pub leases_end: bool,
+    /// Nobody has chosen the length of the IPv6 prefix: it is that of the host's address.
+    pub prefix_is_hosts: bool,
     /// Resolvers in DHCP, DHCPv6 and router advertisements.
     pub dns_in_dhcp: bool,
     /// The search list in the same places.

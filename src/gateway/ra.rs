@@ -159,17 +159,21 @@ fn advertisement(config: &Config, withdrawn: &Withdrawn, mac: Mac) -> Vec<u8> {
         (false, _) => RaFlags::empty(),
     };
     let mut ra = RouterAdvertisement::new(HOP_LIMIT, flags, ROUTER_LIFETIME_S);
-    let prefix_flags = |len| match len {
+    let on_link = config.assigned.v6.map(|(addr, len)| (addr.masked(len), len));
+    let prefix_flags = |prefix: &Addr, len| match len {
         // RFC 4862 §5.5.3: prefix and interface identifier make 128 bits, and the identifier of Ethernet has 64.
-        64 => PrefixFlags::ON_LINK | PrefixFlags::AUTONOMOUS,
+        64 if on_link == Some((*prefix, 64)) || !config.prefix_is_hosts => {
+            PrefixFlags::ON_LINK | PrefixFlags::AUTONOMOUS
+        }
+        64 => PrefixFlags::AUTONOMOUS,
         _ => PrefixFlags::ON_LINK,
     };
     if let Some((prefix, len)) = prefix(config) {
-        ra.prefix(&prefix, len, prefix_flags(len), INFINITE, INFINITE);
+        ra.prefix(&prefix, len, prefix_flags(&prefix, len), INFINITE, INFINITE);
     }
     for (prefix, len) in &withdrawn.prefixes {
         // Addresses of it begin nothing new. RFC 4862 §5.5.3 (e) leaves them two hours for what has begun.
-        ra.prefix(prefix, *len, prefix_flags(*len), 0, 0);
+        ra.prefix(prefix, *len, prefix_flags(prefix, *len), 0, 0);
     }
     ra.source_link_layer(mac);
     if let Some(mtu) = config.mtu.filter(|m| *m >= MTU_MIN) {
@@ -200,9 +204,12 @@ fn search(ra: &mut RouterAdvertisement, domains: &[String], lifetime_s: u32) {
     }
 }
 
-/// What is advertised of the guest's address.
+/// What is advertised of the guest's address. A guest that knows no DHCPv6 makes an address of its own of 64 bits, also where the
+/// host's has another length, as one from DHCPv6 has: we answer for all of the prefix in any case.
 pub(super) fn prefix(config: &Config) -> Option<(Addr, u8)> {
-    let (addr, len) = config.assigned.v6.filter(|(addr, len)| advertises_prefix(addr, *len))?;
+    let usable = |len: &u8| if config.prefix_is_hosts { 64 } else { *len };
+    let assigned = config.assigned.v6.map(|(addr, len)| (addr, usable(&len)));
+    let (addr, len) = assigned.filter(|(addr, len)| advertises_prefix(addr, *len))?;
     Some((addr.masked(len), len))
 }
 
@@ -274,6 +281,13 @@ mod tests {
         assert_eq!(o[16..], *a("2001:db8:1:2f0::").octets());
         assert_eq!(option(&with("2001:db8::7", 128), 3), None);
         assert_eq!(option(&with("fe80::7", 64), 3), None, "link-local");
+        let hosts = |addr: &str, len| Config { prefix_is_hosts: true, ..with(addr, len) };
+        for (len, flags) in [(128, 0x40), (56, 0x40), (64, 0xc0)] {
+            let o = option(&hosts("2001:db8:1:2ff::7", len), 3).unwrap();
+            assert_eq!((o[2], o[3]), (64, flags));
+            assert_eq!(o[16..], *a("2001:db8:1:2ff::").octets());
+        }
+        assert_eq!(option(&hosts("fe80::7", 64), 3), None, "link-local");
         assert_eq!(option(&Config { assigned: PerFamily::default(), ..config() }, 3), None, "local mode");
     }
 

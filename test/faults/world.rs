@@ -117,6 +117,7 @@ fn parts(link: Link, local: Local, listeners: Vec<(Proto, socket2::Socket, u16)>
         ra: true,
         dhcp: true,
         dhcpv6: true,
+        prefix_is_hosts: false,
         leases_end: false,
         dns_in_dhcp: false,
         search_in_dhcp: false,

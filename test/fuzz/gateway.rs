@@ -175,6 +175,7 @@ pub fn config() -> Config {
         ra: true,
         dhcp: true,
         dhcpv6: true,
+        prefix_is_hosts: false,
         leases_end: false,
         dns_in_dhcp: true,
         search_in_dhcp: true,

@@ -74,6 +74,7 @@ fn silent_gateway(our_mac: Mac) -> gateway::Config {
         ra: false,
         dhcp: false,
         dhcpv6: false,
+        prefix_is_hosts: false,
         leases_end: false,
         dns_in_dhcp: false,
         search_in_dhcp: false,
