@@ -171,8 +171,9 @@ const BUDGET: usize = 256;
 const SLOTS: usize = 64;
 const WANT_MIN: usize = 4;
 /// Flows of one worker that share one source port on the host: each bind to a port that is taken walks all sockets of that port
-/// (`udp_lib_get_port`), which at 10,000 of them takes longer than a millisecond.
-const SHARERS_MAX: u32 = 64;
+/// (`udp_lib_get_port`), which at 10,000 of them takes longer than a millisecond, and before Linux 6.13 each datagram that
+/// arrives does so as well.
+const SHARERS_MAX: u32 = 512;
 /// A flow used both ways within this time does not make room for another.
 const BUSY: Duration = Duration::from_secs(1);
 /// A buffer that is worth an area of the link.
