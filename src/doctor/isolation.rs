@@ -49,6 +49,11 @@ fn user_namespaces(facts: &Facts) -> Finding {
             let most = facts.sysctl.max_user_namespaces.map(|n| format!(", up to {n}")).unwrap_or_default();
             Finding::ok(ID, WHAT, format!("this user may make them, with a network inside{most}"))
         }
+        // Since Ubuntu 24.04 they can be made, and are of no use: all capabilities inside are denied.
+        Ok(Inside { is_root: Err(e), .. }) if facts.sysctl.apparmor_restricts == Some(1) => {
+            let (why, mend) = by_apparmor();
+            Finding::missing(ID, WHAT, format!("they can be made, without rights inside ({}{why})", words(e)), mend)
+        }
         Ok(Inside { is_root: Err(e), .. }) => Finding::warning(
             ID,
             WHAT,
@@ -80,10 +85,7 @@ fn refused(e: Errno, sysctl: &Sysctl) -> (String, String) {
         }
     }
     if sysctl.apparmor_restricts == Some(1) {
-        let name = "kernel.apparmor_restrict_unprivileged_userns";
-        let mend =
-            format!("install spelt's AppArmor profile (contrib/README.md tells how), or as root `sysctl -w {name}=0`");
-        return (format!("; {name} is 1"), mend);
+        return by_apparmor();
     }
     let mend = match e {
         libc::ENOSPC | libc::EUSERS => {
@@ -99,6 +101,13 @@ fn refused(e: Errno, sysctl: &Sysctl) -> (String, String) {
         }
     };
     (String::new(), mend.into())
+}
+
+fn by_apparmor() -> (String, String) {
+    let name = "kernel.apparmor_restrict_unprivileged_userns";
+    let mend =
+        format!("install spelt's AppArmor profile (contrib/README.md tells how), or as root `sysctl -w {name}=0`");
+    (format!("; {name} is 1"), mend)
 }
 
 fn tun(facts: &Facts) -> Finding {
@@ -134,6 +143,7 @@ fn tap(facts: &Facts) -> Finding {
             format!("cannot be made ({})", words(e)),
             match facts.tun {
                 Err(_) => "mend what is said of /dev/net/tun",
+                Ok(()) if facts.sysctl.apparmor_restricts == Some(1) => "mend what is said of user namespaces",
                 Ok(()) => "see `dmesg` for a security module that refused TUNSETIFF on /dev/net/tun",
             },
         ),
@@ -267,6 +277,10 @@ mod tests {
             (find(&facts, "user-namespaces").state, find(&facts, "tap").state),
             (State::Warning, State::Missing)
         );
+        let facts = Facts { sysctl: Sysctl { apparmor_restricts: Some(1), ..Sysctl::default() }, ..facts };
+        let finding = find(&facts, "user-namespaces");
+        assert_eq!((finding.state, find(&facts, "tap").state), (State::Missing, State::Missing));
+        assert!(finding.mend.as_ref().unwrap().contains("AppArmor profile"), "{finding:?}");
     }
 
     #[test]

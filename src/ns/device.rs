@@ -128,7 +128,10 @@ fn explain(e: TunError, interface: &Interface) -> Error {
         TunError::Create(e) => {
             let hint = match e.raw_os_error() {
                 Some(libc::EBUSY) => "another process uses the device of this name: choose another name",
-                Some(libc::EPERM) => "this user may not make network devices in this namespace",
+                Some(libc::EPERM) => {
+                    "this user may not make network devices in this namespace; on Ubuntu 24.04 and later, AppArmor takes the \
+                     right from programs without a profile (`spelt doctor` tells how to get one)"
+                }
                 Some(libc::EINVAL) => other_kind(interface).unwrap_or(
                     "an interface of this name that is no tap exists in the namespace, or the name is not valid: choose \
                      another name",
