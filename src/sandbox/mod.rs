@@ -185,7 +185,8 @@ fn set_apart(params: &Params, privileged: bool) -> Result<(), Error> {
         own_user_namespace()?;
     }
     let apart = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-    unshare(apart).map_err(fail("new mount, IPC and UTS namespaces", LIMIT_HINT))?;
+    let hint = |e: &nix::Error| if *e == nix::Error::EPERM { USERNS_HINT } else { LIMIT_HINT };
+    unshare(apart).map_err(|e| fail("new mount, IPC and UTS namespaces", hint(&e))(e))?;
     empty_root(params.chroot_fallback)
 }
 
