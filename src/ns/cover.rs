@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::sys::mounts;
 use crate::sys::names::Events;
 
 const PROC: &str = "/proc";
@@ -25,7 +26,12 @@ pub struct Cover {
     file: File,
     /// The tmpfs.
     directory: File,
+    /// The file under it.
+    covered: Id,
 }
+
+/// Device and number of a file, by which there is one of it.
+type Id = (u64, u64);
 
 impl Cover {
     /// Puts a file with `text` over /etc/resolv.conf, or over what that links to. To be called before the new /proc.
@@ -34,6 +40,7 @@ impl Cover {
     /// The kernel's, or there is no such file.
     pub fn make(text: &[u8]) -> io::Result<Cover> {
         let target = target()?;
+        let covered = id(&fs::metadata(&target)?);
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("tmpfs"), PROC, Some("tmpfs"), flags, Some("size=64k,nr_inodes=4,mode=0755"))?;
         let make = || -> io::Result<Cover> {
@@ -42,7 +49,7 @@ impl Cover {
             let file = File::options().read(true).write(true).create_new(true).open(&path)?;
             file.write_all_at(text, 0)?;
             mount(Some(&path), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-            Ok(Cover { file, directory })
+            Ok(Cover { file, directory, covered })
         };
         make().inspect_err(|_| drop(uncover_proc()))
     }
@@ -65,12 +72,15 @@ impl Cover {
         Ok(watched)
     }
 
-    fn is_in_place(&self) -> io::Result<bool> {
-        let (ours, seen) = (self.file.metadata()?, fs::metadata(RESOLV_CONF)?);
-        Ok((ours.dev(), ours.ino()) == (seen.dev(), seen.ino()))
+    /// True if there is another file than ours and than the one under it, and nobody has mounted that: the host has put it there.
+    /// Else the user inside wants it so.
+    fn is_replaced(&self) -> io::Result<bool> {
+        let seen = id(&fs::metadata(RESOLV_CONF)?);
+        Ok(seen != id(&self.file.metadata()?) && seen != self.covered && !mounts::is_one(&target()?)?)
     }
 
-    fn mount_again(&self) -> io::Result<()> {
+    fn mount_again(&mut self) -> io::Result<()> {
+        self.covered = id(&fs::metadata(RESOLV_CONF)?);
         let source = format!("{PROC}/self/fd/{}/{NAME}", self.directory.as_raw_fd());
         Ok(mount(Some(source.as_str()), &target()?, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
     }
@@ -84,12 +94,17 @@ pub struct Watched {
 
 impl Watched {
     /// Something may have happened.
-    pub fn look(&mut self) {
-        self.events.take();
+    pub fn hear(&mut self) {
+        if self.events.take() {
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
         // Before it is looked at: what changes meanwhile is an event.
         self.events.watch();
         // A name that leads nowhere now is awaited; where it leads on the way is watched.
-        if self.cover.is_in_place().is_ok_and(|is| !is) {
+        if self.cover.is_replaced().unwrap_or(false) {
             let _ = self.cover.mount_again();
         }
     }
@@ -107,6 +122,10 @@ impl AsFd for Watched {
 /// The kernel's.
 pub fn uncover_proc() -> io::Result<()> {
     Ok(umount2(PROC, MntFlags::MNT_DETACH)?)
+}
+
+fn id(of: &fs::Metadata) -> Id {
+    (of.dev(), of.ino())
 }
 
 fn target() -> io::Result<PathBuf> {

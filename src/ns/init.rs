@@ -182,7 +182,7 @@ fn wait_or_serve(signals: &Signals, upkeep: &mut Option<(OwnedFd, Keeper)>, cove
         (fds[1].any().unwrap_or(true), fds[2].any().unwrap_or(true))
     };
     if let Some(cover) = cover.as_mut().filter(|_| moved) {
-        cover.look();
+        cover.hear();
     }
     if requested && upkeep.as_mut().is_some_and(|(channel, keeper)| !upkeep::serve(channel, keeper)) {
         *upkeep = None;

@@ -17,6 +17,7 @@ pub mod fields;
 pub mod iov;
 pub mod landlock;
 pub mod memory;
+pub mod mounts;
 pub mod names;
 pub mod netlink;
 pub mod netns;
