@@ -203,12 +203,16 @@ impl Supervisor {
             let End::Child(child) = &self.end else { return Next::Stop };
             // The terminal's keys reach the whole foreground group: the command has the signal already, and decides. The end of
             // the terminal reaches the leader of its session, and the others when that has ended.
-            let is_ours_alone = self.leads_session && signal.number == libc::SIGHUP;
+            let is_ours_alone = self.leads_session && signal.number == libc::SIGHUP && !signal.from_process;
             if !signal.from_process && !is_ours_alone {
                 continue;
             }
             if child.signal(signal.number).is_err() {
                 return Next::Stop;
+            }
+            // A command that outlives its terminal may.
+            if is_ours_alone {
+                continue;
             }
             *ending = true;
             next = Next::WakeAfter(GRACE);
