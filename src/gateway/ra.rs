@@ -159,21 +159,19 @@ fn advertisement(config: &Config, withdrawn: &Withdrawn, mac: Mac) -> Vec<u8> {
         (false, _) => RaFlags::empty(),
     };
     let mut ra = RouterAdvertisement::new(HOP_LIMIT, flags, ROUTER_LIFETIME_S);
-    let on_link = config.assigned.v6.map(|(addr, len)| (addr.masked(len), len));
-    let prefix_flags = |prefix: &Addr, len| match len {
+    let prefix_flags = |len| match len {
         // RFC 4862 §5.5.3: prefix and interface identifier make 128 bits, and the identifier of Ethernet has 64.
-        64 if on_link == Some((*prefix, 64)) || !config.prefix_is_hosts => {
-            PrefixFlags::ON_LINK | PrefixFlags::AUTONOMOUS
-        }
-        64 => PrefixFlags::AUTONOMOUS,
+        64 => PrefixFlags::ON_LINK | PrefixFlags::AUTONOMOUS,
         _ => PrefixFlags::ON_LINK,
     };
     if let Some((prefix, len)) = prefix(config) {
-        ra.prefix(&prefix, len, prefix_flags(&prefix, len), INFINITE, INFINITE);
+        let is_hosts = config.assigned.v6.is_some_and(|(_, hosts)| hosts == len);
+        let flags = if is_hosts { prefix_flags(len) } else { PrefixFlags::AUTONOMOUS };
+        ra.prefix(&prefix, len, flags, INFINITE, INFINITE);
     }
     for (prefix, len) in &withdrawn.prefixes {
         // Addresses of it begin nothing new. RFC 4862 §5.5.3 (e) leaves them two hours for what has begun.
-        ra.prefix(prefix, *len, prefix_flags(prefix, *len), 0, 0);
+        ra.prefix(prefix, *len, prefix_flags(*len), 0, 0);
     }
     ra.source_link_layer(mac);
     if let Some(mtu) = config.mtu.filter(|m| *m >= MTU_MIN) {
