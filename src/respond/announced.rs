@@ -25,10 +25,25 @@ impl Announced {
             if by.is_none() {
                 self.asked(&key);
             }
-        } else if self.all.len() < ANNOUNCED_MAX && by.is_none_or(|station| self.unasked.has_room(station)) {
+        } else if self.all.len() < ANNOUNCED_MAX && by.is_none_or(|station| self.has_room(station)) {
             self.all.insert(key, by);
             by.iter().for_each(|station| self.unasked.enter(*station));
         }
+    }
+
+    /// There is room for another that this station tells of unasked.
+    pub fn has_room(&self, station: Mac) -> bool {
+        self.all.len() < ANNOUNCED_MAX && self.unasked.has_room(station)
+    }
+
+    /// Forgets those that nobody has asked for, but for these.
+    pub fn keep_unasked(&mut self, stays: impl Fn(&Key) -> bool) {
+        let unasked = &mut self.unasked;
+        self.all.retain(|key, by| {
+            let goes = by.filter(|_| !stays(key));
+            goes.iter().for_each(|station| unasked.leave(*station));
+            goes.is_none()
+        });
     }
 
     /// Somebody has asked for it.
@@ -70,6 +85,19 @@ mod tests {
         assert_eq!(announced.keys().count(), UNASKED_MAX);
         (10_000..20_000).for_each(|n| announced.add(key(n), None));
         assert_eq!(announced.keys().count(), ANNOUNCED_MAX);
+    }
+
+    #[test]
+    fn those_that_have_gone_make_room() {
+        let mut announced = Announced::default();
+        (0..SHARE_MAX).for_each(|n| announced.add(key(n), Some(station(1))));
+        announced.asked(&key(0));
+        announced.add(key(1000), Some(station(1)));
+        assert!(!announced.has_room(station(1)));
+        announced.keep_unasked(|k| *k == key(1));
+        assert!(announced.keys().eq([key(0), key(1)]));
+        (1000..2000).for_each(|n| announced.add(key(n), Some(station(1))));
+        assert_eq!(announced.keys().count(), SHARE_MAX + 1);
     }
 
     #[test]

@@ -356,6 +356,11 @@ impl Responder {
             self.counters.count(event);
         }
         if news && self.settings.to_router.is_some() {
+            // Those that have not been heard of for a while make room for it.
+            if by.is_some_and(|station| !self.announced.has_room(station)) {
+                let sessions = &self.sessions;
+                self.announced.keep_unasked(|key| sessions.step(key, now) == Some(Step::Answer));
+            }
             self.appeared(key, by, out);
         }
         Ok(())
