@@ -50,7 +50,7 @@ fn user_namespaces(facts: &Facts) -> Finding {
             Finding::ok(ID, WHAT, format!("this user may make them, with a network inside{most}"))
         }
         // Since Ubuntu 24.04 they can be made, and are of no use: all capabilities inside are denied.
-        Ok(Inside { is_root: Err(e), .. }) if facts.sysctl.apparmor_restricts == Some(1) => {
+        Ok(Inside { is_root: Err(e), tap: Err(_) }) if facts.sysctl.apparmor_restricts == Some(1) => {
             let (why, mend) = by_apparmor();
             Finding::missing(ID, WHAT, format!("they can be made, without rights inside ({}{why})", words(e)), mend)
         }
