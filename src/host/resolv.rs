@@ -74,7 +74,6 @@ impl Resolv {
     }
 }
 
-/// What a line says behind the word `options`, which begins the line (resolv.conf(5)).
 /// The text without the zones of servers, some of which (`%br-lan`) the parser does not know.
 fn without_zones(text: &[u8]) -> Vec<u8> {
     let cut = |line: &[u8]| match line.iter().position(|b| *b == b'%') {
@@ -84,6 +83,7 @@ fn without_zones(text: &[u8]) -> Vec<u8> {
     text.split(|b| *b == b'\n').map(cut).collect::<Vec<_>>().join(&b'\n')
 }
 
+/// What a line says behind the word `options`, which begins the line (resolv.conf(5)).
 fn options(line: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(line.strip_prefix(b"options")?).ok()?;
     let is_option_line = text.starts_with([' ', '\t']) && !text.trim().is_empty();
