@@ -91,11 +91,11 @@ mod tests {
 
     use nix::sys::resource::{Resource, setrlimit};
     use nix::sys::wait::{WaitStatus, waitpid};
-    use nix::unistd::{ForkResult, fork};
 
     use super::*;
     use crate::fwd::{Proto, Side};
     use crate::listen::ForwardId;
+    use crate::sys::process::{self, Fork};
 
     fn listener() -> Listener {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -122,20 +122,20 @@ mod tests {
         let _clients = [client(&listener), client(&listener)];
         let mut acceptor = Acceptor::new().unwrap();
         let spare = acceptor.spare.as_ref().unwrap().as_raw_fd() as u64;
-        // SAFETY: the child makes system calls, takes no lock, and leaves by _exit(2).
-        let child = match unsafe { fork() }.unwrap() {
-            ForkResult::Child => {
+        // The child makes system calls, takes no lock, and leaves at once.
+        let child = match process::fork().unwrap() {
+            Fork::Child => {
                 let mut done = setrlimit(Resource::RLIMIT_NOFILE, spare + 1, spare + 1).is_ok();
-                // SAFETY: a number of this process that nobody looks at.
-                while unsafe { libc::dup(0) } >= 0 {}
+                while let Ok(fd) = nix::unistd::dup(&listener.socket) {
+                    std::mem::forget(fd);
+                }
                 done &= matches!(acceptor.accept(&listener), Accepted::Turned);
                 done &= matches!(acceptor.accept(&listener), Accepted::Turned);
                 done &= matches!(acceptor.accept(&listener), Accepted::Empty);
                 done &= acceptor.spare.is_some();
-                // SAFETY: nothing of this process is to be cleaned up.
-                unsafe { libc::_exit(i32::from(!done)) }
+                process::exit_now(i32::from(!done))
             }
-            ForkResult::Parent { child } => child,
+            Fork::Parent(child) => child,
         };
         assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
     }
