@@ -106,9 +106,11 @@ impl SentHeader {
 ///
 /// Don't-fragment is honoured, so that the guest learns the path MTU (RFC 1191, RFC 8201), with two exceptions: what the
 /// guest fragmented itself, and large packets with an ordinary TTL, which a guest whose link MTU is large sends without
-/// knowing. A flow keeps an exception, so that sizes in turn do not cost a system call each.
+/// knowing, or to a group. A flow keeps an exception, so that sizes in turn do not cost a system call each.
 pub fn send_fields(p: &Packet, size: usize, old: Option<&SendFields>) -> SendFields {
-    let ordinary = p.ttl > PROBE_TTL && (size > COMMON_MTU || old.is_some_and(|f| !f.refuse_oversized));
+    // No error comes back from a group (RFC 1112 §7.2), and its TTL is one unless somebody says otherwise.
+    let ordinary =
+        !p.dst.is_unicast() || p.ttl > PROBE_TTL && (size > COMMON_MTU || old.is_some_and(|f| !f.refuse_oversized));
     SendFields { ttl: p.ttl, tos: p.tos, refuse_oversized: p.dont_fragment && !ordinary }
 }
 
@@ -142,6 +144,26 @@ mod tests {
     fn sent(frame: &[u8], body_len: usize, csum: Csum) -> SentHeader {
         let Ok(Parsed::Ip(p)) = wire::parse(frame, frame.len()) else { panic!() };
         SentHeader::new(&p, frame, frame[p.l4..p.l4 + 8].try_into().unwrap(), body_len, csum)
+    }
+
+    #[test]
+    fn what_goes_to_a_group_is_not_refused_for_its_size() {
+        for (dst, refuses) in [([239, 1, 2, 3], false), ([10, 0, 0, 2], true)] {
+            let f = IpFields {
+                src_mac: Mac([2; 6]),
+                dst_mac: Mac([4; 6]),
+                src: Addr::v4([10, 0, 0, 1]),
+                dst: Addr::v4(dst),
+                ttl: 1,
+                tos: 0,
+                id: 0,
+            };
+            let mut head = Head::new();
+            emit::udp(&mut head, &f, (5, 6), 2000, PayloadSum::Partial);
+            let frame = [&head, &[0; 2000][..]].concat();
+            let Ok(Parsed::Ip(p)) = wire::parse(&frame, frame.len()) else { panic!() };
+            assert_eq!(send_fields(&p, 2028, None).refuse_oversized, refuses);
+        }
     }
 
     #[test]
