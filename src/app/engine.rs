@@ -15,7 +15,7 @@ use super::ports::{Forwarding, Ports};
 use super::share::Flows;
 use super::watchdog::Watchdog;
 use super::workers::Workers;
-use crate::base::{Clock, Counters, DropReason, Instant, Kind, Mac, Token};
+use crate::base::{Clock, Counters, Instant, Kind, Mac, Token};
 use crate::control::slirp4netns::Api;
 use crate::flow::{KeySecret, Pending, Wheel};
 use crate::fwd::{Local, Nat, Outbound};
@@ -105,6 +105,8 @@ pub struct Engine {
     pub(super) reassembly: Reassembly,
     /// Frames of the guest, and those that went no further than the choice between the engines.
     pub(super) counters: Counters,
+    /// What the link had counted that is there no more.
+    pub(super) unplugged: Counters,
     pub(super) timers: Wheel,
     pub(super) l2: L2,
     pub(super) nat: Nat,
@@ -181,6 +183,7 @@ impl Engine {
             stopping: false,
             clock,
             not_before: Instant::ZERO,
+            unplugged: Counters::default(),
             link: parts.link,
             batch: Batch::new(),
             link_has_more: true,
@@ -417,6 +420,7 @@ impl Engine {
     pub fn unplug(&mut self) -> bool {
         self.link_has_more = false;
         self.hand_in_captures();
+        self.unplugged = self.of_link();
         matches!(std::mem::replace(&mut self.link, Link::None), Link::Tap(_))
     }
 
@@ -443,9 +447,8 @@ impl Engine {
         let mut all = Counters::default();
         self.counted().iter().for_each(|part| all.add(part));
         self.splice.iter().for_each(|s| all.add(s.counters()));
-        (all.frames_to_guest, all.bytes_to_guest) = self.link.sent();
-        all.drop_many(DropReason::LinkFull, self.link.lost());
-        all.drop_many(DropReason::Descriptors, self.link.faults());
+        (all.frames_to_guest, all.bytes_to_guest) = (0, 0);
+        all.add(&self.of_link());
         all
     }
 }

@@ -243,6 +243,16 @@ impl Engine {
         sums
     }
 
+    /// What the link has counted.
+    pub(super) fn of_link(&self) -> Counters {
+        let mut all = self.unplugged.clone();
+        let (frames, bytes) = self.link.sent();
+        (all.frames_to_guest, all.bytes_to_guest) = (all.frames_to_guest + frames, all.bytes_to_guest + bytes);
+        all.drop_many(DropReason::LinkFull, self.link.lost());
+        all.drop_many(DropReason::Descriptors, self.link.faults());
+        all
+    }
+
     /// Sums over all workers.
     pub fn counters(&self) -> Counters {
         let mut all = self.own_counters();
