@@ -248,6 +248,11 @@ impl Forwards {
     /// we listen on there ourselves do not count, or two opposite rules would keep each other alive.
     pub fn changes(&mut self, namespace: Side, bound: &Bound, changes: &mut Vec<Change>) -> Rest {
         self.see(namespace, bound);
+        for entry in self.entries.values_mut().filter(|e| e.forward.rule.auto && e.forward.on != namespace) {
+            let rule = &entry.forward.rule;
+            let seen = if rule.proto == Proto::Tcp { &self.seen.tcp } else { &self.seen.udp };
+            entry.refused.retain(|port, _| seen.contains(rule.target_port(*port)));
+        }
         let followers = || self.entries.iter().filter(|(_, e)| e.forward.rule.auto && e.forward.on != namespace);
         let seen = |proto| match proto {
             Proto::Tcp => &self.seen.tcp,

@@ -140,6 +140,9 @@ fn refused_ports_are_tried_again_in_turn() {
         }
     }
     assert_eq!(tried.len(), 100);
+    // Those that nobody wants any more are not told of.
+    f.changes(Side::Guest, &bound(&[7], &[]), &mut Vec::new());
+    assert!((1..=100).all(|port| f.refused(id, port, Errno::EADDRINUSE) == (port == 7)));
 }
 
 #[test]
