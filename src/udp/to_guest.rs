@@ -46,7 +46,7 @@ impl Framer {
             return Ok(());
         }
         let caps = link.caps();
-        let f = fields(key, meta, facts);
+        let f = self.fields(key, meta, facts);
         let segment = if meta.segment == 0 { meta.len } else { usize::from(meta.segment) };
         if fits_whole(&caps, &f, meta) {
             let sum = payload_sum(&caps, || Sum::new().add(self.inbox.payload(i)));
@@ -122,7 +122,7 @@ impl Framer {
             for i in 0..large.got {
                 let meta = self.inbox.meta(i);
                 large.bytes += meta.len;
-                let f = fields(key, &meta, facts);
+                let f = self.fields(key, &meta, facts);
                 if meta.truncated || !fits_whole(&caps, &f, &meta) {
                     // What the areas hold from here on has to be cut: take it out of them.
                     copied.clear();
@@ -153,6 +153,17 @@ impl Framer {
         large.odd = odd.is_some();
         self.copied = copied;
         Some(Ok(large))
+    }
+
+    /// Addresses and header fields of a frame. Over IPv4 what is longer than a common link takes may be fragmented behind the guest
+    /// (RFC 6864 §4.3): it may be a router, whose errors would reach nobody.
+    fn fields(&mut self, key: &FlowKey, meta: &Meta, facts: &Facts<'_>) -> IpFields {
+        let mut f = fields(key, meta, facts);
+        if f.src.is_v4() && wire::IPV4_LEN + UDP_LEN + meta.len > COMMON_MTU && !is_coalesced(meta) {
+            self.fragment_id = self.fragment_id.wrapping_add(1);
+            f.id = (self.fragment_id as u16).max(1);
+        }
+        f
     }
 
     /// One datagram, a part of the `i`-th buffer, in one frame or in fragments.
@@ -204,6 +215,9 @@ pub struct Large {
 }
 
 const LARGE_AREAS: usize = 8;
+
+/// Of Ethernet.
+const COMMON_MTU: usize = 1500;
 
 /// The longest payload there is. The length field of IPv6 does not count its header (RFC 8200 §3).
 fn large_len(family: Family) -> usize {

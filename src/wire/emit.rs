@@ -54,7 +54,8 @@ fn ip_only(out: &mut Head, f: &IpFields, proto: u8, l4_len: usize) {
         h[1] = f.tos;
         h[2..4].copy_from_slice(&((IPV4_LEN + l4_len) as u16).to_be_bytes());
         h[4..6].copy_from_slice(&f.id.to_be_bytes());
-        h[6] = 0x40; // DF
+        // RFC 6864 §4.1: an identification only where there may be fragments.
+        h[6] = if f.id == 0 { 0x40 } else { 0 };
         h[8] = f.ttl;
         h[9] = proto;
         h[12..16].copy_from_slice(f.src.wire());

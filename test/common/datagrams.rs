@@ -34,7 +34,7 @@ pub fn gateway(v4: bool) -> Addr {
 
 /// Header fields of a packet of the guest's.
 pub fn fields(dst: Addr, ttl: u8) -> IpFields {
-    IpFields { src_mac: GUEST_MAC, dst_mac: OUR_MAC, src: guest(dst.is_v4()), dst, ttl, tos: 0, id: 99 }
+    IpFields { src_mac: GUEST_MAC, dst_mac: OUR_MAC, src: guest(dst.is_v4()), dst, ttl, tos: 0, id: 0 }
 }
 
 /// A UDP frame the guest sends, without an offload.

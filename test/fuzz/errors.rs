@@ -121,7 +121,7 @@ impl World {
     fn fields(&self) -> IpFields {
         let f = if self.v4 { Family::V4 } else { Family::V6 };
         let (src, dst) = (self.nat.assigned[f].expect("a guest"), self.nat.gateway[f].expect("a gateway"));
-        IpFields { src_mac: gateway::GUEST_MAC, dst_mac: gateway::OUR_MAC, src, dst, ttl: 64, tos: 0, id: 7 }
+        IpFields { src_mac: gateway::GUEST_MAC, dst_mac: gateway::OUR_MAC, src, dst, ttl: 64, tos: 0, id: 0 }
     }
 
     fn key(&self, datagram: bool) -> FlowKey {

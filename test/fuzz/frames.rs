@@ -60,7 +60,7 @@ fn fields(v4: bool) -> IpFields {
     let addr = |n: u8| {
         if v4 { Addr::v4([10, 0, 0, n]) } else { Addr::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n]) }
     };
-    IpFields { src_mac: Mac([2; 6]), dst_mac: Mac([4; 6]), src: addr(2), dst: addr(1), ttl: 64, tos: 0, id: 7 }
+    IpFields { src_mac: Mac([2; 6]), dst_mac: Mac([4; 6]), src: addr(2), dst: addr(1), ttl: 64, tos: 0, id: 0 }
 }
 
 /// Hardly a frame would be seen behind its header otherwise.

@@ -242,6 +242,27 @@ fn large_datagrams_arrive_though_the_link_has_no_areas_so_long() {
     }
 }
 
+/// RFC 6864 §4: with an identification of its own, and without don't-fragment, if that may matter.
+#[test]
+fn what_is_longer_than_common_links_take_may_be_fragmented_inside() {
+    let mut w = world(FULL);
+    let server = loopback(true);
+    let to = Endpoint::new(gateway(true), server.local_addr().unwrap().port());
+    w.send(&datagram(40_004, to, 64, b"go"), Offload::NONE).unwrap();
+    w.flush();
+    let peer = server.recv_from(&mut [0; 10]).unwrap().1;
+    let mut ids = Vec::new();
+    for len in [1472, 1473, 1473, 40_000] {
+        server.send_to(&bytes(len), peer).unwrap();
+        let (frame, offload) = w.pump(1).remove(0);
+        udp(&frame, &offload);
+        let (id, dont_fragment) = (u16::from_be_bytes([frame[18], frame[19]]), frame[20] & 0x40 != 0);
+        assert_eq!((id == 0, dont_fragment), (len <= 1472, len <= 1472), "{len}");
+        ids.push(id);
+    }
+    assert!(ids[1] != ids[2]);
+}
+
 #[test]
 fn a_large_datagram_of_the_guest_arrives_whole() {
     for v4 in [true, false] {
