@@ -48,7 +48,7 @@ use crate::sys::dgram::{self, Inbox};
 use crate::sys::errqueue::QUOTE_MAX;
 use crate::sys::fields::path_mtu;
 use crate::sys::iov::Gather;
-use crate::sys::{is_exhaustion, watch};
+use crate::sys::{is_exhaustion, socket, watch};
 use crate::wire::icmp::{ECHO_V4, ECHO_V6, ICMP_LEN, quote_max};
 use crate::wire::{Packet, Transport};
 
@@ -219,6 +219,10 @@ impl Icmp {
     /// For sockets that are opened from now on.
     pub fn set_outbound(&mut self, outbound: Outbound) {
         self.config.outbound = outbound;
+        let scope = self.config.outbound.scope;
+        for (_, _, flow) in self.table.iter() {
+            flow.renew_source(scope);
+        }
     }
 
     /// Flows there may be from now on; those beyond stay.
@@ -302,12 +306,15 @@ impl Icmp {
         let mut pieces: ArrayVec<Gather<'_>, 24> = ArrayVec::new();
         pieces.push(Gather::new(&l4));
         pieces.try_extend_from_slice(body).map_err(|_| DropReason::FrameLength)?;
-        for attempt in 0..2 {
+        for attempt in 0..3 {
             let Some((flow, key)) = self.table.get(id).zip(self.table.key(id)) else { break };
             let Err(e) = dgram::send(flow.socket.as_fd(), &pieces, 0) else { return Ok(()) };
             if attempt == 0 && e.kind() != io::ErrorKind::WouldBlock {
                 // Perhaps an error about an earlier request, cleared by telling us; if not, it comes again.
                 self.drain_errors(id, facts, link);
+                continue;
+            }
+            if attempt == 1 && socket::is_of_source(&e) && flow.renew_source(self.config.outbound.scope) {
                 continue;
             }
             let mut copy = Vec::new();
@@ -318,6 +325,7 @@ impl Icmp {
                 let ends = (key.remote.addr, key.guest.addr);
                 self.errors.refused(&e, mtu, ends, &self.original, facts, link);
             }
+            break;
         }
         Err(DropReason::HostSend)
     }

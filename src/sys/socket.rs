@@ -1,11 +1,13 @@
 //! TCP sockets: what `std`, `socket2` and `nix` lack or do with an allocation.
 
 use std::io;
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::dgram::zeroed_header;
+use super::dgram::{self, zeroed_header};
 use super::faults::{self, Call};
 use super::iov::{Gather, Scatter};
 use super::{result, sockopt, unbroken};
@@ -25,6 +27,37 @@ pub fn open(domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Resul
 pub fn connect(socket: &Socket, to: &SockAddr) -> io::Result<()> {
     faults::may_fail(Call::Connect, socket.as_raw_fd())?;
     socket.connect(to)
+}
+
+/// Connects a datagram socket that may have lost its address with the host's network: if the host has that no more, the kernel
+/// chooses another; the port stays. True if it did.
+pub fn renew_source(socket: &Socket, to: SocketAddr, interface: u32) -> bool {
+    let Some(own) = socket.local_addr().ok().and_then(|a| a.as_socket()) else { return false };
+    let gone = !own.ip().is_unspecified() && !has_address(own.ip());
+    gone && forget_peer(socket).and_then(|()| dgram::connect(socket, to, interface)).is_ok()
+}
+
+/// What sending fails with where the address of a connected socket is the host's no more: by the kernel's version, or its routes.
+pub fn is_of_source(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV))
+}
+
+/// True if a socket can come from this address. Link-local ones are taken to stay: they need their interface as well.
+pub fn has_address(addr: IpAddr) -> bool {
+    if matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local()) {
+        return true;
+    }
+    let bound = open(Domain::for_address((addr, 0).into()), Type::DGRAM, Some(Protocol::UDP))
+        .and_then(|socket| socket.bind(&SocketAddr::from((addr, 0)).into()));
+    !matches!(bound, Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL))
+}
+
+/// As connect(2) says of AF_UNSPEC.
+fn forget_peer(socket: &Socket) -> io::Result<()> {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let len = mem::size_of_val(&nobody) as libc::socklen_t;
+    // SAFETY: the address lives through the call, with its length.
+    result(unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, len) }).map(drop)
 }
 
 /// The next client of a listening socket, as [`open`] makes sockets.

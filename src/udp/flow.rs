@@ -91,6 +91,16 @@ impl Flow {
         self.last_used = now;
     }
 
+    /// True if the send failed for want of a source address that the host has, and there is one again. Only the flow of a guest
+    /// may come from another; a peer outside knows that of its own.
+    pub fn renew(&self, e: &io::Error, scope: u32) -> bool {
+        socket::is_of_source(e) && self.started_by == Side::Guest && self.renew_source(scope)
+    }
+
+    pub fn renew_source(&self, scope: u32) -> bool {
+        socket::renew_source(&self.socket, self.target.to_std_scoped(scope), scope)
+    }
+
     /// How long the flow lives without a datagram; see the module's theory of operation.
     pub fn timeout(&self, key: &FlowKey, short: Duration, long: Duration) -> Duration {
         let service = match self.started_by {

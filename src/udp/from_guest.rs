@@ -66,6 +66,9 @@ impl Udp {
                 }
                 Err(e) => e,
             };
+            if flow.renew(&e, self.config.outbound.scope) {
+                continue;
+            }
             if is_pending_error(&e) && !retried {
                 // Either an error about an earlier datagram, cleared by telling us, or one of this one, which comes again.
                 self.relay.drain(flow, key, facts, link);
@@ -123,6 +126,9 @@ impl Udp {
                 (at, retried) = (at + len, false);
                 continue;
             };
+            if flow.renew(&e, self.config.outbound.scope) {
+                continue;
+            }
             if is_pending_error(&e) && !retried {
                 self.relay.drain(flow, key, facts, link);
                 retried = true;

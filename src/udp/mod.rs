@@ -65,6 +65,7 @@ mod from_guest;
 mod from_host;
 mod listen;
 mod moving;
+mod sources;
 mod stage;
 mod to_guest;
 mod view;
@@ -170,9 +171,8 @@ const BUDGET: usize = 256;
 /// Slots of the receive batch.
 const SLOTS: usize = 64;
 const WANT_MIN: usize = 4;
-/// Flows of one worker that share one source port on the host: each bind to a port that is taken walks all sockets of that port
-/// (`udp_lib_get_port`), which at 10,000 of them takes longer than a millisecond, and before Linux 6.13 each datagram that
-/// arrives does so as well.
+/// Flows of one worker that share one source port on the host: each bind to it walks all sockets of the port (`udp_lib_get_port`; at
+/// 10,000 it takes longer than a millisecond), as each datagram that arrives does before Linux 6.13.
 const SHARERS_MAX: u32 = 512;
 /// A flow used both ways within this time does not make room for another.
 const BUSY: Duration = Duration::from_secs(1);
@@ -322,6 +322,7 @@ impl Udp {
     /// For sockets that are opened from now on.
     pub fn set_outbound(&mut self, outbound: Outbound) {
         self.config.outbound = outbound;
+        self.renew_sources();
     }
 
     /// Flows there may be from now on; those beyond stay.

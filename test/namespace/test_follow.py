@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import unittest.mock
 
 import lab
@@ -105,6 +106,29 @@ class Machines(Follow):
             renew()
             self.until(lambda: f"bound {SECOND[0]} {SECOND[1]}" in "\n".join(told()), "the second lease")
             self.assert_reaches(guest, AWAY4)
+
+    def test_datagrams_of_a_flow_go_on_from_another_address(self):
+        """As those of a tunnel, whose end is the same and whose port must stay."""
+        options = "-a", "192.168.7.2", "-a", "2001:db8:7::2", "-g", "192.168.7.1", "--debug"
+        with self.on(*join(FIRST)), self.lab.guest(*options) as guest:
+            for family, away, place in ((socket.AF_INET, AWAY4, 0), (socket.AF_INET6, AWAY6, 2)):
+                with self.peer.socket(family, socket.SOCK_DGRAM) as server, guest.socket(family, socket.SOCK_DGRAM) as client:
+                    server.bind((away, 7005))
+                    server.settimeout(3)
+                    client.connect((away, 7005))
+                    client.send(b"first")
+                    data, seen = server.recvfrom(100)
+                    self.assertEqual((data, seen[0]), (b"first", FIRST[place]))
+                    self.move(FIRST, SECOND)
+                    server.settimeout(0.2)
+                    def arrives():
+                        # It is told of what was lost.
+                        with contextlib.suppress(OSError):
+                            client.send(b"second")
+                        with contextlib.suppress(TimeoutError):
+                            return server.recvfrom(100)[1][:2] == (SECOND[place], seen[1])
+                    self.until(arrives, "a datagram from the other address")
+                    self.move(SECOND, FIRST)
 
     def test_reader_that_ends_takes_nobody_along(self):
         with self.lab.vm() as guest:
