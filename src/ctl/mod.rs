@@ -2,7 +2,7 @@
 //! words of [`crate::control::protocol`]; prints tables for people, JSON for programs.
 //!
 //! Whoever serves a guest may have been taken over by it. So nothing that an instance says reaches the terminal as it is: texts
-//! pass [`harmless`] and its like, in tables ([`Table::row`]), in JSON ([`json_line`]) and wherever else they are put together.
+//! pass [`harmless`] and its like, in tables (`Table::row`), in JSON (`json_line`) and wherever else they are put together.
 //!
 //! System calls: openat, getdents64 (instances), socket, connect, sendto, recvfrom; ioctl (width of the terminal); unlink
 //! (sockets of instances that have ended); pipe2, fcntl, sendmsg, signalfd4, poll, read, write (captures).

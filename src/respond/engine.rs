@@ -3,7 +3,7 @@
 //! Who may talk to an engine is as good as root, so whoever reads a stranger's frames must not. A process of its own does
 //! (`follow`): it hears the engine's events, reads the networks again when there were any, and sends the addresses over a pair
 //! of sockets to the responder, and what there is to log, for the log is the responder's alone. The responder reads nothing
-//! else there ([`Message`]), and believes no more of it than that. The process keeps its files in sight, for an engine that is
+//! else there (`Message`), and believes no more of it than that. The process keeps its files in sight, for an engine that is
 //! started anew has a new socket; all else is given up.
 //!
 //! The same requests serve Docker and Podman, whose socket speaks Docker's language: `GET /networks/NAME`, `GET /events`.
