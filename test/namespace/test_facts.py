@@ -12,6 +12,7 @@ import time
 import lab
 from lab.packets import ipv4
 from support import V4, V6, Case, both
+from test_privileges import has_ended
 from test_regress_hosts import WITHOUT_IPV6
 
 QUICK = 1.2
@@ -138,7 +139,7 @@ class Joined(Facts):
             self.assertEqual(self.attach(guest, "-q", "-P", path), (0, ""))
             self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
             pid = int(open(path, encoding="ascii").read())
-        lab.wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 3, "the end")
+        lab.wait_until(lambda: has_ended(pid), 3, "the end")
         self.assertTrue(os.path.exists(path))
         with open(path, "w", encoding="ascii") as file:
             file.write("9" * 100 + "\n")
@@ -200,7 +201,7 @@ class Joined(Facts):
             time.sleep(0.3)
             self.assert_connected(*self.pair(self.lab.remote, lab.REMOTE4, guest=guest))
             os.unlink(path)
-            lab.wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 2, "the end")
+            lab.wait_until(lambda: has_ended(pid), 2, "the end")
 
     def test_no_default_route_means_no_dhcp_and_no_map(self):
         with self.lab.another_host("addr add 10.1.0.2/24") as (host, _):

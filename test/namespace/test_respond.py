@@ -11,7 +11,7 @@ from lab import descendants, wait_until
 from respond_world import (BRIDGE_MAC, CONTAINER, CONTAINER4, HOST, HOST_MAC, INNER, ROUTER, ROUTER_MAC, Wire, fields,
                            packed, solicitation)
 from support import Case
-from test_privileges import status
+from test_privileges import has_ended, status
 
 STATIC = ("--subnet", f"{INNER}/112", "--exclude", f"{INNER}40/124", "--arp", "203.0.113.64/26")
 
@@ -367,7 +367,7 @@ class Containers(Behind):
         engine = self.closing(FakeEngine(self.lab.file("engine"), CONTAINER))
         with self.world.responding("--docker-network", "web", "--engine-socket", engine.path) as responder:
             follower, = descendants(responder.pid())
-        wait_until(lambda: not os.path.exists(f"/proc/{follower}"), 5, "its end")
+        wait_until(lambda: has_ended(follower), 5, "its end")
 
     def test_an_engine_that_has_no_such_network_is_named(self):
         engine = self.closing(FakeEngine(self.lab.file("engine")))
