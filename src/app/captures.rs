@@ -48,6 +48,8 @@ impl Office {
     }
 
     pub(super) fn begin_capture(&self, options: CaptureOptions, output: Option<OwnedFd>) -> Result<Capture, Failure> {
+        // Who only begins some, which end by themselves, must not make the list ever longer.
+        self.archive.running.borrow_mut().retain(|(recording, _)| !recording.is_over());
         let pick = options.pick()?;
         let refused = |text: &str| Failure::new(INVALID_PARAMS, text);
         let output = output.ok_or_else(|| {
