@@ -91,8 +91,8 @@ impl Watch {
                 {
                     left |= events.iter().any(|e| e.name.as_deref() == Some(&name.name));
                 }
-                // What may not be looked at, because we are another user by now, is believed.
-                name.is_gone().unwrap_or(left)
+                // Also if there is another by that name already, or if it may not be looked at, for we are another user by now.
+                left || name.is_gone().unwrap_or(false)
             }
             Kind::Recheck(name) => name.is_gone().unwrap_or(false),
             Kind::Never => false,
@@ -183,6 +183,12 @@ mod tests {
         assert!(pidfd::has_ended(w.fd().unwrap()).unwrap(), "readable");
         assert!(!w.is_gone());
         assert!(!pidfd::has_ended(w.fd().unwrap()).unwrap(), "drained");
+        // One that is made anew at once is another.
+        let mut again = Watch::path(&link).unwrap();
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, "").unwrap();
+        assert!(again.is_gone());
+        let mut w = Watch::path(&link).unwrap();
         fs::remove_file(&file).unwrap();
         assert!(pidfd::has_ended(w.fd().unwrap()).unwrap());
         assert!(w.is_gone());
