@@ -20,5 +20,5 @@ pub use facts::Facts;
 pub use frame::{FRAME_PIECES, Frame};
 pub use l2::L2;
 pub use neighbours::Neighbours;
-pub use sent::{SentHeader, send_fields};
+pub use sent::{COMMON_MTU, SentHeader, send_fields};
 pub use slot::{Areas, Caps, Fill, Lane, LinkFull, PIECES_MAX, Reservation, Room, SLOTS_MAX, ToGuest, counted};

@@ -116,8 +116,8 @@ pub fn send_fields(p: &Packet, size: usize, old: Option<&SendFields>) -> SendFie
 
 /// A path probe (traceroute, tracepath) counts TTLs up from one; other packets start at 64 or above.
 const PROBE_TTL: u8 = 32;
-/// Above it nobody probes for path MTU with ordinary traffic.
-const COMMON_MTU: usize = 1500;
+/// Ethernet's. Above it nobody probes for path MTU with ordinary traffic.
+pub const COMMON_MTU: usize = 1500;
 
 /// The longest IPv4 header and eight bytes.
 const LEN_MAX: usize = 68;

@@ -44,7 +44,12 @@ impl Flow {
 impl Flow {
     /// See [`socket::renew_source`].
     pub fn renew_source(&self, scope: u32) -> bool {
-        socket::renew_source(&self.socket, Endpoint::new(self.target, 0).to_std_scoped(scope), scope)
+        socket::renew_source(
+            &self.socket,
+            Endpoint::new(self.target, 0).to_std_scoped(scope),
+            scope,
+            socket::has_address,
+        )
     }
 }
 

@@ -185,8 +185,10 @@ fn set_apart(params: &Params, privileged: bool) -> Result<(), Error> {
         own_user_namespace()?;
     }
     let apart = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-    let hint = |e: &nix::Error| if *e == nix::Error::EPERM { USERNS_HINT } else { LIMIT_HINT };
-    unshare(apart).map_err(|e| fail("new mount, IPC and UTS namespaces", hint(&e))(e))?;
+    unshare(apart).map_err(|e| {
+        let hint = if e == nix::Error::EPERM { USERNS_HINT } else { LIMIT_HINT };
+        fail("new mount, IPC and UTS namespaces", hint)(e)
+    })?;
     empty_root(params.chroot_fallback)
 }
 

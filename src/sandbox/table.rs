@@ -155,7 +155,7 @@ const COMMON: &[Call] = calls!(
     SYS_epoll_pwait, SERVING, ALWAYS, "events", rare: "what musl and processors of Arm have for epoll_wait";
     SYS_epoll_ctl, ENGINE, ALWAYS, "sockets of flows";
     SYS_futex, ENGINE, ALWAYS, "locks, and the end of threads";
-    SYS_restart_syscall, SERVING, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
+    SYS_restart_syscall, ALL, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
     SYS_sched_yield, ENGINE, ALWAYS, "messages between workers", rare: "if two workers send at once";
     SYS_clock_gettime, SERVING, ALWAYS, "the time", rare: "where the kernel's clock cannot be read without a call";
     // Sockets.
@@ -192,8 +192,6 @@ const COMMON: &[Call] = calls!(
     SYS_mremap, FOLLOWER, ALWAYS, "memory", rare: "if a network has many containers";
     SYS_brk, FOLLOWER, ALWAYS, "memory", rare: "if a network has many containers";
     SYS_clock_gettime, FOLLOWER, ALWAYS, "the time", rare: "where the kernel's clock cannot be read without a call";
-    SYS_restart_syscall, HELPERS, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
-    SYS_restart_syscall, FOLLOWER, ALWAYS, "waiting goes on after a stop", rare: "the kernel makes it, if it hits";
     SYS_futex, FOLLOWER, ALWAYS, "locks", rare: "there is one thread";
     SYS_getrandom, FOLLOWER, ALWAYS, "secrets of hash tables", rare: "if they were not needed before";
     SYS_getpid, FOLLOWER, ALWAYS, "abort", rare: "after a bug";

@@ -30,10 +30,10 @@ pub fn connect(socket: &Socket, to: &SockAddr) -> io::Result<()> {
 }
 
 /// Connects a datagram socket that may have lost its address with the host's network: if the host has that no more, the kernel
-/// chooses another; the port stays. True if it did.
-pub fn renew_source(socket: &Socket, to: SocketAddr, interface: u32) -> bool {
+/// chooses another; the port stays. True if it did. `has`: as [`has_address`], which many sockets need to ask but once.
+pub fn renew_source(socket: &Socket, to: SocketAddr, interface: u32, has: impl FnOnce(IpAddr) -> bool) -> bool {
     let Some(own) = socket.local_addr().ok().and_then(|a| a.as_socket()) else { return false };
-    let gone = !own.ip().is_unspecified() && !has_address(own.ip());
+    let gone = !own.ip().is_unspecified() && !has(own.ip());
     gone && forget_peer(socket).and_then(|()| dgram::connect(socket, to, interface)).is_ok()
 }
 

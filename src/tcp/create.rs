@@ -188,11 +188,7 @@ impl Tcp {
         };
         let id = self.flows.insert(key, flow).expect("room was made and the key was free");
         self.forget_grown_up();
-        if self.embryonic.len() > 2 * self.flows.len() + 64 {
-            let flows = &self.flows;
-            self.embryonic.retain(|i| flows.get(*i).is_some());
-        }
-        self.embryonic.push_back(id);
+        note(&mut self.embryonic, &self.flows, id);
         self.half_open += 1;
         id
     }

@@ -310,11 +310,7 @@ impl Tcp {
         while self.waiting.front().is_some_and(|i| self.flows.get(*i).is_none()) {
             self.waiting.pop_front();
         }
-        if self.waiting.len() > 2 * self.flows.len() + 64 {
-            let flows = &self.flows;
-            self.waiting.retain(|i| flows.get(*i).is_some());
-        }
-        self.waiting.push_back(id);
+        note(&mut self.waiting, &self.flows, id);
     }
 
     /// Ends a flow on our side without a word to the guest; closing the socket deregisters it.
@@ -332,6 +328,14 @@ impl std::fmt::Debug for Tcp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Tcp({} flows)", self.flows.len())
     }
+}
+
+/// Appends a flow to a list from which those that have gone are taken only at the front, but when there are many.
+fn note(list: &mut VecDeque<Id>, flows: &Table<Flow>, id: Id) {
+    if list.len() > 2 * flows.len() + 64 {
+        list.retain(|i| flows.get(*i).is_some());
+    }
+    list.push_back(id);
 }
 
 fn token(id: Id) -> Token {

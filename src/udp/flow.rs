@@ -1,6 +1,7 @@
 //! One flow: its host socket and what is remembered about it.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -94,11 +95,12 @@ impl Flow {
     /// True if the send failed for want of a source address that the host has, and there is one again. Only the flow of a guest
     /// may come from another; a peer outside knows that of its own.
     pub fn renew(&self, e: &io::Error, scope: u32) -> bool {
-        socket::is_of_source(e) && self.started_by == Side::Guest && self.renew_source(scope)
+        socket::is_of_source(e) && self.started_by == Side::Guest && self.renew_source(scope, socket::has_address)
     }
 
-    pub fn renew_source(&self, scope: u32) -> bool {
-        socket::renew_source(&self.socket, self.target.to_std_scoped(scope), scope)
+    /// See [`socket::renew_source`].
+    pub fn renew_source(&self, scope: u32, has: impl FnOnce(IpAddr) -> bool) -> bool {
+        socket::renew_source(&self.socket, self.target.to_std_scoped(scope), scope, has)
     }
 
     /// How long the flow lives without a datagram; see the module's theory of operation.

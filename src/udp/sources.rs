@@ -13,10 +13,7 @@ impl Udp {
         let scope = self.config.outbound.scope;
         let mut known: BTreeMap<IpAddr, bool> = BTreeMap::new();
         for (_, _, flow) in self.table.iter().filter(|(_, _, flow)| flow.started_by == Side::Guest) {
-            let own = flow.socket.local_addr().ok().and_then(|a| a.as_socket()).map(|a| a.ip());
-            if own.is_some_and(|own| !*known.entry(own).or_insert_with(|| socket::has_address(own))) {
-                flow.renew_source(scope);
-            }
+            flow.renew_source(scope, |own| *known.entry(own).or_insert_with(|| socket::has_address(own)));
         }
     }
 }

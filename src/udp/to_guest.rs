@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use super::flow::Flow;
 use crate::base::{Counters, DropReason, Family};
 use crate::flow::FlowKey;
-use crate::guest::{Areas, Caps, Facts, Fill, LinkFull, Reservation, ToGuest, counted};
+use crate::guest::{Areas, COMMON_MTU, Caps, Facts, Fill, LinkFull, Reservation, ToGuest, counted};
 use crate::sys::dgram::{Inbox, Meta};
 use crate::wire::checksum::Sum;
 use crate::wire::emit::{self, Head, IpFields, PayloadSum};
@@ -215,9 +215,6 @@ pub struct Large {
 }
 
 const LARGE_AREAS: usize = 8;
-
-/// Of Ethernet.
-const COMMON_MTU: usize = 1500;
 
 /// The longest payload there is. The length field of IPv6 does not count its header (RFC 8200 §3).
 fn large_len(family: Family) -> usize {

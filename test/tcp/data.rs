@@ -149,15 +149,7 @@ fn slow_reader(w: &mut World, scale: Option<u8>, close_early: bool) {
     g.connect(w);
     let mut server = listener.accept().unwrap().0;
     let data = pattern(12_000_000);
-    let mut sent = 0;
-    // Never read: the guest sends what the window takes, until that is nothing.
-    let mut quiet = 0;
-    while quiet < 20 {
-        let n = g.fill(w, &data[sent..]);
-        sent += n;
-        quiet = if n == 0 { quiet + 1 } else { 0 };
-        w.turn(1);
-    }
+    let mut sent = g.fill_up(w, &data);
     assert!(sent > 100_000 && sent < data.len(), "{sent}");
     // Now all is read, and no probe of the guest helps.
     server.set_nonblocking(true).unwrap();

@@ -1,7 +1,7 @@
 //! How connections end: resets, half-closes, refusals.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -114,27 +114,27 @@ fn all_that_came_before_a_reset_is_delivered() {
 /// Nor does it overtake them where the link is full.
 #[test]
 fn a_reset_waits_behind_what_waits_for_the_link() {
-    let mut w = World::plain();
-    let (mut g, mut server) = connected(&mut w);
-    g.send(&mut w, ".", b"unread");
-    w.turn(0);
-    w.seen();
-    w.link.room = 3;
-    let data = pattern(20_000);
-    server.write_all(&data).unwrap();
-    drop(server);
-    w.settle();
-    w.link.room = usize::MAX;
-    w.link_ready();
-    w.until("the RST", |w| w.link.sent.len() > 14);
-    let seen = w.seen();
-    assert!(g.take(&seen) == data);
-    assert!(seen.last().unwrap().has('R'));
+    reset_behind_a_full_link(|w, _, server| {
+        drop(server);
+        w.settle();
+    });
 }
 
 /// The same if a segment of the guest is what meets the reset.
 #[test]
 fn a_reset_that_a_segment_meets_waits_as_well() {
+    reset_behind_a_full_link(|w, g, server| {
+        w.settle();
+        drop(server);
+        for _ in 0..3 {
+            g.send(w, ".", b"more");
+            w.turn(1);
+        }
+    });
+}
+
+/// `close`: the server closes, with data unread, while what it has sent waits for the link.
+fn reset_behind_a_full_link(close: impl FnOnce(&mut World, &mut Guest, TcpStream)) {
     let mut w = World::plain();
     let (mut g, mut server) = connected(&mut w);
     g.send(&mut w, ".", b"unread");
@@ -143,12 +143,7 @@ fn a_reset_that_a_segment_meets_waits_as_well() {
     w.link.room = 3;
     let data = pattern(20_000);
     server.write_all(&data).unwrap();
-    w.settle();
-    drop(server);
-    for _ in 0..3 {
-        g.send(&mut w, ".", b"more");
-        w.turn(1);
-    }
+    close(&mut w, &mut g, server);
     w.link.room = usize::MAX;
     w.link_ready();
     w.until("the RST", |w| w.link.sent.len() > 14);
@@ -198,14 +193,7 @@ fn an_answer_comes_before_the_reset_that_a_remainder_meets() {
     let mut g = Guest::new(4000, listener.local_addr().unwrap());
     g.connect(&mut w);
     let mut server = listener.accept().unwrap().0;
-    let data = pattern(12_000_000);
-    let (mut sent, mut quiet) = (0, 0);
-    while quiet < 20 {
-        let n = g.fill(&mut w, &data[sent..]);
-        sent += n;
-        quiet = if n == 0 { quiet + 1 } else { 0 };
-        w.turn(1);
-    }
+    g.fill_up(&mut w, &pattern(12_000_000));
     w.seen();
     server.write_all(b"413").unwrap();
     drop(server);

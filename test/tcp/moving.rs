@@ -118,13 +118,7 @@ fn remainder_is_delivered() {
     g.connect(&mut w);
     let mut server = listener.accept().unwrap().0;
     let data = pattern(12_000_000);
-    let (mut sent, mut quiet) = (0, 0);
-    while quiet < 20 {
-        let n = g.fill(&mut w, &data[sent..]);
-        sent += n;
-        quiet = if n == 0 { quiet + 1 } else { 0 };
-        w.turn(1);
-    }
+    let sent = g.fill_up(&mut w, &data);
     w.seen();
     let mut w = moved(&mut w);
     // What the kernel has comes without our help.

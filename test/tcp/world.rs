@@ -452,6 +452,18 @@ impl Guest {
         data
     }
 
+    /// Sends to a server that does not read, until the window stays shut. Returns how much of `data` that was.
+    pub fn fill_up(&mut self, w: &mut World, data: &[u8]) -> usize {
+        let (mut sent, mut quiet) = (0, 0);
+        while quiet < 20 {
+            let n = self.fill(w, &data[sent..]);
+            sent += n;
+            quiet = if n == 0 { quiet + 1 } else { 0 };
+            w.turn(1);
+        }
+        sent
+    }
+
     /// Sends all the window takes now; returns how much of `data` that was.
     pub fn fill(&mut self, w: &mut World, data: &[u8]) -> usize {
         let seen = w.seen();
